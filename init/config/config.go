@@ -1,0 +1,205 @@
+// Copyright 2026 the umbra Authors. All rights reserved.
+// Use of this source code is governed by a BSD-style
+// license that can be found in the LICENSE file.
+
+// Package config is what an image tells its own init: which modules to load at
+// boot, which roles exist, and which services to run once their roles have a
+// network. The builder writes it, PID 1 and its children read it.
+//
+// It is plain data with a strict reader. It must never know how a module is
+// loaded, how a role is served or how a service is started, and it imports
+// nothing of umbra.
+package config
+
+import "time"
+
+// Path is where the configuration lies in the guest's root file system.
+const Path = "/etc/umbra/config.json"
+
+// Config is the whole configuration of one guest.
+type Config struct {
+	Hostname string `json:"hostname"`
+
+	// Modules are loaded at boot by name, in this order, their dependencies
+	// first. They are the modules no device asks for: bonding, tun, sch_plug.
+	Modules []string `json:"modules,omitempty"`
+
+	// Prefetch names the drivers that are brought into memory at boot, so
+	// that a recovery pays only for probe and open.
+	Prefetch []string `json:"prefetch,omitempty"`
+
+	Roles    []Role    `json:"roles,omitempty"`
+	Services []Service `json:"services,omitempty"`
+
+	// Shadow turns the shadows off: a role's hardware is then used directly,
+	// and a change of hardware costs a plain driver reload. It exists to be
+	// compared against.
+	Shadow Switch `json:"shadow,omitempty"`
+
+	// Debug asks for a shell on the console and talkative logs.
+	Debug bool `json:"debug,omitempty"`
+}
+
+// Switch is "on" or "off"; the empty value means "on".
+type Switch string
+
+// The two positions of a Switch.
+const (
+	On  Switch = "on"
+	Off Switch = "off"
+)
+
+// Enabled reports whether the switch is on, which it is by default.
+func (s Switch) Enabled() bool { return s != Off }
+
+// Class names the device class of a role.
+type Class string
+
+// ClassNet is the network class, the only one with a proxy so far.
+const ClassNet Class = "net"
+
+// Role is a logical device that outlives hardware.
+type Role struct {
+	// Name is also the name of the role's network interface in the guest, so
+	// it obeys the kernel's rules for one (net/core/dev.c, dev_valid_name):
+	// at most 15 bytes, no slash, no colon, no white space.
+	Name  string `json:"name"`
+	Class Class  `json:"class"`
+	Match Match  `json:"match,omitzero"`
+
+	// MAC fixes the proxy's address. Empty: the first device's address is
+	// taken and kept from then on.
+	MAC string `json:"mac,omitempty"`
+
+	Network Network `json:"network,omitzero"`
+	Hold    Hold    `json:"hold,omitzero"`
+}
+
+// Match narrows which device may take the role. An empty Match takes the first
+// free device of the class in bus order.
+type Match struct {
+	MAC     string `json:"mac,omitempty"`     // 52:54:00:12:34:56
+	Address string `json:"address,omitempty"` // PCI address with domain, 0000:00:02.0
+	IDs     string `json:"ids,omitempty"`     // vendor:device, 4 hex digits each, 8086:100e
+}
+
+// Method says how a role's network is configured.
+type Method string
+
+// The methods of configuring a network. The empty value means MethodDHCP.
+const (
+	MethodDHCP   Method = "dhcp"
+	MethodStatic Method = "static"
+	MethodNone   Method = "none"
+)
+
+// Network configures the role's proxy.
+type Network struct {
+	Method    Method   `json:"method,omitempty"`
+	Addresses []string `json:"addresses,omitempty"` // CIDR, 10.0.2.15/24; static only
+	Gateway   string   `json:"gateway,omitempty"`   // static only
+	DNS       []string `json:"dns,omitempty"`       // replaces what DHCP offers
+}
+
+// Hold bounds what is kept of the frames applications send while a role has no
+// hardware. Beyond either bound frames are dropped and counted.
+type Hold struct {
+	Bytes  int64 `json:"bytes,omitempty"`
+	Frames int   `json:"frames,omitempty"`
+}
+
+// The bounds of a role that names none. 16 MiB are 134 ms of a full 1 Gb/s;
+// TCP stops at its window long before, so it is datagram senders they bound.
+const (
+	DefaultHoldBytes  = 16 << 20
+	DefaultHoldFrames = 1 << 16
+)
+
+// Restart says when a service that ended is started again.
+type Restart string
+
+// The restart policies. The empty value means RestartAlways.
+const (
+	RestartAlways    Restart = "always"
+	RestartOnFailure Restart = "on-failure"
+	RestartNever     Restart = "never"
+)
+
+// Service is one program of the user, supervised by init.
+type Service struct {
+	Name string   `json:"name"`
+	Argv []string `json:"argv"`          // Argv[0] is an absolute path in the guest
+	Env  []string `json:"env,omitempty"` // K=V
+	Dir  string   `json:"dir,omitempty"` // working directory, / if empty
+
+	// Needs names the roles whose network must be up before the service is
+	// first started.
+	Needs   []string `json:"needs,omitempty"`
+	Restart Restart  `json:"restart,omitempty"`
+	Backoff Backoff  `json:"backoff_ms,omitzero"`
+}
+
+// Backoff is the wait before a restart, in milliseconds: Min after the first
+// failure, doubled up to Max with each that follows.
+type Backoff struct {
+	Min int `json:"min,omitempty"`
+	Max int `json:"max,omitempty"`
+}
+
+// The back-off of a service that names none, in milliseconds.
+const (
+	DefaultBackoffMin = 100
+	DefaultBackoffMax = 30_000
+)
+
+// Bounds returns the shortest and the longest wait.
+func (b Backoff) Bounds() (shortest, longest time.Duration) {
+	return time.Duration(b.Min) * time.Millisecond, time.Duration(b.Max) * time.Millisecond
+}
+
+// Role returns the role of that name.
+func (c *Config) Role(name string) (Role, bool) {
+	for _, r := range c.Roles {
+		if r.Name == name {
+			return r, true
+		}
+	}
+	return Role{}, false
+}
+
+// SetDefaults fills in every value that was left empty and has a default.
+func (c *Config) SetDefaults() {
+	if c.Hostname == "" {
+		c.Hostname = "umbra"
+	}
+	if c.Shadow == "" {
+		c.Shadow = On
+	}
+	for i := range c.Roles {
+		r := &c.Roles[i]
+		if r.Network.Method == "" {
+			r.Network.Method = MethodDHCP
+		}
+		if r.Hold.Bytes == 0 {
+			r.Hold.Bytes = DefaultHoldBytes
+		}
+		if r.Hold.Frames == 0 {
+			r.Hold.Frames = DefaultHoldFrames
+		}
+	}
+	for i := range c.Services {
+		s := &c.Services[i]
+		if s.Dir == "" {
+			s.Dir = "/"
+		}
+		if s.Restart == "" {
+			s.Restart = RestartAlways
+		}
+		if s.Backoff.Max == 0 {
+			s.Backoff.Max = max(DefaultBackoffMax, s.Backoff.Min)
+		}
+		if s.Backoff.Min == 0 {
+			s.Backoff.Min = min(DefaultBackoffMin, s.Backoff.Max)
+		}
+	}
+}

@@ -1,0 +1,234 @@
+// Copyright 2026 the umbra Authors. All rights reserved.
+// Use of this source code is governed by a BSD-style
+// license that can be found in the LICENSE file.
+
+package config_test
+
+import (
+	"bytes"
+	"errors"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+	"github.com/umbra-vm/umbra/init/config"
+)
+
+const whole = `{
+  "hostname": "umbra",
+  "modules": ["bonding", "tun", "sch_plug"],
+  "prefetch": ["e1000", "8139cp"],
+  "roles": [{"name": "net0", "class": "net",
+    "match": {"mac": "52:54:00:12:34:56", "address": "0000:00:02.0", "ids": "8086:100e"},
+    "network": {"method": "static", "addresses": ["10.0.2.15/24"], "gateway": "10.0.2.2", "dns": ["10.0.2.3"]},
+    "hold": {"bytes": 1048576, "frames": 1024}}],
+  "services": [{"name": "witness", "argv": ["/bin/witness", "-v"], "env": ["K=V"], "needs": ["net0"],
+    "restart": "on-failure", "backoff_ms": {"min": 50, "max": 1000}}],
+  "shadow": "off",
+  "debug": true
+}`
+
+func TestLoad(t *testing.T) {
+	got, err := config.Load(strings.NewReader(whole))
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := &config.Config{
+		Hostname: "umbra",
+		Modules:  []string{"bonding", "tun", "sch_plug"},
+		Prefetch: []string{"e1000", "8139cp"},
+		Roles: []config.Role{{
+			Name: "net0", Class: config.ClassNet,
+			Match: config.Match{MAC: "52:54:00:12:34:56", Address: "0000:00:02.0", IDs: "8086:100e"},
+			Network: config.Network{
+				Method: config.MethodStatic, Addresses: []string{"10.0.2.15/24"},
+				Gateway: "10.0.2.2", DNS: []string{"10.0.2.3"},
+			},
+			Hold: config.Hold{Bytes: 1 << 20, Frames: 1024},
+		}},
+		Services: []config.Service{{
+			Name: "witness", Argv: []string{"/bin/witness", "-v"}, Env: []string{"K=V"}, Dir: "/",
+			Needs: []string{"net0"}, Restart: config.RestartOnFailure, Backoff: config.Backoff{Min: 50, Max: 1000},
+		}},
+		Shadow: config.Off,
+		Debug:  true,
+	}
+	if diff := cmp.Diff(want, got); diff != "" {
+		t.Errorf("Load (-want +got):\n%s", diff)
+	}
+}
+
+func TestEncodeIsReadBack(t *testing.T) {
+	first, err := config.Load(strings.NewReader(whole))
+	if err != nil {
+		t.Fatal(err)
+	}
+	var text bytes.Buffer
+	if err := first.Encode(&text); err != nil {
+		t.Fatal(err)
+	}
+	second, err := config.Load(&text)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if diff := cmp.Diff(first, second); diff != "" {
+		t.Errorf("after a round trip (-first +second):\n%s", diff)
+	}
+}
+
+func TestDefaults(t *testing.T) {
+	c, err := config.Load(strings.NewReader(`{"roles":[{"name":"net0","class":"net"}],"services":[{"name":"a","argv":["/a"]}]}`))
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := &config.Config{
+		Hostname: "umbra",
+		Shadow:   config.On,
+		Roles: []config.Role{{
+			Name: "net0", Class: config.ClassNet,
+			Network: config.Network{Method: config.MethodDHCP},
+			Hold:    config.Hold{Bytes: config.DefaultHoldBytes, Frames: config.DefaultHoldFrames},
+		}},
+		Services: []config.Service{{
+			Name: "a", Argv: []string{"/a"}, Dir: "/", Restart: config.RestartAlways,
+			Backoff: config.Backoff{Min: config.DefaultBackoffMin, Max: config.DefaultBackoffMax},
+		}},
+	}
+	if diff := cmp.Diff(want, c); diff != "" {
+		t.Errorf("defaults (-want +got):\n%s", diff)
+	}
+}
+
+func TestBackoffDefaultsNeverContradictWhatWasGiven(t *testing.T) {
+	for _, tt := range []struct {
+		name        string
+		given, want config.Backoff
+	}{
+		{"neither given", config.Backoff{}, config.Backoff{Min: 100, Max: 30_000}},
+		{"a small max lowers min", config.Backoff{Max: 10}, config.Backoff{Min: 10, Max: 10}},
+		{"a large min raises max", config.Backoff{Min: 60_000}, config.Backoff{Min: 60_000, Max: 60_000}},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			c := &config.Config{Services: []config.Service{{Name: "a", Argv: []string{"/a"}, Backoff: tt.given}}}
+			c.SetDefaults()
+			if got := c.Services[0].Backoff; got != tt.want {
+				t.Errorf("back-off of %+v became %+v, want %+v", tt.given, got, tt.want)
+			}
+			if err := c.Validate(); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+}
+
+func TestLoadRefuses(t *testing.T) {
+	role := func(rest string) string { return `{"roles":[{"name":"net0","class":"net"` + rest + `}]}` }
+	service := func(rest string) string { return `{"services":[{"name":"s","argv":["/s"]` + rest + `}]}` }
+	for _, tt := range []struct{ name, text, want string }{
+		{"no configuration at all", ``, "EOF"},
+		{"a key it does not know", `{"hostnam":"x"}`, `"hostnam"`},
+		{"a nested key it does not know", role(`,"network":{"methd":"dhcp"}`), `"methd"`},
+		{"a value of the wrong type, naming its line", "{\n\"hostname\":\n5}", "line 3"},
+		{"a second value after the first", "{}\n{}", "line 2: something follows"},
+		{"a host name with a space", `{"hostname":"a b"}`, "hostname"},
+		{"a module given as a path", `{"modules":["ok","kernel/e1000.ko"]}`, "modules[1]"},
+		{"a module to prefetch given as a path", `{"prefetch":["a/b"]}`, "prefetch[0]"},
+		{"a shadow that is neither on nor off", `{"shadow":"maybe"}`, "shadow"},
+		{"a role without a name", `{"roles":[{"class":"net"}]}`, "roles[0].name: missing"},
+		{"a role name longer than an interface name", `{"roles":[{"name":"abcdefghijklmnop","class":"net"}]}`, "roles[0].name"},
+		{"a role name with a slash", `{"roles":[{"name":"a/b","class":"net"}]}`, "roles[0].name"},
+		{"the loopback's name", `{"roles":[{"name":"lo","class":"net"}]}`, "roles[0].name"},
+		{"a role without a class", `{"roles":[{"name":"a"}]}`, "roles[0].class: missing"},
+		{"an unknown class", `{"roles":[{"name":"a","class":"sound"}]}`, `roles[0].class: "sound"`},
+		{"two roles of one name", `{"roles":[{"name":"a","class":"net"},{"name":"a","class":"net"}]}`, "roles[1].name"},
+		{"a MAC that is none", role(`,"mac":"52:54"`), "roles[0].mac"},
+		{"a MAC of a group", role(`,"mac":"01:00:5e:00:00:01"`), "roles[0].mac"},
+		{"a MAC to match that is none", role(`,"match":{"mac":"x"}`), "roles[0].match.mac"},
+		{"a PCI address without domain", role(`,"match":{"address":"00:02.0"}`), "roles[0].match.address"},
+		{"ids without a device", role(`,"match":{"ids":"8086"}`), "roles[0].match.ids"},
+		{"negative hold", role(`,"hold":{"bytes":-1}`), "roles[0].hold.bytes"},
+		{"an unknown method", role(`,"network":{"method":"bootp"}`), "roles[0].network.method"},
+		{"static without addresses", role(`,"network":{"method":"static"}`), "roles[0].network.addresses"},
+		{"dhcp with addresses", role(`,"network":{"addresses":["10.0.0.1/8"]}`), "roles[0].network.addresses"},
+		{"an address without a prefix", role(`,"network":{"method":"static","addresses":["10.0.0.1"]}`), "roles[0].network.addresses[0]"},
+		{"a gateway on another network", role(`,"network":{"method":"static","addresses":["10.0.0.1/24"],"gateway":"10.0.1.1"}`), "roles[0].network.gateway"},
+		{"a name server that is no address", role(`,"network":{"dns":["resolver"]}`), "roles[0].network.dns[0]"},
+		{"a service without a name", `{"services":[{"argv":["/s"]}]}`, "services[0].name: missing"},
+		{"a service without a program", `{"services":[{"name":"s"}]}`, "services[0].argv: missing"},
+		{"a program looked up in PATH", `{"services":[{"name":"s","argv":["s"]}]}`, "services[0].argv[0]"},
+		{"two services of one name", `{"services":[{"name":"s","argv":["/s"]},{"name":"s","argv":["/s"]}]}`, "services[1].name"},
+		{"an environment entry without =", service(`,"env":["K"]`), "services[0].env[0]"},
+		{"a relative directory", service(`,"dir":"tmp"`), "services[0].dir"},
+		{"a need no role meets", service(`,"needs":["net9"]`), `services[0].needs[0]: "net9"`},
+		{"an unknown restart policy", service(`,"restart":"sometimes"`), "services[0].restart"},
+		{"a back-off that shrinks", service(`,"backoff_ms":{"min":5,"max":4}`), "services[0].backoff_ms.min"},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			c, err := config.Load(strings.NewReader(tt.text))
+			if err == nil {
+				t.Fatalf("accepted as %+v", c)
+			}
+			if !errors.Is(err, config.ErrInvalid) {
+				t.Errorf("error %v does not match ErrInvalid", err)
+			}
+			if !strings.Contains(err.Error(), tt.want) {
+				t.Errorf("error %q does not say %q", err, tt.want)
+			}
+		})
+	}
+}
+
+func TestValidateReportsEveryFault(t *testing.T) {
+	_, err := config.Load(strings.NewReader(`{"hostname":"-","shadow":"maybe"}`))
+	for _, field := range []string{"hostname", "shadow"} {
+		if err == nil || !strings.Contains(err.Error(), field+":") {
+			t.Errorf("error %v does not name %s", err, field)
+		}
+	}
+	var fe *config.FieldError
+	if !errors.As(err, &fe) || fe.Field != "hostname" {
+		t.Errorf("errors.As found %+v, want the field error of hostname", fe)
+	}
+}
+
+func TestLoadFileNamesTheFile(t *testing.T) {
+	name := filepath.Join(t.TempDir(), "config.json")
+	if _, err := config.LoadFile(name); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("missing file: %v, want os.ErrNotExist", err)
+	}
+	if err := os.WriteFile(name, []byte(`{"nonsense":1}`), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := config.LoadFile(name); err == nil || !strings.HasPrefix(err.Error(), name+":") {
+		t.Errorf("error %v does not start with the file name", err)
+	}
+}
+
+func FuzzLoad(f *testing.F) {
+	f.Add([]byte(whole))
+	f.Add([]byte(`{}`))
+	f.Add([]byte(`{"roles":[{"name":"net0","class":"net","network":{"method":"static","addresses":["fe80::1/64"],"gateway":"fe80::2"}}]}`))
+	f.Add([]byte(`{"services":[{"name":"s","argv":["/s","\u0000"]}]}`))
+	f.Fuzz(func(t *testing.T, text []byte) {
+		c, err := config.Load(bytes.NewReader(text))
+		if err != nil {
+			if !errors.Is(err, config.ErrInvalid) {
+				t.Fatalf("error %v does not match ErrInvalid", err)
+			}
+			return
+		}
+		var out bytes.Buffer
+		if err := c.Encode(&out); err != nil {
+			t.Fatal(err)
+		}
+		again, err := config.Load(&out)
+		if err != nil {
+			t.Fatalf("what was accepted is refused after a round trip: %v", err)
+		}
+		if diff := cmp.Diff(c, again); diff != "" {
+			t.Fatalf("round trip (-first +second):\n%s", diff)
+		}
+	})
+}
