@@ -1,0 +1,232 @@
+// Copyright 2026 the umbra Authors. All rights reserved.
+// Use of this source code is governed by a BSD-style
+// license that can be found in the LICENSE file.
+
+package ctl
+
+import (
+	"fmt"
+	"slices"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// PortName is the name of the agent's virtio-serial port: what QEMU is given
+// as -device virtserialport,name=, and what the guest finds in
+// /sys/class/virtio-ports/*/name.
+const PortName = "org.umbra.ctl"
+
+// SocketPath is where the agent listens in the guest.
+const SocketPath = "/run/umbra/shadow.sock"
+
+// The commands that the agent answers.
+const (
+	CmdStatus   = "status"   // no arguments; data is Status
+	CmdLog      = "log"      // RoleArgs; data is []LogEntry
+	CmdTimeline = "timeline" // RoleArgs; data is []Timeline, oldest first
+	CmdClock    = "clock"    // no arguments; data is Clock
+	CmdMigrated = "migrated" // Migrated; no data
+	CmdReload   = "reload"   // RoleArgs; data is Timeline
+)
+
+// The modes of a role.
+const (
+	ModePassive = "passive" // the device serves the proxy; the shadow only listens
+	ModeActive  = "active"  // the shadow stands in for the driver
+)
+
+// The causes of a recovery.
+const (
+	CauseMigration = "migration"
+	CauseHotplug   = "hot-plug"
+	CauseDriver    = "driver failure"
+	CauseReload    = "reload"
+)
+
+// The stamps of a timeline, in the order in which a recovery in place reaches
+// them. With new hardware at another address "unloaded" comes later, because
+// the old driver is then unloaded off the critical path.
+const (
+	StampResumed   = "resumed"   // the guest's CPUs run again; the host says when
+	StampDetected  = "detected"  // the shadow knows that the device is gone
+	StampActive    = "active"    // the proxy's traffic is held
+	StampHarvested = "harvested" // the dead driver's queues have been copied out
+	StampUnloaded  = "unloaded"  // the old driver let go of the device
+	StampScanned   = "scanned"   // the bus has been scanned for new hardware
+	StampProbed    = "probed"    // a driver is bound to the new device
+	StampOpened    = "opened"    // the new device is up
+	StampLink      = "link"      // the new device has carrier
+	StampReplayed  = "replayed"  // the log has been replayed on it
+	StampReleased  = "released"  // what was held has been sent
+	StampPassive   = "passive"   // the role is in passive mode again
+)
+
+// StampNames lists the stamps in their nominal order.
+func StampNames() []string {
+	return []string{
+		StampResumed, StampDetected, StampActive, StampHarvested, StampUnloaded, StampScanned,
+		StampProbed, StampOpened, StampLink, StampReplayed, StampReleased, StampPassive,
+	}
+}
+
+// Status is the state of the agent and of all roles.
+type Status struct {
+	Version  string `json:"version"`
+	Shadow   string `json:"shadow"` // "on" or "off" (control mode: plain driver reload)
+	Hostname string `json:"hostname,omitempty"`
+	Kernel   string `json:"kernel,omitempty"` // release, as uname -r
+	// Boottime is when the status was taken, in ns of CLOCK_BOOTTIME.
+	Boottime     int64        `json:"boottime_ns"`
+	Roles        []RoleStatus `json:"roles"`
+	Recoveries   int          `json:"recoveries"` // finished since boot, all roles
+	LastTimeline *Timeline    `json:"last_timeline,omitempty"`
+}
+
+// RoleStatus is the state of one role.
+type RoleStatus struct {
+	Name     string `json:"name"`
+	Class    string `json:"class"`
+	Mode     string `json:"mode"` // ModePassive or ModeActive
+	Proxy    string `json:"proxy,omitempty"`
+	Device   string `json:"device,omitempty"` // BDF; empty while the role is vacant
+	Driver   string `json:"driver,omitempty"`
+	Iface    string `json:"iface,omitempty"` // the device's own interface
+	MAC      string `json:"mac,omitempty"`
+	Carrier  bool   `json:"carrier"`
+	Since    int64  `json:"since_boottime_ns"` // when the mode was entered, CLOCK_BOOTTIME
+	Log      int    `json:"log"`               // operations in the log
+	Held     int    `json:"held"`              // frames held now
+	Deferred int    `json:"deferred"`          // operations that the device cannot do
+	Message  string `json:"message,omitempty"` // what a person must know, e.g. why a role is vacant
+}
+
+// Timeline is the record of one recovery.
+type Timeline struct {
+	Recovery uint64     `json:"recovery"` // counts the role's recoveries from 1
+	Role     string     `json:"role"`
+	Cause    string     `json:"cause"`
+	From     string     `json:"from"`                // the old device, e.g. "e1000 0000:00:02.0"
+	To       string     `json:"to"`                  // the new device
+	Started  int64      `json:"started_boottime_ns"` // CLOCK_BOOTTIME
+	Stamps   []Stamp    `json:"stamps"`
+	Frames   Frames     `json:"frames"`
+	Deferred []Deferred `json:"deferred,omitempty"`
+	Error    string     `json:"error,omitempty"` // why the recovery failed; empty if it did not
+}
+
+// Stamp is one point that a recovery reached.
+type Stamp struct {
+	Name string `json:"name"`
+	At   int64  `json:"at_ns"` // CLOCK_MONOTONIC
+}
+
+// Frames counts what became of the frames that applications sent during a
+// recovery.
+type Frames struct {
+	Held      int `json:"held"`      // kept back on the proxy
+	Harvested int `json:"harvested"` // copied out of the dead driver's queues
+	Resent    int `json:"resent"`    // of the harvested, sent on the new device
+	Dropped   int `json:"dropped"`   // over a bound, or refused by the new device
+}
+
+// Deferred is an operation that the device at hand cannot do. It stays in the
+// log and is tried again on the next device.
+type Deferred struct {
+	Op     string `json:"op"` // e.g. "net.ring.rx=512"
+	Reason string `json:"reason"`
+}
+
+// LogEntry is one operation of a role's log.
+type LogEntry struct {
+	Role     string `json:"role"`
+	Key      string `json:"key"`
+	Value    string `json:"value"`
+	Deferred string `json:"deferred,omitempty"` // why it is deferred; empty if it is not
+}
+
+// Clock is the guest's time, for a host that wants to place the stamps of a
+// timeline in its own.
+type Clock struct {
+	Monotonic int64 `json:"monotonic_ns"`
+	Boottime  int64 `json:"boottime_ns"`
+}
+
+// Migrated tells the agent that the guest has been migrated.
+type Migrated struct {
+	Generation string `json:"generation"`     // names this migration; a repeated one is not a second
+	ResumedAgo int64  `json:"resumed_ago_ns"` // how long ago the CPUs were started
+}
+
+// RoleArgs names the role that a command is about. For a command that can
+// speak of all roles an empty one means all.
+type RoleArgs struct {
+	Role string `json:"role,omitempty"`
+}
+
+// ReadClock reads the clocks of this machine.
+func ReadClock() (Clock, error) {
+	var mono, boot unix.Timespec
+	if err := unix.ClockGettime(unix.CLOCK_MONOTONIC, &mono); err != nil {
+		return Clock{}, fmt.Errorf("reading CLOCK_MONOTONIC: %w", err)
+	}
+	if err := unix.ClockGettime(unix.CLOCK_BOOTTIME, &boot); err != nil {
+		return Clock{}, fmt.Errorf("reading CLOCK_BOOTTIME: %w", err)
+	}
+	return Clock{Monotonic: mono.Nano(), Boottime: boot.Nano()}, nil
+}
+
+// Stamp returns when the recovery reached the stamp called name, in ns of
+// CLOCK_MONOTONIC.
+func (t Timeline) Stamp(name string) (at int64, ok bool) {
+	i := slices.IndexFunc(t.Stamps, func(s Stamp) bool { return s.Name == name })
+	if i < 0 {
+		return 0, false
+	}
+	return t.Stamps[i].At, true
+}
+
+// Origin is the time from which a timeline is told, in ns of CLOCK_MONOTONIC:
+// the stamp "resumed", or the earliest one of a recovery that no migration
+// caused.
+func (t Timeline) Origin() int64 {
+	if at, ok := t.Stamp(StampResumed); ok {
+		return at
+	}
+	if s := t.sorted(); len(s) > 0 {
+		return s[0].At
+	}
+	return 0
+}
+
+// Since returns how long after the origin the stamp called name was reached.
+func (t Timeline) Since(name string) (time.Duration, bool) {
+	at, ok := t.Stamp(name)
+	return time.Duration(at - t.Origin()), ok
+}
+
+// Milliseconds maps each stamp to its distance from the origin in ms.
+func (t Timeline) Milliseconds() map[string]float64 {
+	origin := t.Origin()
+	ms := make(map[string]float64, len(t.Stamps))
+	for _, s := range t.Stamps {
+		ms[s.Name] = float64(s.At-origin) / 1e6
+	}
+	return ms
+}
+
+// sorted returns the stamps in the order of time; stamps of the same time stay
+// in the order in which they were set.
+func (t Timeline) sorted() []Stamp {
+	s := slices.Clone(t.Stamps)
+	slices.SortStableFunc(s, func(a, b Stamp) int {
+		switch {
+		case a.At < b.At:
+			return -1
+		case a.At > b.At:
+			return 1
+		}
+		return 0
+	})
+	return s
+}
