@@ -1,0 +1,135 @@
+// Copyright 2026 the umbra Authors. All rights reserved.
+// Use of this source code is governed by a BSD-style
+// license that can be found in the LICENSE file.
+
+package harvest
+
+import (
+	"cmp"
+	"encoding/binary"
+	"slices"
+)
+
+// order sorts freed frames into the order in which they would have been sent.
+//
+// Frames of the driver come first, then those of the queueing discipline, then
+// those that it refused; what was freed on the proxy is behind all of the device's.
+// Within each, they stay in the order in which they were freed, save that a driver
+// frees its ring by index, not by age: see unrotate.
+func order(samples []sample) []sample {
+	slices.SortStableFunc(samples, func(a, b sample) int {
+		return cmp.Or(
+			compareBool(a.proxy, b.proxy),
+			cmp.Compare(a.origin, b.origin),
+			compareQueue(a, b),
+			cmp.Compare(a.ns, b.ns),
+		)
+	})
+	for rest := samples; len(rest) > 0; {
+		n := 1
+		for n < len(rest) && sameRing(rest[0], rest[n]) {
+			n++
+		}
+		if rest[0].origin == fromDriver {
+			unrotate(rest[:n])
+		}
+		rest = rest[n:]
+	}
+	return samples
+}
+
+func compareBool(a, b bool) int {
+	switch {
+	case a == b:
+		return 0
+	case a:
+		return 1
+	}
+	return -1
+}
+
+// compareQueue keeps each ring together. Queues of the queueing discipline are
+// purged one after the other anyway.
+func compareQueue(a, b sample) int {
+	if a.origin != fromDriver {
+		return 0
+	}
+	return cmp.Compare(a.queue, b.queue)
+}
+
+func sameRing(a, b sample) bool {
+	return a.origin == b.origin && a.proxy == b.proxy && a.queue == b.queue
+}
+
+// unrotate puts a ring that was freed from index 0 on into the order of age, in
+// place. The oldest frame sits at some index in the middle of a ring that has
+// wrapped, so the frames are a rotation of their order. The turning point is where
+// the most flows jump back in their own numbering (TCP sequence number, IPv4
+// identification of UDP); if no flow does, nothing moves.
+func unrotate(ring []sample) {
+	type place struct {
+		at     int
+		number uint32
+	}
+	flows := make(map[string][]place)
+	for i, s := range ring {
+		if key, number, ok := numbered(s.data); ok {
+			flows[key] = append(flows[key], place{i, number})
+		}
+	}
+	// gain[i] is by how many flows starting at i is better than starting where
+	// that flow does not jump back, kept as differences.
+	gain := make([]int, len(ring)+1)
+	for _, f := range flows {
+		for i := 1; i < len(f); i++ {
+			if int32(f[i].number-f[i-1].number) < 0 {
+				gain[f[i-1].at+1]++
+				gain[f[i].at+1]--
+			}
+		}
+		// Turning elsewhere is right for a flow only if its last frame precedes
+		// its first.
+		if last := len(f) - 1; int32(f[0].number-f[last].number) < 0 {
+			gain[f[0].at+1]--
+			gain[f[last].at+1]++
+		}
+	}
+	best, start, sum := 0, 0, 0
+	for i := range ring {
+		if sum += gain[i]; sum > best {
+			best, start = sum, i
+		}
+	}
+	if start > 0 {
+		copy(ring, slices.Concat(ring[start:], ring[:start]))
+	}
+}
+
+// numbered returns the flow of a frame and its place in that flow's numbering,
+// which compares modulo 2^32. Frames without a numbering give false.
+func numbered(b []byte) (key string, number uint32, ok bool) {
+	const eth, v4, v6 = 14, 20, 40
+	if len(b) < eth+v4 {
+		return "", 0, false
+	}
+	switch binary.BigEndian.Uint16(b[12:]) {
+	case 0x0800:
+		l4 := eth + int(b[eth]&15)*4
+		if len(b) < l4+8 {
+			return "", 0, false
+		}
+		key = string(b[eth+9]) + string(b[eth+12:eth+20]) + string(b[l4:l4+4])
+		switch id := binary.BigEndian.Uint16(b[eth+4:]); {
+		case b[eth+9] == 6:
+			return key, binary.BigEndian.Uint32(b[l4+4:]), true
+		case b[eth+9] == 17 && id != 0:
+			return key, uint32(id) << 16, true
+		}
+	case 0x86dd:
+		l4 := eth + v6
+		if len(b) >= l4+8 && b[eth+6] == 6 {
+			return string(b[eth+8:eth+40]) + string(b[l4:l4+4]), binary.BigEndian.Uint32(b[l4+4:]), true
+		}
+	}
+	return "", 0, false
+}

@@ -1,0 +1,298 @@
+// Copyright 2026 the umbra Authors. All rights reserved.
+// Use of this source code is governed by a BSD-style
+// license that can be found in the LICENSE file.
+
+// Package hold keeps what applications send while no driver can send it, and
+// sends it afterwards, in order.
+//
+// Frames wait in a "plug" queueing discipline that a [Plug] puts on the proxy in
+// active mode: they stay socket buffers, so their order and their senders'
+// accounting stay too, and they outlive this process. Where the user owns the
+// proxy's root queueing discipline, a [TapReader] collects them from the TAP
+// behind the proxy instead. A [Sender] puts harvested and collected frames on the
+// new device.
+//
+// The package must never know what a driver or a recovery is; it is told which
+// interface to hold and which to release to.
+package hold
+
+import (
+	"context"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"log/slog"
+	"sync"
+	"time"
+
+	"github.com/mdlayher/netlink"
+	"golang.org/x/sys/unix"
+)
+
+var (
+	// ErrRootBusy reports that the user has put a queueing discipline of their
+	// own on the interface: frames cannot be held there.
+	ErrRootBusy = errors.New("interface has a queueing discipline of the user's")
+	// ErrNotPlugged reports that the interface holds nothing.
+	ErrNotPlugged = errors.New("interface is not plugged")
+	// ErrNoPlug reports a kernel without the sch_plug module.
+	ErrNoPlug = errors.New("kernel has no plug queueing discipline")
+)
+
+// OpError is the failure of an operation on an interface.
+type OpError struct {
+	Op      string // "plug", "stats", "release", "send", ...
+	Ifindex int
+	Err     error
+}
+
+func (e *OpError) Error() string {
+	return fmt.Sprintf("hold: %s interface %d: %v", e.Op, e.Ifindex, e.Err)
+}
+
+// Unwrap returns the cause.
+func (e *OpError) Unwrap() error { return e.Err }
+
+// The actions of struct tc_plug_qopt (linux/pkt_sched.h, net/sched/sch_plug.c).
+const (
+	plugBuffer            = 0 // hold from here on
+	plugReleaseIndefinite = 2 // let everything pass
+	plugLimit             = 3 // change the limit in bytes
+)
+
+// handle is the root handle, 756d:, by which a successor knows a plug as ours.
+const handle = 0x756d0000
+
+// Stats is the state of a plug. Frames that were not segmented yet count once.
+type Stats struct {
+	Frames int    // held now
+	Bytes  int    // of these
+	Drops  int    // beyond the limit, since plugged
+	Passed uint64 // packets let through since plugged, each segment for itself
+}
+
+// Released is the result of a release.
+type Released struct {
+	Held  int // frames held when the release began
+	Bytes int // of these
+	Drops int // frames beyond the limit while held
+	// PortDrops counts the frames that the port's own queueing discipline dropped
+	// during the release. It is not exact if others send on the port.
+	PortDrops int
+}
+
+// Plug puts plug queueing disciplines on interfaces and takes them away. It has no
+// state of its own, all of it is in the kernel: a successor of a process that was
+// killed goes on with what it finds. Its methods may be used from several
+// goroutines.
+type Plug struct {
+	log  *slog.Logger
+	mu   sync.Mutex
+	conn *netlink.Conn
+}
+
+// NewPlug opens the rtnetlink socket. A nil logger discards.
+func NewPlug(logger *slog.Logger) (*Plug, error) {
+	conn, err := netlink.Dial(unix.NETLINK_ROUTE, nil)
+	if err != nil {
+		return nil, fmt.Errorf("hold: open rtnetlink: %w", err)
+	}
+	// Extended acknowledgements only improve messages.
+	_ = conn.SetOption(netlink.ExtendedAcknowledge, true)
+	return newPlug(logger, conn), nil
+}
+
+func newPlug(logger *slog.Logger, conn *netlink.Conn) *Plug {
+	if logger == nil {
+		logger = slog.New(slog.DiscardHandler)
+	}
+	return &Plug{log: logger, conn: conn}
+}
+
+// Close closes the socket. Plugs stay where they are.
+func (p *Plug) Close() error { return p.conn.Close() }
+
+// Hold makes the interface hold all that is sent through it, up to limit bytes;
+// frames beyond are dropped and counted. Holding an interface that is held already,
+// by a predecessor for instance, changes its limit and keeps its frames. Errors
+// match [ErrRootBusy] or [ErrNoPlug].
+//
+// Frames sent while the queueing discipline is exchanged are refused by the kernel
+// (noop_enqueue()) and do not reach the plug.
+func (p *Plug) Hold(ctx context.Context, ifindex, limit int) error {
+	q, err := p.root(ctx, ifindex)
+	switch {
+	case err != nil:
+		return &OpError{"plug", ifindex, err}
+	case q.ours():
+		err = errors.Join(
+			p.change(ctx, ifindex, plugLimit, limit),
+			p.change(ctx, ifindex, plugBuffer, 0),
+		)
+	case q.users():
+		err = fmt.Errorf("%w: %s %x:", ErrRootBusy, q.kind, q.handle>>16)
+	default:
+		err = p.create(ctx, ifindex, limit)
+	}
+	if err != nil {
+		return &OpError{"plug", ifindex, err}
+	}
+	return nil
+}
+
+// Stats returns what the interface holds. Errors match [ErrNotPlugged].
+func (p *Plug) Stats(ctx context.Context, ifindex int) (Stats, error) {
+	q, err := p.plugged(ctx, ifindex)
+	if err != nil {
+		return Stats{}, &OpError{"stats", ifindex, err}
+	}
+	return q.stats, nil
+}
+
+// A port's queue is given at most this many frames at once: less than the 1000 of
+// pfifo_fast, less than the 10240 of fq_codel.
+const burst = 512
+
+// Release lets the held frames go in their order, waits until they have gone, and
+// removes the plug, whereupon the kernel gives the interface its default queueing
+// discipline back. Frames sent meanwhile stay behind those held.
+//
+// port is the ifindex of the interface below, or 0. More frames than its queue
+// takes at once are released in portions, each when the last has been sent; with 0
+// they are released at once, and a port's queue that overflows drops them silently.
+//
+// If ctx ends or an error occurs, the plug is left in place, and Release may be
+// called again. Errors match [ErrNotPlugged].
+func (p *Plug) Release(ctx context.Context, ifindex, port int) (Released, error) {
+	q, err := p.plugged(ctx, ifindex)
+	if err != nil {
+		return Released{}, &OpError{"release", ifindex, err}
+	}
+	res := Released{Held: q.stats.Frames, Bytes: q.stats.Bytes}
+	var before qdisc
+	if port != 0 {
+		if before, err = p.root(ctx, port); err != nil {
+			return res, &OpError{"release", ifindex, fmt.Errorf("port %d: %w", port, err)}
+		}
+	}
+	if err := p.drain(ctx, ifindex, port, q.stats.Frames); err != nil {
+		return res, &OpError{"release", ifindex, err}
+	}
+	if q, err = p.plugged(ctx, ifindex); err != nil {
+		return res, &OpError{"release", ifindex, err}
+	}
+	res.Drops = q.stats.Drops
+	if err := p.remove(ctx, ifindex); err != nil {
+		return res, &OpError{"release", ifindex, err}
+	}
+	if port != 0 {
+		after, err := p.root(ctx, port)
+		if err != nil {
+			return res, &OpError{"release", ifindex, fmt.Errorf("port %d: %w", port, err)}
+		}
+		res.PortDrops = after.stats.Drops - before.stats.Drops
+	}
+	return res, nil
+}
+
+// drain opens the plug until it is empty. With more frames than a burst it closes
+// it again and again: the kernel lets some hundred frames pass in one softirq
+// before the next command is served.
+func (p *Plug) drain(ctx context.Context, ifindex, port, held int) error {
+	paced := port != 0 && held > burst
+	for w := newWait(); ; {
+		if paced {
+			if err := p.waitPort(ctx, port); err != nil {
+				return err
+			}
+		}
+		if err := p.change(ctx, ifindex, plugReleaseIndefinite, 0); err != nil {
+			return err
+		}
+		q, err := p.plugged(ctx, ifindex)
+		if err != nil {
+			return err
+		}
+		if q.stats.Frames == 0 {
+			return nil
+		}
+		if paced {
+			if err := p.change(ctx, ifindex, plugBuffer, 0); err != nil {
+				return err
+			}
+			continue
+		}
+		if err := w.next(ctx); err != nil {
+			return fmt.Errorf("%d frames still held: %w", q.stats.Frames, err)
+		}
+	}
+}
+
+// waitPort waits until the port's queue is nearly empty.
+func (p *Plug) waitPort(ctx context.Context, port int) error {
+	for w := newWait(); ; {
+		q, err := p.root(ctx, port)
+		if err != nil {
+			return fmt.Errorf("port %d: %w", port, err)
+		}
+		if q.stats.Frames < burst/8 {
+			return nil
+		}
+		if err := w.next(ctx); err != nil {
+			return fmt.Errorf("port %d has %d frames queued: %w", port, q.stats.Frames, err)
+		}
+	}
+}
+
+func (p *Plug) plugged(ctx context.Context, ifindex int) (qdisc, error) {
+	q, err := p.root(ctx, ifindex)
+	if err != nil {
+		return qdisc{}, err
+	}
+	if !q.ours() {
+		return qdisc{}, ErrNotPlugged
+	}
+	return q, nil
+}
+
+func (p *Plug) create(ctx context.Context, ifindex, limit int) error {
+	err := p.request(ctx, unix.RTM_NEWQDISC, netlink.Create|netlink.Excl, ifindex, handle, plugOption(plugBuffer, limit))
+	switch {
+	case errors.Is(err, unix.EEXIST): // the user was faster
+		return fmt.Errorf("%w: %w", ErrRootBusy, err)
+	case errors.Is(err, unix.ENOENT): // qdisc_create(): "Specified qdisc kind is unknown"
+		return fmt.Errorf("%w: %w", ErrNoPlug, err)
+	}
+	return err
+}
+
+func (p *Plug) change(ctx context.Context, ifindex, action, limit int) error {
+	return p.request(ctx, unix.RTM_NEWQDISC, 0, ifindex, handle, plugOption(action, limit))
+}
+
+func (p *Plug) remove(ctx context.Context, ifindex int) error {
+	return p.request(ctx, unix.RTM_DELQDISC, 0, ifindex, handle, nil)
+}
+
+// plugOption encodes struct tc_plug_qopt { int action; __u32 limit; }.
+func plugOption(action, limit int) []byte {
+	b := binary.NativeEndian.AppendUint32(nil, uint32(action))
+	return binary.NativeEndian.AppendUint32(b, uint32(min(max(limit, 0), 1<<32-1)))
+}
+
+// wait is a pause that grows from 200 µs to 10 ms.
+type wait struct{ d time.Duration }
+
+func newWait() *wait { return &wait{200 * time.Microsecond} }
+
+func (w *wait) next(ctx context.Context) error {
+	t := time.NewTimer(w.d)
+	defer t.Stop()
+	w.d = min(2*w.d, 10*time.Millisecond)
+	select {
+	case <-t.C:
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
