@@ -1,0 +1,113 @@
+// Copyright 2026 the umbra Authors. All rights reserved.
+// Use of this source code is governed by a BSD-style
+// license that can be found in the LICENSE file.
+
+package drivers
+
+import (
+	"errors"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+
+	"github.com/umbra-vm/umbra/drivers/pci"
+)
+
+// A bus is one that is scanned for devices of its own, as opposed to buses whose
+// devices are children of another's. What is the same for all buses, the driver
+// model's files, is not in here.
+type bus interface {
+	// name is the directory below /sys/bus.
+	name() string
+	// compare orders two addresses as the bus scans them.
+	compare(a, b string) int
+	// describe fills in what only this bus knows, from the files in dev.Path.
+	describe(dev *Device) error
+	// verify judges what answers for dev now.
+	verify(dev Device) (v Verdict, reason string, err error)
+}
+
+// bus returns the scanned bus called name.
+func (t *Tree) bus(name string) (bus, bool) {
+	for _, b := range t.buses {
+		if b.name() == name {
+			return b, true
+		}
+	}
+	return nil, false
+}
+
+type pciBus struct{}
+
+func (pciBus) name() string { return "pci" }
+
+func (pciBus) compare(a, b string) int {
+	x, errX := pci.ParseAddress(a)
+	y, errY := pci.ParseAddress(b)
+	if errX != nil || errY != nil {
+		return strings.Compare(a, b)
+	}
+	return x.Compare(y)
+}
+
+func (pciBus) describe(dev *Device) (err error) {
+	if dev.IDs, err = pci.ReadIDs(dev.Path); err != nil {
+		return err
+	}
+	dev.Class, err = pci.ReadClass(dev.Path)
+	return err
+}
+
+func (pciBus) verify(dev Device) (Verdict, string, error) {
+	belief, err := pci.ReadBelief(dev.Path)
+	if err != nil {
+		return Unknown, "", err
+	}
+	if dev.IDs != (pci.IDs{}) && dev.IDs != belief.IDs {
+		return Replaced, "the kernel has found another device there since", nil
+	}
+	config, err := pci.ReadConfig(dev.Path)
+	if err != nil {
+		return Unknown, "", err
+	}
+	if config.Starting {
+		return Unknown, "", ErrNotReady
+	}
+	v, reason := pci.Compare(belief, config)
+	return v, reason, nil
+}
+
+// describeChild fills in the ids of a device of a bus that is not scanned, where
+// it has such: virtio devices have "vendor" and "device".
+func describeChild(dev *Device) {
+	for name, to := range map[string]*uint16{"vendor": &dev.IDs.Vendor, "device": &dev.IDs.Device} {
+		text, err := readAttr(dev.Path, name)
+		if err != nil {
+			continue
+		}
+		if v, err := strconv.ParseUint(text, 0, 16); err == nil {
+			*to = uint16(v)
+		}
+	}
+}
+
+// readAttr returns the content of a sysfs file without the newline.
+func readAttr(dir, name string) (string, error) {
+	b, err := os.ReadFile(filepath.Join(dir, name))
+	return strings.TrimSpace(string(b)), err
+}
+
+// linkBase returns the last element of what a sysfs link points to, "" when
+// there is no such link.
+func linkBase(path string) (string, error) {
+	to, err := os.Readlink(path)
+	if errors.Is(err, fs.ErrNotExist) {
+		return "", nil
+	}
+	if err != nil {
+		return "", err
+	}
+	return filepath.Base(to), nil
+}

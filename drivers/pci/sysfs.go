@@ -1,0 +1,147 @@
+// Copyright 2026 the umbra Authors. All rights reserved.
+// Use of this source code is governed by a BSD-style
+// license that can be found in the LICENSE file.
+
+package pci
+
+import (
+	"bufio"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+)
+
+// ReadConfig reads the configuration space of the function whose sysfs
+// directory is dir, from the hardware. The kernel holds such reads back while
+// it resets the function (drivers/pci/access.c, pci_wait_cfg), so the transient
+// states of a reset are not seen.
+func ReadConfig(dir string) (Config, error) {
+	f, err := os.Open(filepath.Join(dir, "config"))
+	if err != nil {
+		return Config{}, err
+	}
+	defer f.Close()
+	// Not the whole file: PCI Express has 4 KiB, and every four bytes are an
+	// access that leaves the virtual machine.
+	b := make([]byte, ConfigSize)
+	n, err := io.ReadFull(f, b)
+	if err != nil && !errors.Is(err, io.ErrUnexpectedEOF) && !errors.Is(err, io.EOF) {
+		return Config{}, err
+	}
+	return ParseConfig(b[:n])
+}
+
+// ReadIDs reads the ids that the kernel keeps of the function whose sysfs
+// directory is dir.
+func ReadIDs(dir string) (IDs, error) {
+	var ids IDs
+	for _, f := range []struct {
+		name string
+		to   *uint16
+	}{
+		{"vendor", &ids.Vendor},
+		{"device", &ids.Device},
+		{"subsystem_vendor", &ids.SubsystemVendor},
+		{"subsystem_device", &ids.SubsystemDevice},
+	} {
+		v, err := readNumber(dir, f.name, 16)
+		if err != nil {
+			return IDs{}, err
+		}
+		*f.to = uint16(v)
+	}
+	rev, err := readNumber(dir, "revision", 8)
+	ids.Revision = uint8(rev)
+	return ids, err
+}
+
+// ReadClass reads the 24-bit class code that the kernel keeps.
+func ReadClass(dir string) (uint32, error) {
+	v, err := readNumber(dir, "class", 24)
+	return uint32(v), err
+}
+
+// ReadBelief reads what the kernel believes of the function whose sysfs
+// directory is dir.
+func ReadBelief(dir string) (Belief, error) {
+	var b Belief
+	var err error
+	if b.IDs, err = ReadIDs(dir); err != nil {
+		return Belief{}, err
+	}
+	f, err := os.Open(filepath.Join(dir, "resource"))
+	if err != nil {
+		return Belief{}, err
+	}
+	defer f.Close()
+	if b.Resources, err = ParseResources(f); err != nil {
+		return Belief{}, fmt.Errorf("%s: %w", f.Name(), err)
+	}
+	enable, err := os.ReadFile(filepath.Join(dir, "enable"))
+	if err != nil {
+		return Belief{}, err
+	}
+	b.Enabled = strings.TrimSpace(string(enable)) != "0"
+	// The rest is there only where it applies.
+	if irqs, err := os.ReadDir(filepath.Join(dir, "msi_irqs")); err == nil {
+		b.MSI = len(irqs) > 0
+	}
+	if _, err := os.Lstat(filepath.Join(dir, "physfn")); err == nil {
+		b.Virtual = true
+	} else if !errors.Is(err, fs.ErrNotExist) {
+		return Belief{}, err
+	}
+	if state, err := os.ReadFile(filepath.Join(dir, "power_state")); err == nil {
+		switch strings.TrimSpace(string(state)) {
+		case "D1", "D2", "D3hot", "D3cold":
+			b.Suspended = true
+		}
+	}
+	return b, nil
+}
+
+// ParseResources reads the ranges of the six BARs, the first lines of the sysfs
+// file "resource": "0xSTART 0xEND 0xFLAGS". The lines of ROM, bridge windows and
+// virtual functions after them are left unread.
+func ParseResources(r io.Reader) ([6]Resource, error) {
+	var res [6]Resource
+	s := bufio.NewScanner(r)
+	for i := range res {
+		if !s.Scan() {
+			if err := s.Err(); err != nil {
+				return res, fmt.Errorf("resource %d: %w", i, err)
+			}
+			return res, fmt.Errorf("resource %d: %w", i, io.ErrUnexpectedEOF)
+		}
+		f := strings.Fields(s.Text())
+		if len(f) != 3 {
+			return res, fmt.Errorf("resource %d: want start, end and flags, got %q", i, s.Text())
+		}
+		for j, to := range []*uint64{&res[i].Start, &res[i].End, &res[i].Flags} {
+			v, err := strconv.ParseUint(f[j], 0, 64)
+			if err != nil {
+				return res, fmt.Errorf("resource %d: %w", i, err)
+			}
+			*to = v
+		}
+	}
+	return res, nil
+}
+
+func readNumber(dir, name string, bits int) (uint64, error) {
+	path := filepath.Join(dir, name)
+	b, err := os.ReadFile(path)
+	if err != nil {
+		return 0, err
+	}
+	v, err := strconv.ParseUint(strings.TrimSpace(string(b)), 0, bits)
+	if err != nil {
+		return 0, fmt.Errorf("%s: %w", path, err)
+	}
+	return v, nil
+}
