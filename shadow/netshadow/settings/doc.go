@@ -1,0 +1,66 @@
+// Copyright 2026 the umbra Authors. All rights reserved.
+// Use of this source code is governed by a BSD-style
+// license that can be found in the LICENSE file.
+
+// Package settings records the settings of network interfaces in terms that no
+// driver owns, and replays them on another driver's interface.
+//
+// # Operations
+//
+// A setting becomes an operation of the log only when somebody changed it:
+// what counts is the difference to the value with which the driver brought the
+// interface up (its baseline, taken at probe), never the driver's own defaults.
+// A NIC that comes with "tx-tcp-segmentation" off must not switch it off on
+// the next one. A setting that was carried to the interface from an earlier
+// one, and any later change of it, stays an operation for good, even where it
+// is equal to the new driver's default: somebody asked for it. The table
+// behind Operations lists what is known: how each change is seen, how it is
+// read, when it is replayed, and what makes it deferred.
+//
+// # Scopes
+//
+// The interface of a device is a port of its role's proxy, a bond, and the two
+// answer for different settings. MTU, MAC address and flags belong to the
+// proxy, where people set them: bond_enslave gives a new port the bond's MTU
+// and MAC, and an active-backup bond takes promiscuous mode, all-multicast and
+// its multicast list along to the active port (drivers/net/bonding/bond_main.c,
+// Linux 6.1). Setting them on the port by hand lasts until the next bond
+// event, and is not an operation. Features, rings, pause, link modes and the
+// transmit queue length belong to the device. Where there is no proxy, one
+// interface has both scopes.
+//
+// Traps of bond_enslave, for the caller:
+//   - it refuses an interface that is up, and opens it itself: BeforeOpen is
+//     before enslaving, AfterOpen after it;
+//   - it fails when the port cannot take the bond's MTU. Ask CanMTU first,
+//     lower the bond's, and defer the operation;
+//   - it switches large-receive-offload off on the port unless the bond has it
+//     (dev_disable_lro), and so does every later change of that feature on the
+//     bond (NETIF_F_UPPER_DISABLES, net/core/dev.c). Other features set on the
+//     bond stay on the bond, which outlives the device: nothing to replay;
+//   - releasing a port gives it its former MTU and MAC back.
+//
+// All of these look like changes on the port. Whoever makes them puts the
+// Watcher on pause meanwhile, and rebases the Recorder on what Resume returns.
+//
+// # Observation
+//
+// Watch listens to RTNLGRP_LINK and to the "monitor" group of ethtool's generic
+// netlink family, which announce a change whoever makes it: netlink, the old
+// ioctls, or sysfs (measured on Linux 6.1). It takes the new values from the
+// notification itself and asks the driver nothing, since a notification may
+// come from a device that is no longer there. There is no polling.
+// A request to the kernel is sent on the socket that carries the
+// notifications, so that its answer takes its place in their order; lost
+// notifications (ENOBUFS) are made good by such requests.
+//
+// The package knows netlink and the names the kernel gives to settings. It
+// must never know a driver by name, nor bonds, roles or recoveries.
+//
+// # Tests
+//
+// TestIntegration* run inside a guest against real drivers. They are built
+// with the tag "guest" only, and executed by the VM test suite as root with
+// UMBRA_GUEST_NICS holding the names of at least two interfaces, separated by
+// commas. They need the programs ip and ethtool.
+package settings

@@ -1,0 +1,277 @@
+// Copyright 2026 the umbra Authors. All rights reserved.
+// Use of this source code is governed by a BSD-style
+// license that can be found in the LICENSE file.
+
+package settings
+
+import (
+	"encoding/json"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/umbra-vm/umbra/shadow/oplog"
+)
+
+// negotiated is what a copper NIC reports that negotiates all.
+var negotiated = Values{
+	"net.mtu": "1500", "net.mac": "52:54:00:00:00:01", "net.flag.promisc": "off", "net.txqueuelen": "1000",
+	"net.feature.rx-all": "off", "net.feature.tx-tcp-segmentation": "on",
+	"net.ring.rx": "256", "net.ring.tx": "256",
+	"net.pause.autoneg": "on",
+	"net.link.autoneg":  "on", "net.link.advertise": "10baseT/Half,10baseT/Full,100baseT/Full",
+}
+
+// forced is what a virtual NIC reports that negotiates nothing.
+var forced = Values{
+	"net.mtu": "1500", "net.feature.tx-tcp-segmentation": "off", "net.link.autoneg": "off",
+}
+
+// with returns v with changes; an empty value deletes a key.
+func with(v Values, changes ...string) Values {
+	v = v.clone()
+	for i := 0; i < len(changes); i += 2 {
+		if changes[i+1] == "" {
+			delete(v, changes[i])
+			continue
+		}
+		v[changes[i]] = changes[i+1]
+	}
+	return v
+}
+
+func ops(t *testing.T, lines ...string) []oplog.Op {
+	t.Helper()
+	var list []oplog.Op
+	for _, l := range lines {
+		op, err := oplog.Parse(l)
+		if err != nil {
+			t.Fatal(err)
+		}
+		list = append(list, op)
+	}
+	return list
+}
+
+func lines(ops []oplog.Op) []string {
+	var l []string
+	for _, op := range ops {
+		l = append(l, op.String())
+	}
+	return l
+}
+
+func TestOps(t *testing.T) {
+	for name, tt := range map[string]struct {
+		baseline, now Values
+		want          []string
+	}{
+		"the driver's defaults are no operations": {negotiated, negotiated, nil},
+		"what differs from the default is an operation, in the order of a replay": {
+			negotiated,
+			with(negotiated, "net.feature.rx-all", "on", "net.ring.rx", "512", "net.mtu", "9000", "net.mac", "52:54:00:00:00:02"),
+			[]string{"net.mac=52:54:00:00:00:02", "net.mtu=9000", "net.ring.rx=512", "net.feature.rx-all=on"},
+		},
+		"a forced link brings autoneg=off along, and offers nothing": {
+			negotiated,
+			with(negotiated, "net.link.autoneg", "off", "net.link.speed", "100", "net.link.duplex", "full", "net.link.advertise", ""),
+			[]string{"net.link.autoneg=off", "net.link.speed=100", "net.link.duplex=full"},
+		},
+		"a forced link is told as forced where that is the default": {
+			forced,
+			with(forced, "net.link.speed", "1000", "net.link.duplex", "full"),
+			[]string{"net.link.autoneg=off", "net.link.speed=1000", "net.link.duplex=full"},
+		},
+		"forced pause": {
+			negotiated,
+			with(negotiated, "net.pause.autoneg", "off", "net.pause.rx", "on", "net.pause.tx", "off"),
+			[]string{"net.pause.autoneg=off", "net.pause.rx=on", "net.pause.tx=off"},
+		},
+		"fewer link modes": {
+			negotiated,
+			with(negotiated, "net.link.advertise", "100baseT/Full"),
+			[]string{"net.link.advertise=100baseT/Full"},
+		},
+		"a feature that the driver began to offer has its default": {
+			negotiated,
+			with(negotiated, "net.feature.rx-fcs", "on"),
+			nil,
+		},
+		"a setting that cannot be read now is no operation": {
+			negotiated,
+			with(negotiated, "net.ring.rx", ""),
+			nil,
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			if diff := cmp.Diff(tt.want, lines(Ops(tt.baseline, tt.now))); diff != "" {
+				t.Errorf("(-want +got)\n%s", diff)
+			}
+		})
+	}
+}
+
+func TestRecorder(t *testing.T) {
+	type step struct {
+		rebase Values // if set, instead of now
+		now    Values
+		want   []string
+	}
+	for name, tt := range map[string]struct {
+		baseline Values
+		carried  []string
+		steps    []step
+	}{
+		"a setting that goes back to its default is forgotten": {
+			negotiated, nil,
+			[]step{
+				{now: with(negotiated, "net.mtu", "9000"), want: []string{"net.mtu=9000"}},
+				{now: with(negotiated, "net.mtu", "9000")},
+				{now: negotiated, want: []string{"net.mtu-="}},
+			},
+		},
+		"a carried setting stays an operation at the new driver's default": {
+			negotiated, []string{"net.feature.tx-tcp-segmentation=off"},
+			[]step{
+				{rebase: with(negotiated, "net.feature.tx-tcp-segmentation", "off")},
+				{now: negotiated, want: []string{"net.feature.tx-tcp-segmentation=on"}},
+			},
+		},
+		"a replayed setting is not recorded again": {
+			negotiated, []string{"net.mtu=9000"},
+			[]step{
+				{rebase: with(negotiated, "net.mtu", "9000")},
+				{now: with(negotiated, "net.mtu", "9000", "net.flag.promisc", "on"), want: []string{"net.flag.promisc=on"}},
+			},
+		},
+		"a deferred setting stays until somebody changes it": {
+			negotiated, []string{"net.mtu=9000"},
+			[]step{
+				{rebase: negotiated},
+				{now: negotiated},
+				{now: with(negotiated, "net.mtu", "1400"), want: []string{"net.mtu=1400"}},
+				{now: negotiated, want: []string{"net.mtu=1500"}},
+			},
+		},
+		"what we did ourselves is not recorded": {
+			negotiated, nil,
+			[]step{
+				{rebase: with(negotiated, "net.feature.tx-tcp-segmentation", "off")},
+				{now: with(negotiated, "net.feature.tx-tcp-segmentation", "off")},
+			},
+		},
+		"proxy and device are observed separately": {
+			negotiated, nil,
+			[]step{
+				{now: with(negotiated, "net.mtu", "9000").In(Proxy), want: []string{"net.mtu=9000"}},
+				{now: with(negotiated, "net.mtu", "9000", "net.ring.rx", "64").In(Device), want: []string{"net.ring.rx=64"}},
+			},
+		},
+		"a forced speed is told when the link is up": {
+			negotiated, nil,
+			[]step{
+				{now: with(negotiated, "net.link.autoneg", "off", "net.link.advertise", ""),
+					want: []string{"net.link.autoneg=off", "net.link.advertise-="}},
+				{now: with(negotiated, "net.link.autoneg", "off", "net.link.advertise", "", "net.link.speed", "100", "net.link.duplex", "full"),
+					want: []string{"net.link.speed=100", "net.link.duplex=full"}},
+				{now: with(negotiated, "net.link.autoneg", "off", "net.link.advertise", "")},
+				{now: with(negotiated, "net.link.autoneg", "off", "net.link.advertise", "", "net.link.speed", "100", "net.link.duplex", "full")},
+			},
+		},
+		"what was forced is forgotten with the return to negotiation": {
+			negotiated, nil,
+			[]step{
+				{now: with(negotiated, "net.link.autoneg", "off", "net.link.advertise", "", "net.link.speed", "100", "net.link.duplex", "full"),
+					want: []string{"net.link.autoneg=off", "net.link.speed=100", "net.link.duplex=full", "net.link.advertise-="}},
+				{now: negotiated,
+					want: []string{"net.link.autoneg-=", "net.link.speed-=", "net.link.duplex-=", "net.link.advertise-="}},
+				{now: with(negotiated, "net.link.autoneg", "off", "net.link.advertise", "", "net.link.speed", "100", "net.link.duplex", "full"),
+					want: []string{"net.link.autoneg=off", "net.link.speed=100", "net.link.duplex=full", "net.link.advertise-="}},
+			},
+		},
+		"a setting that the table does not know is not recorded": {
+			negotiated, nil,
+			[]step{{now: with(negotiated, "net.colour", "blue")}},
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			r := NewRecorder(tt.baseline, ops(t, tt.carried...))
+			for i, s := range tt.steps {
+				// Each step runs on what an agent's successor reads back.
+				b, err := json.Marshal(r)
+				if err != nil {
+					t.Fatal(err)
+				}
+				r = new(Recorder)
+				if err := json.Unmarshal(b, r); err != nil {
+					t.Fatal(err)
+				}
+				if s.rebase != nil {
+					r.Rebase(s.rebase)
+					continue
+				}
+				if diff := cmp.Diff(s.want, lines(r.Observe(s.now))); diff != "" {
+					t.Errorf("step %d (-want +got)\n%s", i, diff)
+				}
+			}
+		})
+	}
+}
+
+func TestScopes(t *testing.T) {
+	all := ops(t, "net.mtu=9000", "net.ring.rx=512", "net.feature.rx-all=on", "net.colour=blue")
+	for name, tt := range map[string]struct {
+		scope Scope
+		want  []string
+	}{
+		"MTU is the proxy's":                {Proxy, []string{"net.mtu=9000", "net.colour=blue"}},
+		"rings and features are the device": {Device, []string{"net.ring.rx=512", "net.feature.rx-all=on", "net.colour=blue"}},
+		"one interface has both":            {Both, []string{"net.mtu=9000", "net.ring.rx=512", "net.feature.rx-all=on", "net.colour=blue"}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			if diff := cmp.Diff(tt.want, lines(In(all, tt.scope))); diff != "" {
+				t.Errorf("(-want +got)\n%s", diff)
+			}
+		})
+	}
+}
+
+func TestOperationsTable(t *testing.T) {
+	seen := map[string]bool{}
+	for _, o := range Operations() {
+		if seen[o.Key] {
+			t.Errorf("%s is listed twice", o.Key)
+		}
+		seen[o.Key] = true
+		key := o.Key
+		if key == featurePrefix+"*" {
+			key = featurePrefix + "rx-all"
+		}
+		if err := (oplog.Op{Key: key, Value: "1"}).Validate(); err != nil {
+			t.Error(err)
+		}
+		if (o.group == groupLink) != (o.Seen == Link) {
+			t.Errorf("%s of group %q is seen by %v", o.Key, o.group, o.Seen)
+		}
+		if o.Scope != Proxy && o.Scope != Device {
+			t.Errorf("%s has scope %v; every setting belongs to one interface", o.Key, o.Scope)
+		}
+	}
+	for _, group := range []map[string]uint16{pauseAttrs} {
+		for key := range group {
+			if !seen[key] {
+				t.Errorf("%s is read but not in the table", key)
+			}
+		}
+	}
+	for _, f := range flagKeys {
+		if !seen[f.key] {
+			t.Errorf("%s is read but not in the table", f.key)
+		}
+	}
+	for _, r := range ringAttrs {
+		if !seen[r.key] {
+			t.Errorf("%s is read but not in the table", r.key)
+		}
+	}
+}

@@ -1,0 +1,220 @@
+// Copyright 2026 the umbra Authors. All rights reserved.
+// Use of this source code is governed by a BSD-style
+// license that can be found in the LICENSE file.
+
+package settings
+
+import (
+	"maps"
+	"slices"
+)
+
+// A query asks the kernel for one group of one interface.
+type query struct {
+	index int
+	group group
+}
+
+// A tracker is the state of a Watcher without its sockets: it takes what the
+// kernel says, in order, and tells what changed and what to ask.
+//
+// The kernel announces settings with their new values, so nothing is asked
+// in normal operation. A query is answered on the socket of the notifications,
+// but the kernel fills in an answer before it queues it: a notification of the
+// same group that comes between query and answer may be the newer one. Such an
+// answer is dropped and asked for again.
+type tracker struct {
+	ifaces map[int]*iface
+	queue  [2][]query // what to ask next, by socket
+	asked  [2]*query  // what was asked and not answered yet
+	stale  [2]bool    // the answer to come may be old
+	paused bool
+}
+
+// The sockets of a tracker.
+const (
+	socketLink = iota
+	socketEthtool
+)
+
+func socketOf(g group) int {
+	if g == groupLink {
+		return socketLink
+	}
+	return socketEthtool
+}
+
+// iface is what a tracker knows of one interface.
+type iface struct {
+	name    string
+	carrier bool
+	values  Values // now
+	told    Values // as of the last change that was delivered
+	gone    bool
+}
+
+func newTracker() *tracker { return &tracker{ifaces: make(map[int]*iface)} }
+
+// add begins to track an interface and asks for all its settings.
+func (t *tracker) add(index int, name string) {
+	t.ifaces[index] = &iface{name: name, values: Values{}, told: Values{}}
+	t.ask(index)
+}
+
+// remove forgets an interface.
+func (t *tracker) remove(index int) {
+	delete(t.ifaces, index)
+	for s := range t.queue {
+		t.queue[s] = slices.DeleteFunc(t.queue[s], func(q query) bool { return q.index == index })
+	}
+}
+
+// ask queues queries for all groups of an interface.
+func (t *tracker) ask(index int) {
+	for g := range numGroups {
+		t.enqueue(query{index, g})
+	}
+}
+
+func (t *tracker) askAll() {
+	for _, index := range slices.Sorted(maps.Keys(t.ifaces)) {
+		t.ask(index)
+	}
+}
+
+func (t *tracker) enqueue(q query) {
+	s := socketOf(q.group)
+	if !slices.Contains(t.queue[s], q) {
+		t.queue[s] = append(t.queue[s], q)
+	}
+}
+
+// next returns the query to send on a socket, if there is one to send.
+func (t *tracker) next(socket int) (query, bool) {
+	if t.asked[socket] != nil || len(t.queue[socket]) == 0 {
+		return query{}, false
+	}
+	q := t.queue[socket][0]
+	t.queue[socket] = t.queue[socket][1:]
+	t.asked[socket], t.stale[socket] = &q, false
+	return q, true
+}
+
+// settled reports whether every query was answered.
+func (t *tracker) settled() bool {
+	return t.asked == [2]*query{} && len(t.queue[0]) == 0 && len(t.queue[1]) == 0
+}
+
+// answered takes the answer to the query of a socket; r is nil for an error,
+// which leaves the group as it is known.
+func (t *tracker) answered(socket int, r *report) {
+	q := t.asked[socket]
+	if q == nil {
+		return
+	}
+	t.asked[socket] = nil
+	switch {
+	case t.stale[socket]:
+		if t.ifaces[q.index] != nil {
+			t.enqueue(*q)
+		}
+	case r != nil && r.index == q.index:
+		t.take(*r)
+	}
+}
+
+// notified takes a notification.
+func (t *tracker) notified(r report) {
+	if q := t.asked[socketOf(r.group)]; q != nil && *q == (query{r.index, r.group}) {
+		t.stale[socketOf(r.group)] = true
+	}
+	t.take(r)
+}
+
+// overrun takes the news that notifications or answers of a socket were lost.
+func (t *tracker) overrun(socket int) {
+	t.asked[socket] = nil
+	t.queue[socket] = nil
+	for _, index := range slices.Sorted(maps.Keys(t.ifaces)) {
+		for g := range numGroups {
+			if socketOf(g) == socket {
+				t.enqueue(query{index, g})
+			}
+		}
+	}
+}
+
+func (t *tracker) take(r report) {
+	i := t.ifaces[r.index]
+	if i == nil {
+		return
+	}
+	if r.group == groupLink {
+		if r.gone {
+			i.gone = true
+			t.forgetQueries(r.index)
+			return
+		}
+		if r.name != "" {
+			i.name = r.name
+		}
+		// A link message need not have all attributes.
+		maps.Copy(i.values, r.values)
+		came := r.carrier && !i.carrier
+		i.carrier = r.carrier
+		// Drivers tell a forced speed only while there is a link.
+		if _, ok := i.values[keyLinkSpeed]; came && !ok && i.values[keyLinkAuto] == "off" {
+			t.enqueue(query{r.index, groupLinkModes})
+		}
+		return
+	}
+	maps.DeleteFunc(i.values, func(key, _ string) bool {
+		o, ok := lookup(key)
+		return ok && o.group == r.group
+	})
+	maps.Copy(i.values, r.values)
+}
+
+func (t *tracker) forgetQueries(index int) {
+	for s := range t.queue {
+		t.queue[s] = slices.DeleteFunc(t.queue[s], func(q query) bool { return q.index == index })
+	}
+}
+
+// change returns the next change to deliver, lowest index first.
+func (t *tracker) change() (Change, bool) {
+	if t.paused {
+		return Change{}, false
+	}
+	for _, index := range slices.Sorted(maps.Keys(t.ifaces)) {
+		i := t.ifaces[index]
+		keys := i.told.Diff(i.values)
+		if len(keys) > 0 || i.gone {
+			return Change{Interface: i.name, Index: index, Values: i.values.clone(), Keys: keys, Gone: i.gone}, true
+		}
+	}
+	return Change{}, false
+}
+
+// delivered notes that c was delivered. An interface that is gone is forgotten.
+func (t *tracker) delivered(c Change) {
+	if c.Gone {
+		t.remove(c.Index)
+		return
+	}
+	if i := t.ifaces[c.Index]; i != nil {
+		i.told = c.Values.clone()
+	}
+}
+
+// rebase takes all that is known as delivered, and returns it by interface.
+func (t *tracker) rebase() map[string]Values {
+	all := make(map[string]Values, len(t.ifaces))
+	for _, i := range t.ifaces {
+		i.told = i.values.clone()
+		if !i.gone {
+			all[i.name] = i.values.clone()
+		}
+	}
+	return all
+}
