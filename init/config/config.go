@@ -58,29 +58,30 @@ type Class string
 // ClassNet is the network class, the only one with a proxy so far.
 const ClassNet Class = "net"
 
-// Role is a logical device that outlives hardware.
+// Role is a logical device that outlives hardware. It has the same form in the
+// builder's TOML as in the guest's JSON.
 type Role struct {
 	// Name is also the name of the role's network interface in the guest, so
 	// it obeys the kernel's rules for one (net/core/dev.c, dev_valid_name):
 	// at most 15 bytes, no slash, no colon, no white space.
-	Name  string `json:"name"`
-	Class Class  `json:"class"`
-	Match Match  `json:"match,omitzero"`
+	Name  string `json:"name" toml:"name"`
+	Class Class  `json:"class" toml:"class"`
+	Match Match  `json:"match,omitzero" toml:"match"`
 
 	// MAC fixes the proxy's address. Empty: the first device's address is
 	// taken and kept from then on.
-	MAC string `json:"mac,omitempty"`
+	MAC string `json:"mac,omitempty" toml:"mac"`
 
-	Network Network `json:"network,omitzero"`
-	Hold    Hold    `json:"hold,omitzero"`
+	Network Network `json:"network,omitzero" toml:"network"`
+	Hold    Hold    `json:"hold,omitzero" toml:"hold"`
 }
 
 // Match narrows which device may take the role. An empty Match takes the first
 // free device of the class in bus order.
 type Match struct {
-	MAC     string `json:"mac,omitempty"`     // 52:54:00:12:34:56
-	Address string `json:"address,omitempty"` // PCI address with domain, 0000:00:02.0
-	IDs     string `json:"ids,omitempty"`     // vendor:device, 4 hex digits each, 8086:100e
+	MAC     string `json:"mac,omitempty" toml:"mac"`         // 52:54:00:12:34:56
+	Address string `json:"address,omitempty" toml:"address"` // PCI address with domain, 0000:00:02.0
+	IDs     string `json:"ids,omitempty" toml:"ids"`         // vendor:device, 4 hex digits each, 8086:100e
 }
 
 // Method says how a role's network is configured.
@@ -95,17 +96,17 @@ const (
 
 // Network configures the role's proxy.
 type Network struct {
-	Method    Method   `json:"method,omitempty"`
-	Addresses []string `json:"addresses,omitempty"` // CIDR, 10.0.2.15/24; static only
-	Gateway   string   `json:"gateway,omitempty"`   // static only
-	DNS       []string `json:"dns,omitempty"`       // replaces what DHCP offers
+	Method    Method   `json:"method,omitempty" toml:"method"`
+	Addresses []string `json:"addresses,omitempty" toml:"addresses"` // CIDR, 10.0.2.15/24; static only
+	Gateway   string   `json:"gateway,omitempty" toml:"gateway"`     // static only
+	DNS       []string `json:"dns,omitempty" toml:"dns"`             // replaces what DHCP offers
 }
 
 // Hold bounds what is kept of the frames applications send while a role has no
 // hardware. Beyond either bound frames are dropped and counted.
 type Hold struct {
-	Bytes  int64 `json:"bytes,omitempty"`
-	Frames int   `json:"frames,omitempty"`
+	Bytes  int64 `json:"bytes,omitempty" toml:"bytes"`
+	Frames int   `json:"frames,omitempty" toml:"frames"`
 }
 
 // The bounds of a role that names none. 16 MiB are 134 ms of a full 1 Gb/s;
@@ -142,8 +143,8 @@ type Service struct {
 // Backoff is the wait before a restart, in milliseconds: Min after the first
 // failure, doubled up to Max with each that follows.
 type Backoff struct {
-	Min int `json:"min,omitempty"`
-	Max int `json:"max,omitempty"`
+	Min int `json:"min,omitempty" toml:"min"`
+	Max int `json:"max,omitempty" toml:"max"`
 }
 
 // The back-off of a service that names none, in milliseconds.
