@@ -1,0 +1,75 @@
+// Copyright 2026 the umbra Authors. All rights reserved.
+// Use of this source code is governed by a BSD-style
+// license that can be found in the LICENSE file.
+
+package netcfg
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net/netip"
+	"os"
+	"path/filepath"
+)
+
+// State is what is remembered of a role, so that the next process takes over
+// from this one without a question to anybody and without taking an address
+// away for an instant.
+type State struct {
+	Ifindex  int    `json:"ifindex"`
+	ClientID string `json:"client_id"` // DHCP option 61, hexadecimal
+
+	Lease *Lease `json:"lease,omitempty"`
+	// Addresses and Routes are what was put on the interface.
+	Addresses []netip.Prefix `json:"addresses,omitempty"`
+	Routes    []Route        `json:"routes,omitempty"`
+	DNS       []netip.Addr   `json:"dns,omitempty"`
+	Domain    string         `json:"domain,omitempty"`
+}
+
+// Store keeps one file per role in a directory.
+type Store struct{ Dir string }
+
+func (s Store) path(role string) string { return filepath.Join(s.Dir, role+".json") }
+
+// Load returns the state of a role; that of a role never seen is empty, as is
+// one that cannot be read, together with the error.
+func (s Store) Load(role string) (State, error) {
+	text, err := os.ReadFile(s.path(role))
+	if errors.Is(err, os.ErrNotExist) {
+		return State{}, nil
+	}
+	if err != nil {
+		return State{}, fmt.Errorf("state of %s: %w", role, err)
+	}
+	var st State
+	if err := json.Unmarshal(text, &st); err != nil {
+		return State{}, fmt.Errorf("state of %s: %w", role, err)
+	}
+	return st, nil
+}
+
+// Save replaces the state of a role, in one step.
+func (s Store) Save(role string, st State) error {
+	text, err := json.MarshalIndent(st, "", "  ")
+	if err != nil {
+		return fmt.Errorf("state of %s: %w", role, err)
+	}
+	if err := os.MkdirAll(s.Dir, 0o755); err != nil {
+		return fmt.Errorf("state of %s: %w", role, err)
+	}
+	if err := replace(s.path(role), append(text, '\n')); err != nil {
+		return fmt.Errorf("state of %s: %w", role, err)
+	}
+	return nil
+}
+
+// replace writes a file so that a reader sees the old content or the new.
+func replace(path string, content []byte) error {
+	tmp := path + ".new"
+	if err := os.WriteFile(tmp, content, 0o644); err != nil {
+		return err
+	}
+	return os.Rename(tmp, path)
+}

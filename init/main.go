@@ -1,0 +1,99 @@
+// Copyright 2026 the umbra Authors. All rights reserved.
+// Use of this source code is governed by a BSD-style
+// license that can be found in the LICENSE file.
+
+// Init is everything umbra runs in a guest, in one binary that looks at the
+// name it was called by:
+//
+//	(as process 1)          mounts, supervises, reaps, powers off
+//	netcfgd                 configures the interfaces of network roles
+//	shadowctl               shows what the shadow knows, for people and tools
+//	poweroff, reboot, halt  ask process 1
+//
+// "init NAME ARG..." is the same as "NAME ARG...".
+package main
+
+import (
+	"fmt"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+
+	"github.com/umbra-vm/umbra/init/config"
+	"github.com/umbra-vm/umbra/init/internal/kmsg"
+)
+
+// version is set by the image builder (-ldflags -X).
+var version = "devel"
+
+// A program is what the binary is under one name. It returns its exit code.
+type program func(args []string) int
+
+func programs() map[string]program {
+	return map[string]program{
+		"netcfgd":  netcfgd,
+		"poweroff": askPower,
+		"reboot":   askPower,
+		"halt":     askPower,
+	}
+}
+
+func main() {
+	if os.Getpid() == 1 {
+		beInit() // never returns
+	}
+	name, args := filepath.Base(os.Args[0]), os.Args[1:]
+	table := programs()
+	if table[name] == nil && len(args) > 0 {
+		name, args = args[0], args[1:]
+	}
+	run := table[name]
+	if run == nil {
+		names := make([]string, 0, len(table))
+		for n := range table {
+			names = append(names, n)
+		}
+		slices.Sort(names)
+		fmt.Fprintf(os.Stderr, "umbra init %s: not process 1, and %q is none of %s\n", version, name, strings.Join(names, ", "))
+		os.Exit(2)
+	}
+	os.Exit(run(append([]string{name}, args...)))
+}
+
+// daemonLogger returns the logger of a daemon: to the kernel's log, and to
+// standard error, which PID 1 brings to the console.
+func daemonLogger(name string, debug bool) *slog.Logger {
+	sinks := []kmsg.Sink{func(_ slog.Level, line string) { fmt.Fprintln(os.Stderr, line) }}
+	if k, err := kmsg.Open("umbra " + name); err == nil {
+		sinks = append(sinks, k.Print)
+	}
+	return slog.New(kmsg.NewHandler(level(debug), sinks...))
+}
+
+func level(debug bool) slog.Level {
+	if debug {
+		return slog.LevelDebug
+	}
+	return slog.LevelInfo
+}
+
+// loadConfig reads the image's configuration and what the kernel command line
+// says otherwise. What it returns can be used even if there is an error: a
+// guest with half a configuration can be asked what is wrong with it.
+func loadConfig() (*config.Config, error) {
+	c, err := config.LoadFile(config.Path)
+	if err != nil {
+		c = new(config.Config)
+		c.SetDefaults()
+	}
+	cmdline, readErr := os.ReadFile("/proc/cmdline")
+	if readErr == nil {
+		readErr = c.Override(string(cmdline))
+	}
+	if err == nil {
+		err = readErr
+	}
+	return c, err
+}

@@ -1,0 +1,327 @@
+// Copyright 2026 the umbra Authors. All rights reserved.
+// Use of this source code is governed by a BSD-style
+// license that can be found in the LICENSE file.
+
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"os/signal"
+	"path/filepath"
+	"runtime/debug"
+	"sync/atomic"
+	"syscall"
+	"time"
+
+	"github.com/umbra-vm/umbra/init/config"
+	"github.com/umbra-vm/umbra/init/internal/boot"
+	"github.com/umbra-vm/umbra/init/internal/console"
+	"github.com/umbra-vm/umbra/init/internal/control"
+	"github.com/umbra-vm/umbra/init/internal/fdstore"
+	"github.com/umbra-vm/umbra/init/internal/kmsg"
+	"github.com/umbra-vm/umbra/init/internal/power"
+	"github.com/umbra-vm/umbra/init/internal/supervise"
+	"github.com/umbra-vm/umbra/init/notify"
+	"golang.org/x/sys/unix"
+)
+
+// ringBytes is how much of the console's lines is remembered.
+const ringBytes = 256 << 10
+
+// pid1 is the state of process 1. If it ends the kernel panics, so each of its
+// goroutines is guarded and none of its errors is fatal.
+type pid1 struct {
+	log        *slog.Logger
+	level      slog.LevelVar
+	kmsg       atomic.Pointer[kmsg.Writer]
+	console    *console.Console
+	ring       *console.Ring
+	reaper     *supervise.Reaper
+	supervisor *supervise.Supervisor
+	fds        fdstore.Store
+	requests   chan power.Request
+}
+
+// beInit is process 1. It never returns.
+func beInit() {
+	p := &pid1{
+		ring:     console.NewRing(ringBytes),
+		reaper:   supervise.NewReaper(),
+		requests: make(chan power.Request, 8),
+	}
+	p.console = console.New(os.Stdout, p.ring)
+	p.log = slog.New(kmsg.NewHandler(&p.level, p.toConsole, p.toKernel))
+	p.supervisor = supervise.New(supervise.Config{
+		Reaper: p.reaper,
+		Output: p.output,
+		Files:  &p.fds,
+		Env:    []string{"PATH=/bin:/sbin:/usr/bin:/usr/sbin:/bbin", "HOME=/", "TERM=linux"},
+		Logger: p.log,
+	})
+	p.guarded("boot", p.up)
+	for {
+		req := <-p.requests
+		p.guarded("shutdown", func(context.Context) {
+			p.log.Info(string(req.Action)+" asked for", "by", req.Source)
+			p.supervisor.Stop()
+		})
+		p.guarded("end", func(context.Context) {
+			err := power.End(p.log, req.Action, func() { p.console.Flush(time.Second) })
+			p.log.Error("the machine does not go", "err", err)
+		})
+	}
+}
+
+// up brings the machine up. Nothing that fails keeps the rest from being tried.
+func (p *pid1) up(context.Context) {
+	p.background("console", func(context.Context) { p.console.Run() })
+	p.console.Print("umbra: umbra " + version + " on " + boot.Describe())
+	if err := p.earlyDevices(); err != nil {
+		p.log.Error("early devices", "err", err)
+	}
+	p.watchSignals()
+	p.background("reaper", func(context.Context) { p.reaper.Run() })
+
+	self := os.Args[0] // what the kernel executed; /proc is not there to tell
+	if !filepath.IsAbs(self) {
+		self = "/init"
+	}
+	table := boot.Table(self)
+	if failed := boot.Create(p.log, table); failed > 0 {
+		p.log.Warn("file systems and devices are incomplete", "failed", failed, "of", len(table))
+	} else {
+		p.log.Info("file systems and devices are ready")
+	}
+	cfg, err := loadConfig()
+	if err != nil {
+		p.log.Error("configuration", "err", err)
+	}
+	p.level.Set(level(cfg.Debug))
+	if err := boot.Hostname(cfg.Hostname); err != nil {
+		p.log.Warn("host name", "err", err)
+	}
+	p.listen()
+	p.background("power button", p.watchButton)
+	for _, spec := range specs(cfg) {
+		p.supervisor.Add(spec)
+	}
+}
+
+// earlyDevices opens the console, if the kernel did not, and the kernel's log.
+func (p *pid1) earlyDevices() error {
+	err := boot.Devices.Create()
+	err = errors.Join(err, boot.Console())
+	k, kerr := kmsg.Open("umbra")
+	if kerr == nil {
+		p.kmsg.Store(k)
+	}
+	return errors.Join(err, kerr)
+}
+
+// toConsole is where people look: they see when and what.
+func (p *pid1) toConsole(_ slog.Level, line string) { p.console.Print(stamped(line)) }
+
+// toKernel is where machines look, from the moment the device is there.
+func (p *pid1) toKernel(level slog.Level, line string) {
+	if k := p.kmsg.Load(); k != nil {
+		k.Print(level, line)
+	}
+}
+
+// stamped puts the time since the kernel's start in front of a line.
+func stamped(line string) string {
+	return fmt.Sprintf("umbra: %.2fs %s", boot.Uptime().Seconds(), line)
+}
+
+// output gives a program a pipe whose lines go to the console. Lines of our
+// own daemons look like ours.
+func (p *pid1) output(name string) (*os.File, <-chan struct{}, error) {
+	r, w, err := os.Pipe()
+	if err != nil {
+		return nil, nil, err
+	}
+	show := func(line string) { p.console.PrintWait(name + ": " + line) }
+	if isDaemon(name) {
+		show = func(line string) { p.console.PrintWait(stamped(line)) }
+	}
+	drained := make(chan struct{})
+	go func() {
+		defer close(drained)
+		defer r.Close()
+		p.guarded("output of "+name, func(context.Context) { console.Lines(r, show) })
+	}()
+	return w, drained, nil
+}
+
+// listen opens the control socket.
+func (p *pid1) listen() {
+	server, err := control.Listen(notify.Path, p, p.log)
+	if err != nil {
+		p.log.Error("nobody can speak with init", "err", err)
+		return
+	}
+	p.background("control socket", func(context.Context) {
+		if err := server.Serve(); err != nil {
+			p.log.Error("control socket", "err", err)
+		}
+	})
+}
+
+// Handle implements control.Handler.
+func (p *pid1) Handle(req notify.Request, fd int) notify.Reply {
+	var err error
+	switch req.Op {
+	case notify.FDStore:
+		err = p.fds.Put(req.Name, fd)
+	case notify.FDRemove:
+		err = p.fds.Remove(req.Name)
+	case notify.Ready, notify.Unready:
+		if up := req.Op == notify.Ready; p.supervisor.SetRole(req.Name, up) {
+			p.log.Debug("network", "role", req.Name, "up", up)
+		}
+	case notify.PowerOff:
+		p.ask(power.Request{Action: power.PowerOff, Source: "control socket"})
+	case notify.Reboot:
+		p.ask(power.Request{Action: power.Reboot, Source: "control socket"})
+	case notify.Halt:
+		p.ask(power.Request{Action: power.Halt, Source: "control socket"})
+	case notify.Report:
+		return notify.Reply{OK: true, Status: p.report()}
+	case notify.Output:
+		return notify.Reply{OK: true, Lines: p.lines(req.Name)}
+	}
+	if err != nil {
+		return notify.Reply{Error: err.Error()}
+	}
+	return notify.Reply{OK: true}
+}
+
+// ask passes a request on. Those that come after the first are of no interest.
+func (p *pid1) ask(req power.Request) {
+	select {
+	case p.requests <- req:
+	default:
+	}
+}
+
+// watchSignals passes on what signals ask for.
+func (p *pid1) watchSignals() {
+	c := make(chan os.Signal, 8)
+	signal.Notify(c, power.Signals()...)
+	p.background("signals", func(context.Context) {
+		for sig := range c {
+			s, ok := sig.(syscall.Signal)
+			if !ok {
+				continue
+			}
+			if action, asks := power.FromSignal(s); asks {
+				p.ask(power.Request{Action: action, Source: "signal " + unix.SignalName(s)})
+			}
+		}
+	})
+}
+
+// watchButton passes on what the power button asks for.
+func (p *pid1) watchButton(ctx context.Context) {
+	for {
+		err := power.WatchACPI(ctx, p.ask)
+		if errors.Is(err, power.ErrNoACPI) {
+			p.log.Debug("no power button", "err", err)
+			return
+		}
+		p.log.Warn("power button", "err", err)
+		time.Sleep(time.Second)
+	}
+}
+
+// background runs f on a goroutine of its own, again if it panics.
+func (p *pid1) background(name string, f func(context.Context)) {
+	go func() {
+		for !p.guarded(name, f) {
+			time.Sleep(time.Second)
+		}
+	}()
+}
+
+// guarded runs f and reports whether it returned; if it panics, that is logged.
+func (p *pid1) guarded(name string, f func(context.Context)) (returned bool) {
+	defer func() {
+		if r := recover(); r != nil {
+			p.log.Error(fmt.Sprintf("%s: panic: %v\n%s", name, r, debug.Stack()))
+		}
+	}()
+	f(context.Background())
+	return true
+}
+
+// Stages of the stop: services first, while there is a network; then what
+// keeps the network; the shadow last.
+const (
+	stageShadow = iota
+	stageNetwork
+	stageServices
+)
+
+// daemons are our own programs, in the order of their start.
+func daemons() []supervise.Spec {
+	var specs []supervise.Spec
+	for _, d := range []struct {
+		name  string
+		stage int
+		fds   bool
+	}{{"shadowd", stageShadow, true}, {"netcfgd", stageNetwork, false}} {
+		if programs()[d.name] == nil {
+			continue
+		}
+		specs = append(specs, supervise.Spec{
+			Name: d.name, Path: "/sbin/" + d.name, Argv: []string{d.name}, Dir: "/",
+			Restart: supervise.Always, Backoff: supervise.Backoff{Min: 20 * time.Millisecond, Max: 5 * time.Second},
+			Stage: d.stage, StopTimeout: supervise.DefaultStopTimeout, KeepsFDs: d.fds, OOMScoreAdj: -900,
+		})
+	}
+	return specs
+}
+
+func isDaemon(name string) bool { return name == "shadowd" || name == "netcfgd" }
+
+// specs returns what is to run: our daemons, the services of the configuration
+// and, for debugging, a shell on the console.
+func specs(cfg *config.Config) []supervise.Spec {
+	specs := daemons()
+	for _, s := range cfg.Services {
+		least, most := s.Backoff.Bounds()
+		specs = append(specs, supervise.Spec{
+			Name: s.Name, Path: s.Argv[0], Argv: s.Argv, Env: s.Env, Dir: s.Dir, Needs: s.Needs,
+			Restart: supervise.Policy(s.Restart), Backoff: supervise.Backoff{Min: least, Max: most},
+			Stage: stageServices, StopTimeout: supervise.DefaultStopTimeout,
+		})
+	}
+	if cfg.Debug {
+		if sh, ok := shell(); ok {
+			specs = append(specs, sh)
+		}
+	}
+	return specs
+}
+
+// shell returns the first shell the image has, on the console.
+func shell() (supervise.Spec, bool) {
+	tty, err := boot.ConsoleTTY()
+	if err != nil {
+		return supervise.Spec{}, false
+	}
+	for _, path := range []string{"/bin/sh", "/bbin/gosh", "/bbin/elvish"} {
+		if _, err := os.Stat(path); err == nil {
+			return supervise.Spec{
+				Name: "shell", Path: path, Argv: []string{path}, Dir: "/", Terminal: tty,
+				Restart: supervise.Always, Backoff: supervise.Backoff{Min: 100 * time.Millisecond, Max: 5 * time.Second},
+				Stage: stageServices, StopTimeout: time.Second,
+			}, true
+		}
+	}
+	return supervise.Spec{}, false
+}
