@@ -1,0 +1,135 @@
+// Copyright 2026 the umbra Authors. All rights reserved.
+// Use of this source code is governed by a BSD-style
+// license that can be found in the LICENSE file.
+
+// Package announce tells the network where the guest's addresses are now: it sends
+// a gratuitous ARP or an unsolicited neighbour advertisement for every address of
+// an interface and of those stacked on it, so that switches and neighbours learn the
+// new way at once.
+//
+// The package must never know why the way is new.
+package announce
+
+import (
+	"encoding/binary"
+	"errors"
+	"net"
+	"net/netip"
+)
+
+// ErrHardwareAddr reports an interface without an Ethernet address.
+var ErrHardwareAddr = errors.New("not an Ethernet address")
+
+const (
+	etherLen  = 14
+	etherMin  = 60 // without the frame check sequence
+	typeARP   = 0x0806
+	typeRARP  = 0x8035
+	typeIPv6  = 0x86dd
+	arpLen    = 28
+	ipv6Len   = 40
+	advertLen = 32 // the header and one link-layer address option
+)
+
+var broadcast = net.HardwareAddr{0xff, 0xff, 0xff, 0xff, 0xff, 0xff}
+
+// ARP returns the Ethernet frame of an ARP announcement for an IPv4 address: a
+// broadcast request whose sender and target address are both addr (RFC 5227 2.3 and
+// 3: requests, for some stacks ignore unsolicited replies).
+func ARP(mac net.HardwareAddr, addr netip.Addr) ([]byte, error) {
+	if !addr.Is4() {
+		return nil, errors.New("announce: ARP for an address that is not IPv4")
+	}
+	const request = 1
+	ip := addr.As4()
+	return arp(typeARP, request, mac, ip, make(net.HardwareAddr, 6), ip)
+}
+
+// RARP returns a reverse ARP request, with which an interface that has no address
+// shows its MAC to switches. It is what QEMU sends for a guest after migration
+// (announce_self_create(), net/announce.c).
+func RARP(mac net.HardwareAddr) ([]byte, error) {
+	const reverseRequest = 3
+	return arp(typeRARP, reverseRequest, mac, [4]byte{}, mac, [4]byte{})
+}
+
+// arp builds the packet of RFC 826, padded to the least length of a frame.
+func arp(etherType, op uint16, mac net.HardwareAddr, sender [4]byte, targetMAC net.HardwareAddr, target [4]byte) ([]byte, error) {
+	const ethernet, ipv4 = 1, 0x0800
+	b, err := ether(broadcast, mac, etherType, etherMin)
+	if err != nil {
+		return nil, err
+	}
+	b = binary.BigEndian.AppendUint16(b, ethernet)
+	b = binary.BigEndian.AppendUint16(b, ipv4)
+	b = append(b, 6, 4) // address lengths
+	b = binary.BigEndian.AppendUint16(b, op)
+	b = append(b, mac...)
+	b = append(b, sender[:]...)
+	b = append(b, targetMAC...)
+	b = append(b, target[:]...)
+	return b[:etherMin], nil
+}
+
+// Advertisement returns the Ethernet frame of an unsolicited neighbour
+// advertisement for an IPv6 address, to all nodes, with the override flag and the
+// target link-layer address option (RFC 4861 4.4 and 7.2.6). router is to say
+// whether the interface forwards IPv6: a neighbour takes a router that says no off
+// its list (7.2.5).
+func Advertisement(mac net.HardwareAddr, addr netip.Addr, router bool) ([]byte, error) {
+	if !addr.Is6() || addr.Is4In6() {
+		return nil, errors.New("announce: advertisement for an address that is not IPv6")
+	}
+	// 33:33 and the last four bytes of the group (RFC 2464 7).
+	allNodes := netip.MustParseAddr("ff02::1").As16()
+	dst := net.HardwareAddr{0x33, 0x33, 0, 0, 0, 1}
+	b, err := ether(dst, mac, typeIPv6, etherLen+ipv6Len+advertLen)
+	if err != nil {
+		return nil, err
+	}
+	const icmpv6, hopLimit = 58, 255
+	ip := addr.As16()
+	b = append(b, 0x60, 0, 0, 0) // version 6
+	b = binary.BigEndian.AppendUint16(b, advertLen)
+	b = append(b, icmpv6, hopLimit)
+	b = append(b, ip[:]...)
+	b = append(b, allNodes[:]...)
+
+	const advertisement, override, isRouter = 136, 0x20, 0x80
+	flags := byte(override)
+	if router {
+		flags |= isRouter
+	}
+	b = append(b, advertisement, 0, 0, 0, flags, 0, 0, 0)
+	b = append(b, ip[:]...)
+	const targetLinkLayer, units = 2, 1 // units of 8 bytes
+	b = append(b, targetLinkLayer, units)
+	b = append(b, mac...)
+
+	binary.BigEndian.PutUint16(b[etherLen+ipv6Len+2:], checksum(b[etherLen:]))
+	return b, nil
+}
+
+// ether returns an Ethernet header with room for a frame of that size.
+func ether(dst, src net.HardwareAddr, etherType uint16, size int) ([]byte, error) {
+	if len(src) != 6 {
+		return nil, ErrHardwareAddr
+	}
+	b := make([]byte, 0, size)
+	b = append(b, dst...)
+	b = append(b, src...)
+	return binary.BigEndian.AppendUint16(b, etherType), nil
+}
+
+// checksum is ICMPv6's over an IPv6 packet without extension headers whose checksum
+// field is zero (RFC 8200 8.1).
+func checksum(ip []byte) uint16 {
+	s := uint32(len(ip)-ipv6Len) + uint32(ip[6])
+	for i := 8; i+1 < len(ip); i += 2 {
+		s += uint32(binary.BigEndian.Uint16(ip[i:]))
+	}
+	for s>>16 != 0 {
+		s = s&0xffff + s>>16
+	}
+	return ^uint16(s)
+}
