@@ -83,9 +83,9 @@ func renderTimeline(b *strings.Builder, t Timeline) {
 	if len(stamps) > 0 {
 		first := min(stamps[0].At, origin)
 		prev := first
-		fmt.Fprintf(b, "  %-10s %10s %10s\n", "stamp", "ms", "+ms")
+		fmt.Fprintf(b, "  %-10s %9s %10s\n", "stamp", "ms", "+ms")
 		for _, s := range stamps {
-			line := fmt.Sprintf("  %-10s %10s %10s  |%s",
+			line := fmt.Sprintf("  %-10s %9s %10s  |%s",
 				clean(s.Name), ms(s.At-origin), ms(s.At-prev), bar(prev-first, s.At-first, end-first))
 			b.WriteString(strings.TrimRight(line, " "))
 			b.WriteByte('\n')

@@ -113,8 +113,8 @@ func (s *Server) Serve(ctx context.Context, l net.Listener) error {
 // ServeConn serves one connection until its end or that of ctx, neither of
 // which is an error, and closes it. A client that stops sending still gets the
 // replies to what it sent.
-func (s *Server) ServeConn(ctx context.Context, rwc io.ReadWriteCloser) error {
-	ctx, cancel := context.WithCancel(ctx)
+func (s *Server) ServeConn(outer context.Context, rwc io.ReadWriteCloser) error {
+	ctx, cancel := context.WithCancel(outer)
 	defer cancel()
 	c := &serverConn{
 		server: s,
@@ -129,11 +129,10 @@ func (s *Server) ServeConn(ctx context.Context, rwc io.ReadWriteCloser) error {
 		}
 	}()
 
-	written := make(chan struct{})
+	written := make(chan error, 1)
 	go func() {
-		defer close(written)
 		defer cancel() // whoever cannot be written to is not worth reading from
-		c.write(ctx)
+		written <- c.write(ctx)
 	}()
 	s.mu.Lock()
 	s.conns[c] = struct{}{}
@@ -148,12 +147,17 @@ func (s *Server) ServeConn(ctx context.Context, rwc io.ReadWriteCloser) error {
 	delete(s.conns, c)
 	s.mu.Unlock()
 	close(c.out)
-	<-written
+	writeErr := <-written
 
-	if ctx.Err() != nil || errors.Is(err, io.EOF) {
+	switch {
+	case outer.Err() != nil:
+		return nil
+	case writeErr != nil:
+		return fmt.Errorf("writing to the client: %w", writeErr)
+	case errors.Is(err, io.EOF):
 		return nil
 	}
-	return err
+	return fmt.Errorf("reading from the client: %w", err)
 }
 
 // Event sends an unsolicited event to every connection. A connection whose
@@ -266,25 +270,25 @@ func encodeReply(id uint64, data any, err error) ([]byte, error) {
 	return encodeLine(m)
 }
 
-// write sends what is queued. The first line starts with a newline: see the
-// package comment.
-func (c *serverConn) write(ctx context.Context) {
+// write sends what is queued, until the queue is closed or ctx ends. The first
+// line starts with a newline: see the package comment.
+func (c *serverConn) write(ctx context.Context) error {
 	first := true
 	for {
 		select {
 		case line, more := <-c.out:
 			if !more {
-				return
+				return nil
 			}
 			if first {
 				line = append([]byte{'\n'}, line...)
 				first = false
 			}
 			if _, err := c.rwc.Write(line); err != nil {
-				return
+				return err
 			}
 		case <-ctx.Done():
-			return
+			return nil
 		}
 	}
 }
