@@ -6,6 +6,7 @@
 // name it was called by:
 //
 //	(as process 1)          mounts, supervises, reaps, powers off
+//	shadowd                 the agent: loads drivers, keeps roles alive
 //	netcfgd                 configures the interfaces of network roles
 //	shadowctl               shows what the shadow knows, for people and tools
 //	poweroff, reboot, halt  ask process 1
@@ -33,6 +34,7 @@ type program func(args []string) int
 
 func programs() map[string]program {
 	return map[string]program{
+		"shadowd":  shadowd,
 		"netcfgd":  netcfgd,
 		"poweroff": askPower,
 		"reboot":   askPower,

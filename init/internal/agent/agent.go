@@ -1,0 +1,270 @@
+// Copyright 2026 the umbra Authors. All rights reserved.
+// Use of this source code is governed by a BSD-style
+// license that can be found in the LICENSE file.
+
+// Package agent puts the shadow together: hardware, classes, signals, and the
+// commands that people and the host give it. It is the one place where a
+// device class is registered.
+//
+// It decides nothing about a recovery, which is the shadow's business, and may
+// be killed at any instant: what must outlive it is with PID 1 and in the
+// journals.
+package agent
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"os"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+	"golang.org/x/sys/unix"
+
+	"github.com/umbra-vm/umbra/drivers"
+	"github.com/umbra-vm/umbra/init/config"
+	"github.com/umbra-vm/umbra/shadow"
+	"github.com/umbra-vm/umbra/shadow/ctl"
+	"github.com/umbra-vm/umbra/shadow/netshadow"
+	"github.com/umbra-vm/umbra/shadow/netshadow/hold"
+	"github.com/umbra-vm/umbra/shadow/signals"
+)
+
+// stateDir is on a tmpfs: it outlives the agent, and not the boot.
+const stateDir = "/run/umbra"
+
+// sourceHost is the signal of the host that moved the guest.
+const sourceHost signals.Source = "host"
+
+// Store keeps open files beyond the agent's life; PID 1's client is one.
+type Store interface {
+	Put(ctx context.Context, name string, f *os.File) error
+}
+
+// Options of an agent.
+type Options struct {
+	Config    *config.Config
+	Store     Store
+	Inherited map[string]*os.File // what a predecessor left in the Store
+	Version   string
+	Logger    *slog.Logger
+}
+
+// Run is the agent. It returns when ctx ends, or because it cannot work.
+func Run(ctx context.Context, opt Options) error {
+	hw, err := drivers.New(drivers.WithLogger(opt.Logger))
+	if err != nil {
+		return err
+	}
+	m, err := newManager(ctx, opt, hw)
+	if err != nil {
+		return err
+	}
+	host := signals.NewManual(sourceHost)
+	reloads := make(chan shadow.Signal)
+	srv := ctl.NewServer(handlers(opt, m, host, reloads), opt.Logger)
+
+	g, ctx := errgroup.WithContext(ctx)
+	g.Go(func() error {
+		l, err := ctl.Listen(ctl.SocketPath)
+		if err != nil {
+			return err
+		}
+		return srv.Serve(ctx, l)
+	})
+	// The port appears when its driver is loaded, which is the Manager's
+	// doing, and only on hosts that have one.
+	g.Go(func() error { return srv.ServePort(ctx, ctl.PortName) })
+	g.Go(func() error {
+		return m.Run(ctx, listen(ctx, opt.Logger, m, host, reloads), nil)
+	})
+	if err := g.Wait(); err != nil && !errors.Is(err, context.Canceled) {
+		return err
+	}
+	return nil
+}
+
+func newManager(ctx context.Context, opt Options, hw *drivers.Tree) (*shadow.Manager, error) {
+	net, err := netClass(ctx, opt, hw)
+	if err != nil {
+		return nil, err
+	}
+	mo := shadow.Options{
+		Hardware: hw,
+		Classes:  []shadow.Class{net},
+		Modules:  opt.Config.Modules,
+		Prefetch: opt.Config.Prefetch,
+		StateDir: stateDir,
+		Logger:   opt.Logger,
+	}
+	for _, r := range opt.Config.Roles {
+		mo.Roles = append(mo.Roles, shadow.Role{
+			Name: r.Name, Class: string(r.Class),
+			Match: shadow.Match{MAC: r.Match.MAC, Address: r.Match.Address, IDs: r.Match.IDs},
+		})
+	}
+	return shadow.NewManager(mo)
+}
+
+func netClass(ctx context.Context, opt Options, hw *drivers.Tree) (shadow.Class, error) {
+	if !opt.Config.Shadow.Enabled() {
+		return netshadow.NewPlain(hw, opt.Logger), nil
+	}
+	limits := make(map[string]netshadow.Limits)
+	for _, r := range opt.Config.Roles {
+		l := netshadow.Limits{Hold: hold.Limits{Bytes: int(r.Hold.Bytes), Frames: r.Hold.Frames}}
+		if r.MAC != "" {
+			mac, err := net.ParseMAC(r.MAC)
+			if err != nil {
+				return nil, fmt.Errorf("role %s: mac: %w", r.Name, err)
+			}
+			l.MAC = mac
+		}
+		limits[r.Name] = l
+	}
+	return netshadow.New(ctx, netshadow.Options{
+		Hardware: hw, Store: store{opt.Store, opt.Inherited}, Roles: limits, Logger: opt.Logger,
+	})
+}
+
+type store struct {
+	Store
+	inherited map[string]*os.File
+}
+
+func (s store) Inherited(name string) (*os.File, bool) {
+	f, ok := s.inherited[name]
+	return f, ok
+}
+
+// listen merges every source of "look at your devices" into one channel. A
+// source that this machine does not have costs nothing but its speed: the
+// identity check finds a migration without any of the others.
+func listen(ctx context.Context, log *slog.Logger, m *shadow.Manager, host *signals.Manual, reloads <-chan shadow.Signal) <-chan shadow.Signal {
+	watchers := []signals.Watcher{host}
+	if g, err := signals.NewGenerationID(); err == nil {
+		watchers = append(watchers, g)
+	} else {
+		log.Info("no signal by VM generation id", "why", err)
+	}
+	if u, err := signals.NewUevents(log); err == nil {
+		watchers = append(watchers, u)
+	} else {
+		log.Warn("no signal by uevents", "err", err)
+	}
+	watchers = append(watchers, signals.NewPoll(log, 0, signals.Check{
+		Device: "every role",
+		Moved:  func(ctx context.Context) (bool, error) { return m.Changed(ctx), nil },
+	}))
+
+	in := signals.Merge(ctx, log, watchers...)
+	out := make(chan shadow.Signal)
+	go func() {
+		defer close(out)
+		for {
+			var sig shadow.Signal
+			select {
+			case s, ok := <-in:
+				if !ok {
+					return
+				}
+				sig = signalOf(s)
+			case sig = <-reloads:
+			}
+			select {
+			case out <- sig:
+			case <-ctx.Done():
+			}
+		}
+	}()
+	return out
+}
+
+// signalOf says what a source's signal means for the roles.
+func signalOf(s signals.Migrated) shadow.Signal {
+	switch s.Source {
+	case sourceHost:
+		return shadow.Signal{Cause: ctl.CauseMigration, At: shadow.Now(), Resumed: s.At}
+	case signals.Generation:
+		return shadow.Signal{Cause: ctl.CauseMigration, At: s.At}
+	case signals.Uevent:
+		return shadow.Signal{Cause: ctl.CauseHotplug, At: s.At}
+	}
+	return shadow.Signal{Cause: "identity " + string(s.Source), At: s.At, Quiet: true}
+}
+
+func handlers(opt Options, m *shadow.Manager, host *signals.Manual, reloads chan<- shadow.Signal) map[string]ctl.Handler {
+	return map[string]ctl.Handler{
+		ctl.CmdStatus: ctl.Handle(func(context.Context, struct{}) (any, error) { return status(opt, m) }),
+		ctl.CmdLog:    ctl.Handle(func(_ context.Context, a ctl.RoleArgs) (any, error) { return m.Log(a.Role) }),
+		ctl.CmdTimeline: ctl.Handle(func(_ context.Context, a ctl.RoleArgs) (any, error) {
+			return m.Timelines(a.Role)
+		}),
+		ctl.CmdClock: ctl.Handle(func(context.Context, struct{}) (any, error) { return ctl.ReadClock() }),
+		ctl.CmdMigrated: ctl.Handle(func(_ context.Context, a ctl.Migrated) (any, error) {
+			host.Notify(time.Duration(a.ResumedAgo), "", "generation "+a.Generation)
+			return nil, nil
+		}),
+		ctl.CmdReload: ctl.Handle(func(ctx context.Context, a ctl.RoleArgs) (any, error) {
+			return reload(ctx, m, a.Role, reloads)
+		}),
+	}
+}
+
+func status(opt Options, m *shadow.Manager) (ctl.Status, error) {
+	clock, err := ctl.ReadClock()
+	if err != nil {
+		return ctl.Status{}, err
+	}
+	st := ctl.Status{
+		Version: opt.Version, Shadow: string(config.On), Hostname: opt.Config.Hostname,
+		Boottime: clock.Boottime, Roles: m.Roles(), Recoveries: m.Recoveries(),
+	}
+	if !opt.Config.Shadow.Enabled() {
+		st.Shadow = string(config.Off)
+	}
+	var u unix.Utsname
+	if err := unix.Uname(&u); err == nil {
+		st.Kernel = unix.ByteSliceToString(u.Release[:])
+	}
+	if tls, err := m.Timelines(""); err == nil && len(tls) > 0 {
+		st.LastTimeline = &tls[len(tls)-1]
+	}
+	return st, nil
+}
+
+// reload gives a role's device a freshly loaded driver and returns the
+// timeline of it.
+func reload(ctx context.Context, m *shadow.Manager, role string, reloads chan<- shadow.Signal) (ctl.Timeline, error) {
+	before, err := m.Timelines(role)
+	if err != nil {
+		return ctl.Timeline{}, err
+	}
+	select {
+	case reloads <- shadow.Signal{Cause: ctl.CauseReload, At: shadow.Now(), Role: role}:
+	case <-ctx.Done():
+		return ctl.Timeline{}, ctx.Err()
+	}
+	var last uint64
+	for _, tl := range before {
+		last = max(last, tl.Recovery)
+	}
+	for {
+		now, err := m.Timelines(role)
+		if err != nil {
+			return ctl.Timeline{}, err
+		}
+		for _, tl := range now {
+			if tl.Recovery > last && tl.Cause == ctl.CauseReload {
+				return tl, nil
+			}
+		}
+		select {
+		case <-ctx.Done():
+			return ctl.Timeline{}, ctx.Err()
+		case <-time.After(20 * time.Millisecond):
+		}
+	}
+}

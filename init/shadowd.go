@@ -1,0 +1,31 @@
+// Copyright 2026 the umbra Authors. All rights reserved.
+// Use of this source code is governed by a BSD-style
+// license that can be found in the LICENSE file.
+
+package main
+
+import (
+	"context"
+	"os/signal"
+
+	"github.com/umbra-vm/umbra/init/internal/agent"
+	"github.com/umbra-vm/umbra/init/notify"
+	"golang.org/x/sys/unix"
+)
+
+// shadowd is the agent: it loads every driver, and keeps the roles alive.
+func shadowd([]string) int {
+	inherited := notify.Inherited() // before anything else opens files
+	ctx, stop := signal.NotifyContext(context.Background(), unix.SIGTERM, unix.SIGINT)
+	defer stop()
+	cfg, _ := loadConfig() // PID 1 has told what is wrong with it
+	log := daemonLogger("shadowd", cfg.Debug)
+	err := agent.Run(ctx, agent.Options{
+		Config: cfg, Store: notify.NewClient(""), Inherited: inherited, Version: version, Logger: log,
+	})
+	if err != nil {
+		log.Error("shadowd ends", "err", err)
+		return 1
+	}
+	return 0
+}

@@ -1,0 +1,366 @@
+// Copyright 2026 the umbra Authors. All rights reserved.
+// Use of this source code is governed by a BSD-style
+// license that can be found in the LICENSE file.
+
+package shadow
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"slices"
+	"strings"
+	"sync"
+
+	"github.com/umbra-vm/umbra/drivers"
+	"github.com/umbra-vm/umbra/shadow/ctl"
+	"github.com/umbra-vm/umbra/shadow/journal"
+)
+
+// CauseBoot is the cause in the first timeline of every role.
+const CauseBoot = "boot"
+
+// A Signal tells the Manager to look at its devices: something may have
+// happened to them.
+type Signal struct {
+	// Cause is a word for the timeline, e.g. "vmgenid" or "uevent".
+	Cause string
+	// At is when the signal arose, CLOCK_MONOTONIC in ns; 0 means now.
+	At int64
+	// Resumed is when the guest went on after the migration, CLOCK_MONOTONIC
+	// in ns, where the source knows it; 0 otherwise.
+	Resumed int64
+	// Role, if not empty, is recovered even if its device is alive: a
+	// driver reload.
+	Role string
+	// Quiet marks a signal that repeats by itself: devices that failed
+	// before are not tried again because of it.
+	Quiet bool
+}
+
+// Options configure a Manager.
+type Options struct {
+	Hardware Hardware
+	Classes  []Class // the first that owns a device shadows it
+	Generic  Class   // shadows the devices that no other class owns
+	Roles    []Role  // from the config, in its order
+	// Modules are loaded by name before the first scan: what the proxies
+	// and the guest itself need. "name params" passes parameters.
+	Modules []string
+	// Prefetch names the modules kept loaded, so that a recovery pays only
+	// for probe and open.
+	Prefetch []string
+	// StateDir is where the journals are, one per role. It must outlive the
+	// process, and should not outlive the boot.
+	StateDir string
+	Logger   *slog.Logger
+}
+
+// Manager owns every role and, with it, every driver load in the guest.
+type Manager struct {
+	opt Options
+	hw  Hardware
+	log *slog.Logger
+
+	// binding is held for reading while a driver may be bound to a device,
+	// for writing while a module goes, so that none goes from under a
+	// device just bound.
+	binding sync.RWMutex
+
+	mu      sync.Mutex
+	roles   []*role
+	refused map[string]string // bus address -> why its driver did not take it
+}
+
+// role is a Role with its state. The Manager's mu guards all but the shadow.
+type role struct {
+	Role
+	class   Class
+	shadow  Shadow
+	journal *journal.Journal
+	auto    bool // made for a device that no configured role claimed
+
+	dev        drivers.Device   // zero Address while vacant
+	last       Identity         // of the device before
+	old        []drivers.Device // gone, but not yet detached
+	retired    []drivers.Device // detached, but their driver not yet unloaded
+	passive    bool
+	opening    bool // dev has been chosen and is being brought up
+	since      int64
+	message    string
+	rec        *Recovery
+	done       []ctl.Timeline
+	recoveries uint64
+}
+
+// doneKept bounds the timelines kept per role.
+const doneKept = 16
+
+// NewManager makes the shadows of the configured roles. It touches no hardware.
+func NewManager(opt Options) (*Manager, error) {
+	m := &Manager{
+		opt: opt, hw: opt.Hardware, log: opt.Logger,
+		refused: make(map[string]string),
+	}
+	for _, r := range opt.Roles {
+		i := slices.IndexFunc(opt.Classes, func(c Class) bool { return c.Name() == r.Class })
+		if i < 0 {
+			return nil, &RoleError{Role: r.Name, Step: "find class", Err: fmt.Errorf("no class %q", r.Class)}
+		}
+		if _, err := m.addRole(r, opt.Classes[i], false); err != nil {
+			return nil, err
+		}
+	}
+	return m, nil
+}
+
+func (m *Manager) addRole(r Role, c Class, auto bool) (*role, error) {
+	j, st, err := m.openJournal(r.Name)
+	if err != nil {
+		return nil, &RoleError{Role: r.Name, Step: "open journal", Err: err}
+	}
+	sh, err := c.New(r, j)
+	if err != nil {
+		return nil, &RoleError{Role: r.Name, Step: "new shadow", Err: err}
+	}
+	n := &role{Role: r, class: c, shadow: sh, journal: j, auto: auto, since: Now(), done: st.Timelines}
+	for _, tl := range st.Timelines {
+		n.recoveries = max(n.recoveries, tl.Recovery)
+	}
+	m.mu.Lock()
+	m.roles = append(m.roles, n)
+	m.mu.Unlock()
+	return n, nil
+}
+
+// openJournal opens a role's journal. One that is damaged is set aside: the
+// role starts without its log, which is worse than with it and better than
+// not at all.
+func (m *Manager) openJournal(name string) (*journal.Journal, journal.State, error) {
+	j, st, err := journal.Open(m.opt.StateDir, name)
+	if !errors.Is(err, journal.ErrCorrupt) {
+		return j, st, err
+	}
+	aside, serr := journal.SetAside(m.opt.StateDir, name)
+	if serr != nil {
+		return nil, journal.State{}, errors.Join(err, serr)
+	}
+	m.log.Error("journal damaged: the role starts with an empty log", "role", name, "kept as", aside, "err", err)
+	return journal.Open(m.opt.StateDir, name)
+}
+
+// Load is the one way to a driver in the guest: every load goes through it,
+// so that no driver runs outside a shadow.
+func (m *Manager) Load(ctx context.Context, dev drivers.Device) (drivers.Device, error) {
+	m.binding.RLock()
+	bound, err := m.hw.Load(ctx, dev)
+	m.binding.RUnlock()
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if err != nil {
+		m.refused[dev.Address] = err.Error()
+		return dev, err
+	}
+	delete(m.refused, dev.Address)
+	return bound, nil
+}
+
+// Run boots the roles and then serves signals until ctx ends or signals is
+// closed. ready, if not nil, is called once when every role that has a device
+// is in passive mode for the first time.
+func (m *Manager) Run(ctx context.Context, signals <-chan Signal, ready func()) error {
+	if err := m.loadModules(ctx); err != nil {
+		return err
+	}
+	m.restore(ctx)
+
+	type outcome struct{ err error }
+	var (
+		finished = make(chan outcome, 1)
+		pending  *Signal
+		stop     context.CancelFunc
+	)
+	start := func(sig Signal) {
+		var rctx context.Context
+		rctx, stop = context.WithCancel(ctx)
+		go func() { finished <- outcome{m.round(rctx, sig)} }()
+	}
+	start(Signal{Cause: CauseBoot})
+	for {
+		select {
+		case <-ctx.Done():
+			if stop != nil {
+				stop()
+				<-finished
+			}
+			return ctx.Err()
+		case o := <-finished:
+			stop()
+			stop = nil
+			if o.err != nil && ctx.Err() == nil {
+				m.log.Warn("recovery not complete", "err", o.err)
+			}
+			if ready != nil {
+				ready()
+				ready = nil
+				go m.prefetch(ctx)
+			}
+			if pending != nil {
+				sig := *pending
+				pending = nil
+				start(sig)
+			}
+		case sig, ok := <-signals:
+			if !ok {
+				signals = nil
+				continue
+			}
+			if sig.At == 0 {
+				sig.At = Now()
+			}
+			m.resumed(sig)
+			if stop == nil {
+				start(sig)
+				continue
+			}
+			if sig.Quiet && pending != nil {
+				continue
+			}
+			pending = &sig
+			if m.lostInFlight(ctx) {
+				m.log.Warn("a newer migration overtakes the recovery", "cause", sig.Cause)
+				stop()
+			}
+		}
+	}
+}
+
+func (m *Manager) loadModules(ctx context.Context) error {
+	for _, mod := range m.opt.Modules {
+		name, params, _ := strings.Cut(mod, " ")
+		if err := m.hw.LoadModule(ctx, name, params); err != nil {
+			// The guest is more useful without one of them than without
+			// an agent: whatever needs it says so itself.
+			m.log.Error("module not loaded", "module", name, "err", err)
+		}
+	}
+	return ctx.Err()
+}
+
+func (m *Manager) prefetch(ctx context.Context) {
+	if len(m.opt.Prefetch) == 0 {
+		return
+	}
+	t := Now()
+	if err := m.hw.Prefetch(ctx, m.opt.Prefetch...); err != nil && ctx.Err() == nil {
+		m.log.Warn("prefetch not complete: a recovery that needs the missing module will load it then", "err", err)
+		return
+	}
+	m.log.Info("drivers prefetched", "modules", len(m.opt.Prefetch), "ms", (Now()-t)/1e6)
+}
+
+// factDevice is the journal's fact that names a role's device.
+const factDevice = "device"
+
+// restore takes over what a predecessor of this process left.
+func (m *Manager) restore(ctx context.Context) {
+	for _, r := range m.all() {
+		st := r.journal.State()
+		var dev drivers.Device
+		if _, err := st.Fact(factDevice, &dev); err != nil {
+			m.log.Error("journal", "role", r.Name, "err", err)
+		}
+		if dev.Address == "" && st.Recovery == nil {
+			continue
+		}
+		intact := false
+		if dev.Address != "" && st.Recovery == nil {
+			var err error
+			if intact, err = r.shadow.Intact(ctx, dev); err != nil {
+				m.log.Warn("proxy not readable", "role", r.Name, "err", err)
+			}
+		}
+		m.mu.Lock()
+		r.dev, r.passive, r.last = dev, intact, r.class.Identify(dev)
+		if st.Recovery != nil {
+			r.rec = NewRecovery(r.Name, st.Recovery.Cause, nil)
+			r.rec.tl = *st.Recovery
+			r.rec.progress = m.follow(r)
+		}
+		m.mu.Unlock()
+		m.log.Info("taken over from the last agent", "role", r.Name, "device", dev.Address, "passive", intact)
+	}
+}
+
+// note records something in a role's journal. A journal that cannot be written
+// costs a successor its knowledge, not this agent its work.
+func (m *Manager) note(role string, err error) {
+	if err != nil {
+		m.log.Error("journal not written", "role", role, "err", err)
+	}
+}
+
+// resumed puts the time at which the guest went on into the timelines that
+// began after it.
+func (m *Manager) resumed(sig Signal) {
+	if sig.Resumed == 0 {
+		return
+	}
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	for _, r := range m.roles {
+		if r.rec != nil && began(r.rec.Timeline()) >= sig.Resumed {
+			r.rec.StampAt(ctl.StampResumed, sig.Resumed)
+			continue
+		}
+		if n := len(r.done); n > 0 && began(r.done[n-1]) >= sig.Resumed {
+			r.done[n-1] = withStamp(r.done[n-1], ctl.StampResumed, sig.Resumed)
+		}
+	}
+}
+
+// lostInFlight reports whether a device that a recovery is being built on is
+// itself no longer there.
+func (m *Manager) lostInFlight(ctx context.Context) bool {
+	for _, r := range m.all() {
+		m.mu.Lock()
+		dev, opening := r.dev, r.opening
+		m.mu.Unlock()
+		if !opening {
+			continue
+		}
+		if v, err := m.hw.Verify(ctx, dev); err != nil || v != drivers.Alive {
+			return true
+		}
+	}
+	return false
+}
+
+// Changed reports whether any device in passive mode is not what it was, and
+// is cheap enough to be asked again and again: one look into config space per
+// role.
+func (m *Manager) Changed(ctx context.Context) bool {
+	for _, r := range m.all() {
+		m.mu.Lock()
+		dev, passive := r.dev, r.passive
+		m.mu.Unlock()
+		if !passive {
+			continue
+		}
+		if v, err := m.hw.Verify(ctx, dev); err != nil || v != drivers.Alive {
+			return true
+		}
+	}
+	return false
+}
+
+func (m *Manager) all() []*role {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return slices.Clone(m.roles)
+}
+
+func (m *Manager) follow(r *role) func(ctl.Timeline) {
+	return func(tl ctl.Timeline) { m.note(r.Name, r.journal.Progress(tl)) }
+}

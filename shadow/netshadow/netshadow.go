@@ -1,0 +1,186 @@
+// Copyright 2026 the umbra Authors. All rights reserved.
+// Use of this source code is governed by a BSD-style
+// license that can be found in the LICENSE file.
+
+// Package netshadow is the shadow of the network class.
+//
+// The proxy of a role is an active-backup bond named after it, with the
+// device's interface and, always, a TAP as its ports. In passive mode the
+// device's interface is the active port and the shadow only listens to what
+// the kernel says about settings. In active mode the TAP is the active port,
+// a plug queueing discipline on the proxy holds what applications send, and
+// the frames which the dead driver still had are harvested when it closes.
+// Then the next device's interface takes the place of the old one: settings
+// replayed, harvested frames re-sent first, held frames released in order,
+// the proxy's addresses announced.
+//
+// The package knows interfaces, frames and settings. It must never know a
+// driver by name, how a device was found, or which signal came first; it
+// knows nothing of other classes.
+package netshadow
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"net"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
+
+	"github.com/umbra-vm/umbra/drivers"
+	"github.com/umbra-vm/umbra/shadow"
+	"github.com/umbra-vm/umbra/shadow/ctl"
+	"github.com/umbra-vm/umbra/shadow/journal"
+	"github.com/umbra-vm/umbra/shadow/netshadow/hold"
+	"github.com/umbra-vm/umbra/shadow/netshadow/settings"
+)
+
+const className = "net"
+
+// Hardware is what the class asks of the hardware side.
+type Hardware interface {
+	// ClassDevices names the class devices that belong to dev.
+	ClassDevices(dev drivers.Device, class string) ([]string, error)
+}
+
+// A Store keeps open files beyond the life of this process.
+type Store interface {
+	// Put leaves a duplicate of f under name.
+	Put(ctx context.Context, name string, f *os.File) error
+	// Inherited returns the file that a predecessor left under name.
+	Inherited(name string) (*os.File, bool)
+}
+
+// Limits of one role.
+type Limits struct {
+	MAC  net.HardwareAddr // the proxy's MAC; nil: the first device's
+	Hold hold.Limits      // what is held in active mode at the most
+}
+
+// Options configure the class.
+type Options struct {
+	Hardware Hardware
+	Store    Store
+	Roles    map[string]Limits // by role name
+	Logger   *slog.Logger
+}
+
+// Class makes network shadows.
+type Class struct {
+	Options
+	plug     *hold.Plug
+	settings *settings.Client
+}
+
+var _ shadow.Class = (*Class)(nil)
+
+// New opens the sockets that all shadows of the class share.
+func New(ctx context.Context, opt Options) (*Class, error) {
+	plug, err := hold.NewPlug(opt.Logger)
+	if err != nil {
+		return nil, err
+	}
+	set, err := settings.Open(ctx, settings.WithLogger(opt.Logger))
+	if err != nil {
+		return nil, err
+	}
+	return &Class{Options: opt, plug: plug, settings: set}, nil
+}
+
+// Name returns "net".
+func (c *Class) Name() string { return className }
+
+// Owns reports whether dev is a network controller.
+func (c *Class) Owns(dev drivers.Device) bool { return owns(dev) }
+
+// Identify tells a device by its address, its ids and its interface's
+// permanent MAC.
+func (c *Class) Identify(dev drivers.Device) shadow.Identity { return identify(c.Hardware, dev) }
+
+// New returns the shadow of a role.
+func (c *Class) New(role shadow.Role, j *journal.Journal) (shadow.Shadow, error) {
+	p, err := newProxy(role.Name)
+	if err != nil {
+		return nil, err
+	}
+	return newShadow(c, p, c.Roles[role.Name], j)
+}
+
+// owns follows the PCI class code: 02xxxx is a network controller, and a
+// virtio function says what it is by its class code too.
+func owns(dev drivers.Device) bool { return dev.Class>>16 == 0x02 }
+
+func identify(hw Hardware, dev drivers.Device) shadow.Identity {
+	id := shadow.Identity{Address: dev.Address, IDs: ids(dev)}
+	names, err := hw.ClassDevices(dev, "net")
+	if err != nil || len(names) == 0 {
+		return id
+	}
+	l, err := netlink.LinkByName(names[0])
+	if err != nil {
+		return id
+	}
+	// The address that the bond gave to its port is the role's, not the
+	// device's.
+	id.MAC = l.Attrs().PermHWAddr.String()
+	if id.MAC == "" {
+		id.MAC = l.Attrs().HardwareAddr.String()
+	}
+	return id
+}
+
+func ids(dev drivers.Device) string {
+	return fmt.Sprintf("%04x:%04x", dev.IDs.Vendor, dev.IDs.Device)
+}
+
+// waitInterface returns the name of the interface that dev's driver made. A
+// driver registers it before its probe returns, but a bus below a bus (virtio)
+// is probed on its own.
+func waitInterface(ctx context.Context, hw Hardware, dev drivers.Device) (string, error) {
+	ctx, cancel := context.WithTimeout(ctx, interfaceWait)
+	defer cancel()
+	for {
+		names, err := hw.ClassDevices(dev, "net")
+		if err != nil {
+			return "", err
+		}
+		if len(names) > 0 {
+			return names[0], nil
+		}
+		select {
+		case <-ctx.Done():
+			return "", fmt.Errorf("%s made no network interface: %w", dev.Driver, ctx.Err())
+		case <-time.After(2 * time.Millisecond):
+		}
+	}
+}
+
+// interfaceWait is how long a bound driver may take to make its interface.
+const interfaceWait = 10 * time.Second
+
+// fillLink puts what the kernel says of an interface into st.
+func fillLink(st *ctl.RoleStatus, proxy string) {
+	l, err := netlink.LinkByName(proxy)
+	if err != nil {
+		return
+	}
+	st.MAC = l.Attrs().HardwareAddr.String()
+	st.Carrier = l.Attrs().RawFlags&unix.IFF_LOWER_UP != 0
+}
+
+// ifindex reads an interface's index without a netlink round trip; 0 if there
+// is no such interface.
+func ifindex(name string) int {
+	b, err := os.ReadFile(filepath.Join("/sys/class/net", name, "ifindex"))
+	if err != nil {
+		return 0
+	}
+	n := 0
+	fmt.Sscan(strings.TrimSpace(string(b)), &n)
+	return n
+}

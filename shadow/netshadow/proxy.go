@@ -1,0 +1,210 @@
+// Copyright 2026 the umbra Authors. All rights reserved.
+// Use of this source code is governed by a BSD-style
+// license that can be found in the LICENSE file.
+
+package netshadow
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"os"
+
+	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
+)
+
+// A proxy is the interface that applications see: an active-backup bond named
+// after the role. Its ports are the device's interface and, always, a TAP
+// whose file the shadow holds. The TAP keeps the bond's carrier, and with it
+// every socket, address and route, while there is no device.
+type proxy struct {
+	name string
+	tap  string
+}
+
+func newProxy(role string) (proxy, error) {
+	p := proxy{name: role, tap: role + "-tap"}
+	// net/core/dev.c, dev_valid_name: a name has room for 15 bytes.
+	if len(p.tap) >= unix.IFNAMSIZ {
+		return proxy{}, fmt.Errorf("role name %q: at most %d bytes fit an interface name and its TAP's", role, unix.IFNAMSIZ-1-len("-tap"))
+	}
+	return p, nil
+}
+
+// exists reports whether the bond is there already.
+func (p proxy) exists() (bool, error) {
+	_, err := p.link()
+	if errors.As(err, new(netlink.LinkNotFoundError)) {
+		return false, nil
+	}
+	return err == nil, err
+}
+
+func (p proxy) link() (*netlink.Bond, error) {
+	l, err := netlink.LinkByName(p.name)
+	if err != nil {
+		return nil, fmt.Errorf("proxy %s: %w", p.name, err)
+	}
+	b, ok := l.(*netlink.Bond)
+	if !ok {
+		return nil, fmt.Errorf("proxy %s: is a %s, not a bond: somebody else owns the name", p.name, l.Type())
+	}
+	return b, nil
+}
+
+// create makes the bond with the role's MAC and puts the TAP below it.
+//
+//   - all_slaves_active: replies may arrive on the new port before it is the
+//     active one, and a bond drops what its inactive ports receive
+//     (drivers/net/bonding/bond_main.c, bond_should_deliver_exact_match).
+//   - miimon 0: the shadow decides when to fail over, not a timer.
+//   - fail_over_mac none: the MAC is the role's; each port is given it.
+func (p proxy) create(mac net.HardwareAddr, tap *os.File) error {
+	b := netlink.NewLinkBond(netlink.LinkAttrs{Name: p.name, HardwareAddr: mac})
+	b.Mode = netlink.BOND_MODE_ACTIVE_BACKUP
+	b.FailOverMac = netlink.BOND_FAIL_OVER_MAC_NONE
+	b.AllSlavesActive = 1
+	b.Miimon = 0
+	if err := netlink.LinkAdd(b); err != nil && !errors.Is(err, os.ErrExist) {
+		return fmt.Errorf("create bond %s: %w", p.name, err)
+	}
+	if err := p.enslave(p.tap); err != nil {
+		return err
+	}
+	bond, err := p.link()
+	if err != nil {
+		return err
+	}
+	if err := netlink.LinkSetUp(bond); err != nil {
+		return fmt.Errorf("set proxy %s up: %w", p.name, err)
+	}
+	return nil
+}
+
+// enslave makes iface a port of the bond, which opens it. A port already
+// there is left as it is.
+func (p proxy) enslave(iface string) error {
+	bond, err := p.link()
+	if err != nil {
+		return err
+	}
+	l, err := netlink.LinkByName(iface)
+	if err != nil {
+		return fmt.Errorf("port %s of %s: %w", iface, p.name, err)
+	}
+	if l.Attrs().MasterIndex == bond.Index {
+		return nil
+	}
+	// bond_enslave refuses an interface that is up.
+	if err := netlink.LinkSetDown(l); err != nil {
+		return fmt.Errorf("set %s down before it joins %s: %w", iface, p.name, err)
+	}
+	if err := netlink.LinkSetMaster(l, bond); err != nil {
+		return fmt.Errorf("make %s a port of %s: %w", iface, p.name, err)
+	}
+	return nil
+}
+
+// release takes iface out of the bond, which closes it. An interface that is
+// gone, or no port of this bond, is no error.
+func (p proxy) release(iface string) error {
+	l, err := netlink.LinkByName(iface)
+	if errors.As(err, new(netlink.LinkNotFoundError)) {
+		return nil
+	}
+	if err != nil {
+		return fmt.Errorf("port %s of %s: %w", iface, p.name, err)
+	}
+	bond, err := p.link()
+	if err != nil {
+		return err
+	}
+	if l.Attrs().MasterIndex != bond.Index {
+		return nil
+	}
+	if err := netlink.LinkSetNoMaster(l); err != nil && !errors.Is(err, unix.ENODEV) {
+		return fmt.Errorf("take %s out of %s: %w", iface, p.name, err)
+	}
+	return nil
+}
+
+// activate makes iface the port that the bond sends on.
+func (p proxy) activate(iface string) error {
+	bond, err := p.link()
+	if err != nil {
+		return err
+	}
+	l, err := netlink.LinkByName(iface)
+	if err != nil {
+		return fmt.Errorf("port %s of %s: %w", iface, p.name, err)
+	}
+	if bond.ActiveSlave == l.Attrs().Index {
+		return nil
+	}
+	if err := netlink.LinkSetBondSlaveActive(l, bond); err != nil {
+		return fmt.Errorf("make %s the active port of %s: %w", iface, p.name, err)
+	}
+	return nil
+}
+
+// ports returns the names of the bond's ports but the TAP, and the active one
+// of all, "" if there is none.
+func (p proxy) ports() (names []string, active string, err error) {
+	bond, err := p.link()
+	if err != nil {
+		return nil, "", err
+	}
+	links, err := netlink.LinkList()
+	if err != nil {
+		return nil, "", fmt.Errorf("ports of %s: %w", p.name, err)
+	}
+	for _, l := range links {
+		a := l.Attrs()
+		if a.MasterIndex != bond.Index {
+			continue
+		}
+		if a.Name != p.tap {
+			names = append(names, a.Name)
+		}
+		if a.Index == bond.ActiveSlave {
+			active = a.Name
+		}
+	}
+	return names, active, nil
+}
+
+// waitCarrier returns when iface can carry data: IFF_LOWER_UP, which the
+// kernel announces. An interface that disappears ends the wait with an error.
+func waitCarrier(ctx context.Context, iface string) error {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	updates := make(chan netlink.LinkUpdate, 64)
+	if err := netlink.LinkSubscribeWithOptions(updates, ctx.Done(), netlink.LinkSubscribeOptions{}); err != nil {
+		return fmt.Errorf("watch the carrier of %s: %w", iface, err)
+	}
+	l, err := netlink.LinkByName(iface)
+	if err != nil {
+		return fmt.Errorf("carrier of %s: %w", iface, err)
+	}
+	index := l.Attrs().Index
+	for a := l.Attrs(); a.RawFlags&unix.IFF_LOWER_UP == 0; {
+		select {
+		case <-ctx.Done():
+			return fmt.Errorf("carrier of %s: %w", iface, ctx.Err())
+		case u, ok := <-updates:
+			if !ok {
+				return fmt.Errorf("carrier of %s: notifications ended", iface)
+			}
+			if int(u.Index) != index {
+				continue
+			}
+			if u.Header.Type == unix.RTM_DELLINK {
+				return fmt.Errorf("carrier of %s: %w", iface, unix.ENODEV)
+			}
+			a = u.Link.Attrs()
+		}
+	}
+	return nil
+}

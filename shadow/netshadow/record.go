@@ -1,0 +1,254 @@
+// Copyright 2026 the umbra Authors. All rights reserved.
+// Use of this source code is governed by a BSD-style
+// license that can be found in the LICENSE file.
+
+package netshadow
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"strconv"
+	"sync"
+
+	"github.com/umbra-vm/umbra/shadow"
+	"github.com/umbra-vm/umbra/shadow/ctl"
+	"github.com/umbra-vm/umbra/shadow/journal"
+	"github.com/umbra-vm/umbra/shadow/netshadow/settings"
+	"github.com/umbra-vm/umbra/shadow/oplog"
+)
+
+// factRecorder is the journal's fact that lets a successor go on recording.
+const factRecorder = "recorder"
+
+// recorder keeps a role's log of settings: it follows the proxy and the
+// device's interface in passive mode, and replays on the next device.
+type recorder struct {
+	client  *settings.Client
+	proxy   string
+	journal *journal.Journal
+	log     *slog.Logger
+
+	watcher  *settings.Watcher
+	baseline settings.Values // the present device's, taken at its probe
+
+	mu    sync.Mutex // guards the rest
+	iface string
+	ops   *oplog.Log
+	state *settings.Recorder
+}
+
+func newRecorder(client *settings.Client, proxy string, j *journal.Journal, log *slog.Logger) (*recorder, error) {
+	st := j.State()
+	r := &recorder{client: client, proxy: proxy, journal: j, log: log, ops: st.Log}
+	saved := new(settings.Recorder)
+	found, err := st.Fact(factRecorder, saved)
+	if err != nil {
+		return nil, err
+	}
+	if found {
+		r.state = saved
+	}
+	return r, nil
+}
+
+// pause ends the recording: what happens from here on is the shadow's doing,
+// or a dying device's.
+func (r *recorder) pause(ctx context.Context) {
+	if r.watcher == nil {
+		return
+	}
+	if err := r.watcher.Pause(ctx); err != nil {
+		r.log.Warn("settings: pause", "err", err)
+	}
+}
+
+// forget ends the following of interfaces that are leaving the role.
+func (r *recorder) forget(ctx context.Context, ifaces []string) {
+	if r.watcher == nil {
+		return
+	}
+	for _, name := range ifaces {
+		if err := r.watcher.Remove(ctx, name); err != nil {
+			r.log.Warn("settings: forget", "iface", name, "err", err)
+		}
+	}
+}
+
+// begin takes the settings with which the driver brought iface up, and replays
+// what must come before it is opened.
+func (r *recorder) begin(ctx context.Context, iface string) error {
+	base, err := r.client.Snapshot(ctx, iface)
+	if err != nil {
+		return err
+	}
+	r.baseline = base
+	// What the driver refuses while it is down is tried again by replay.
+	_, err = r.client.Apply(ctx, iface, r.deviceOps(), settings.BeforeOpen)
+	return err
+}
+
+// replay applies the rest of the log to the open interface and marks what it
+// cannot do as deferred.
+func (r *recorder) replay(ctx context.Context, iface string, rec *shadow.Recovery) error {
+	deferred, err := r.client.Apply(ctx, iface, r.deviceOps(), settings.AfterOpen)
+	if err != nil {
+		return err
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for _, e := range r.ops.Deferred() {
+		r.note(r.journal.Defer(e.Op, ""))
+	}
+	r.ops.ClearDeferred()
+	for _, d := range deferred {
+		r.ops.Defer(d.Op, d.Reason)
+		r.note(r.journal.Defer(d.Op, d.Reason))
+		rec.Defer(ctl.Deferred{Op: d.Op.String(), Reason: d.Reason})
+	}
+	return nil
+}
+
+func (r *recorder) deviceOps() []oplog.Op {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return settings.In(r.ops.Snapshot(), settings.Device)
+}
+
+// resume goes back to passive mode: from here on a change of the proxy or of
+// iface is somebody's wish.
+func (r *recorder) resume(ctx context.Context, iface string) error {
+	if r.watcher == nil {
+		// The watch outlives the recovery that began it.
+		w, err := r.client.Watch(context.WithoutCancel(ctx), r.proxy)
+		if err != nil {
+			return err
+		}
+		r.watcher = w
+		if err := w.Pause(ctx); err != nil {
+			return err
+		}
+		go r.follow(w)
+	}
+	if _, err := r.watcher.Add(ctx, iface); err != nil {
+		return err
+	}
+	now, err := r.watcher.Resume(ctx)
+	if err != nil {
+		return err
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	base := r.baseline.In(settings.Device)
+	proxyBase := now[r.proxy].In(settings.Proxy)
+	if r.state != nil {
+		proxyBase = r.state.Baseline.In(settings.Proxy)
+	}
+	for k, v := range proxyBase {
+		base[k] = v
+	}
+	r.iface = iface
+	r.state = settings.NewRecorder(base, r.ops.Snapshot())
+	r.state.Rebase(now[iface].In(settings.Device))
+	r.state.Rebase(now[r.proxy].In(settings.Proxy))
+	r.note(r.journal.Fact(factRecorder, r.state))
+	return nil
+}
+
+// adopt goes on where a predecessor stopped, and records what was changed
+// while nobody looked.
+func (r *recorder) adopt(ctx context.Context, iface string) error {
+	if r.watcher != nil || r.state == nil {
+		return nil
+	}
+	w, err := r.client.Watch(context.WithoutCancel(ctx), r.proxy, iface)
+	if err != nil {
+		return err
+	}
+	r.watcher = w
+	for name, scope := range map[string]settings.Scope{r.proxy: settings.Proxy, iface: settings.Device} {
+		now, err := r.client.Snapshot(ctx, name)
+		if err != nil {
+			return err
+		}
+		r.observe(now.In(scope))
+	}
+	r.mu.Lock()
+	r.iface = iface
+	r.mu.Unlock()
+	go r.follow(w)
+	return nil
+}
+
+func (r *recorder) follow(w *settings.Watcher) {
+	for c := range w.Changes() {
+		r.mu.Lock()
+		iface := r.iface
+		r.mu.Unlock()
+		switch {
+		case c.Gone:
+		case c.Interface == r.proxy:
+			r.observe(c.Values.In(settings.Proxy))
+		case c.Interface == iface:
+			r.observe(c.Values.In(settings.Device))
+		}
+	}
+	if err := w.Err(); err != nil && !errors.Is(err, context.Canceled) {
+		r.log.Error("settings are no longer recorded", "err", err)
+	}
+}
+
+// observe takes values into the log and the journal.
+func (r *recorder) observe(now settings.Values) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	ops := r.state.Observe(now)
+	for _, op := range ops {
+		changed, err := r.ops.Apply(op)
+		if err != nil {
+			r.log.Error("setting not recorded", "op", op.String(), "err", err)
+			continue
+		}
+		if changed {
+			r.note(r.journal.Op(op))
+			r.log.Info("recorded", "op", op.String())
+		}
+	}
+	if len(ops) > 0 {
+		r.note(r.journal.Fact(factRecorder, r.state))
+	}
+}
+
+// mtu returns the MTU that the log asks for, or def.
+func (r *recorder) mtu(def int) int {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if v, ok := r.ops.Get("net.mtu"); ok {
+		if n, err := strconv.Atoi(v); err == nil {
+			return n
+		}
+	}
+	return def
+}
+
+func (r *recorder) counts() (ops, deferred int) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.ops.Len(), len(r.ops.Deferred())
+}
+
+func (r *recorder) entries(role string) []ctl.LogEntry {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	var out []ctl.LogEntry
+	for _, e := range r.ops.Entries() {
+		out = append(out, ctl.LogEntry{Role: role, Key: e.Op.Key, Value: e.Op.Value, Deferred: e.Deferred})
+	}
+	return out
+}
+
+func (r *recorder) note(err error) {
+	if err != nil {
+		r.log.Error("journal not written", "err", err)
+	}
+}

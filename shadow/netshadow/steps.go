@@ -1,0 +1,490 @@
+// Copyright 2026 the umbra Authors. All rights reserved.
+// Use of this source code is governed by a BSD-style
+// license that can be found in the LICENSE file.
+
+package netshadow
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"sync"
+	"time"
+
+	"github.com/vishvananda/netlink"
+
+	"github.com/umbra-vm/umbra/drivers"
+	"github.com/umbra-vm/umbra/shadow"
+	"github.com/umbra-vm/umbra/shadow/ctl"
+	"github.com/umbra-vm/umbra/shadow/journal"
+	"github.com/umbra-vm/umbra/shadow/netshadow/announce"
+	"github.com/umbra-vm/umbra/shadow/netshadow/harvest"
+	"github.com/umbra-vm/umbra/shadow/netshadow/harvest/frame"
+	"github.com/umbra-vm/umbra/shadow/netshadow/hold"
+)
+
+// factPending is the journal's fact that counts harvested frames which are in
+// this process's memory only: what its successor must report as lost.
+const factPending = "harvested-pending"
+
+// netShadow is the shadow of one role. The Manager calls its steps one after
+// the other; mu guards what Status and Log read meanwhile.
+type netShadow struct {
+	class   *Class
+	log     *slog.Logger
+	proxy   proxy
+	limits  Limits
+	journal *journal.Journal
+
+	harvester func() (*harvest.Harvester, error) // loads once, at the first call
+	armed     bool
+	pending   []frame.Frame // harvested, not yet re-sent
+	lost      int           // what a predecessor had harvested and not re-sent
+	tap       *os.File
+	reader    *hold.TapReader // while the user owns the root queueing discipline
+	recorder  *recorder
+
+	mu    sync.Mutex
+	iface string // the device's interface, "" while there is none
+	index int    // its ifindex, also after it has gone
+}
+
+func newShadow(c *Class, p proxy, limits Limits, j *journal.Journal) (*netShadow, error) {
+	log := c.Logger.With("role", p.name)
+	s := &netShadow{class: c, log: log, proxy: p, limits: limits, journal: j}
+	s.harvester = sync.OnceValues(func() (*harvest.Harvester, error) { return harvest.New(log) })
+	if _, err := j.State().Fact(factPending, &s.lost); err != nil {
+		return nil, err
+	}
+	rec, err := newRecorder(c.settings, p.name, j, log)
+	if err != nil {
+		return nil, err
+	}
+	s.recorder = rec
+	return s, nil
+}
+
+// Activate holds what applications send. The harvest is armed first: frames
+// that are sent while the kernel exchanges the proxy's queueing discipline are
+// refused by it, and harvested too.
+func (s *netShadow) Activate(ctx context.Context, old drivers.Device, rec *shadow.Recovery) error {
+	there, err := s.proxy.exists()
+	if err != nil || !there {
+		return err
+	}
+	if s.lost > 0 {
+		s.log.Warn("harvested frames were lost with the last agent", "frames", s.lost)
+		rec.Count(ctl.Frames{Dropped: s.lost})
+		s.lost = 0
+		s.note(s.journal.Fact(factPending, nil))
+	}
+	s.recorder.pause(ctx)
+	bond := ifindex(s.proxy.name)
+	s.arm(ctx, bond, rec)
+
+	var errs []error
+	err = s.class.plug.Hold(ctx, bond, s.limits.Hold.Bytes)
+	switch {
+	case errors.Is(err, hold.ErrRootBusy):
+		s.log.Info("the proxy's root queueing discipline is the user's: frames are held behind the TAP")
+	case err != nil:
+		// The TAP still holds them.
+		s.log.Warn("frames cannot be held on the proxy, they are held behind the TAP", "err", err)
+	}
+	if err := s.openTap(ctx); err != nil {
+		errs = append(errs, err)
+	}
+	// Even with a plug in place: between a device that vanished by itself
+	// and this moment the bond may have sent to the TAP.
+	if s.reader == nil && s.tap != nil {
+		if s.reader, err = hold.NewTapReader(s.log, s.tap, s.limits.Hold); err != nil {
+			errs = append(errs, err)
+		}
+	}
+	if err := s.proxy.activate(s.proxy.tap); err != nil {
+		errs = append(errs, err)
+	}
+	return errors.Join(errs...)
+}
+
+// arm attaches the harvest to the device's interface. Without eBPF a recovery
+// works all the same, and the frames in the driver's ring are lost.
+func (s *netShadow) arm(ctx context.Context, bond int, rec *shadow.Recovery) {
+	s.mu.Lock()
+	index := s.index
+	s.mu.Unlock()
+	if index == 0 || s.armed {
+		return
+	}
+	h, err := s.harvester()
+	if err == nil {
+		err = h.Arm(ctx, harvest.Target{Device: index, Proxy: bond, Alive: rec.Timeline().Cause == ctl.CauseReload})
+	}
+	if err != nil {
+		s.log.Error("no harvest: frames in the old driver's ring are lost, and cannot be counted", "err", err)
+		return
+	}
+	s.armed = true
+}
+
+// Detach closes the old driver by taking its interface out of the proxy, and
+// keeps what it had not sent.
+func (s *netShadow) Detach(ctx context.Context, old drivers.Device, rec *shadow.Recovery) error {
+	ports, _, err := s.proxy.ports()
+	if err != nil {
+		if there, _ := s.proxy.exists(); !there {
+			return nil
+		}
+		return err
+	}
+	mine, err := s.class.Hardware.ClassDevices(old, "net")
+	if err != nil && !errors.Is(err, drivers.ErrNoDevice) {
+		return err
+	}
+	for _, port := range ports {
+		for _, name := range mine {
+			if port == name {
+				err = errors.Join(err, s.proxy.release(port))
+			}
+		}
+	}
+	s.mu.Lock()
+	for _, name := range mine {
+		if s.iface == name {
+			s.iface = ""
+		}
+	}
+	s.mu.Unlock()
+	s.recorder.forget(ctx, mine)
+	return errors.Join(err, s.collect(ctx, rec))
+}
+
+// collect ends the harvest.
+func (s *netShadow) collect(ctx context.Context, rec *shadow.Recovery) error {
+	if !s.armed {
+		return nil
+	}
+	s.armed = false
+	h, err := s.harvester()
+	if err != nil {
+		return err
+	}
+	before, _ := h.Counters()
+	if err := h.Disarm(ctx); err != nil {
+		return fmt.Errorf("end the harvest: %w", err)
+	}
+	got := h.Take()
+	after, err := h.Counters()
+	if err != nil {
+		return fmt.Errorf("harvest counters: %w", err)
+	}
+	s.pending = append(s.pending, got...)
+	s.note(s.journal.Fact(factPending, len(s.pending)))
+	bad := int(after.Failed + after.Lost - before.Failed - before.Lost)
+	rec.Count(ctl.Frames{Harvested: len(got), Dropped: bad})
+	if len(got)+bad > 0 {
+		s.log.Info("harvested", "frames", len(got), "not to be saved", bad)
+	}
+	return nil
+}
+
+// Open makes dev's interface a port of the proxy, creating the proxy for the
+// role's first device.
+func (s *netShadow) Open(ctx context.Context, dev drivers.Device, rec *shadow.Recovery) error {
+	iface, err := waitInterface(ctx, s.class.Hardware, dev)
+	if err != nil {
+		return err
+	}
+	l, err := netlink.LinkByName(iface)
+	if err != nil {
+		return fmt.Errorf("interface %s: %w", iface, err)
+	}
+	there, err := s.proxy.exists()
+	if err != nil {
+		return err
+	}
+	if err := s.openTap(ctx); err != nil {
+		return err
+	}
+	if !there {
+		mac := s.limits.MAC
+		if mac == nil {
+			mac = l.Attrs().HardwareAddr
+		}
+		if err := s.proxy.create(mac, s.tap); err != nil {
+			return err
+		}
+	}
+	if err := s.recorder.begin(ctx, iface); err != nil {
+		return err
+	}
+	if err := s.fitMTU(ctx, iface, rec); err != nil {
+		return err
+	}
+	if err := s.proxy.enslave(iface); err != nil {
+		return err
+	}
+	s.mu.Lock()
+	s.iface, s.index = iface, l.Attrs().Index
+	s.mu.Unlock()
+	return nil
+}
+
+// fitMTU gives the proxy the MTU that was asked for, or the largest that the
+// new device can take: a bond refuses a port that cannot take its own MTU
+// (bond_main.c, bond_enslave).
+func (s *netShadow) fitMTU(ctx context.Context, iface string, rec *shadow.Recovery) error {
+	bond, err := s.proxy.link()
+	if err != nil {
+		return err
+	}
+	want := s.recorder.mtu(bond.MTU)
+	ok, largest, err := s.class.settings.CanMTU(ctx, iface, want)
+	if err != nil {
+		return err
+	}
+	fit := want
+	if !ok {
+		fit = largest
+		rec.Defer(ctl.Deferred{Op: fmt.Sprintf("net.mtu=%d", want), Reason: fmt.Sprintf("%s takes at most %d", iface, largest)})
+		s.log.Warn("the new device takes a smaller MTU", "iface", iface, "mtu", largest, "wanted", want)
+	}
+	if fit == bond.MTU {
+		return nil
+	}
+	if err := netlink.LinkSetMTU(bond, fit); err != nil {
+		return fmt.Errorf("set the MTU of %s to %d: %w", s.proxy.name, fit, err)
+	}
+	return nil
+}
+
+// Complete waits for the link, replays the rest, and lets go of what is held:
+// first the harvested frames, then those from behind the TAP, then those in
+// the plug, which is the order in which they were sent.
+func (s *netShadow) Complete(ctx context.Context, dev drivers.Device, rec *shadow.Recovery) error {
+	s.mu.Lock()
+	iface, index := s.iface, s.index
+	s.mu.Unlock()
+	if err := waitCarrier(ctx, iface); err != nil {
+		return err
+	}
+	rec.Stamp(ctl.StampLink)
+	s.showMAC(ctx, index)
+	if err := s.recorder.replay(ctx, iface, rec); err != nil {
+		return err
+	}
+	rec.Stamp(ctl.StampReplayed)
+
+	if err := s.resend(ctx, index, rec); err != nil {
+		return err
+	}
+	if err := s.proxy.activate(iface); err != nil {
+		return err
+	}
+	if err := s.releasePlug(ctx, index, rec); err != nil {
+		return err
+	}
+	if err := s.closeReader(ctx, index, rec); err != nil {
+		return err
+	}
+	rec.Stamp(ctl.StampReleased)
+	s.announce(ctx)
+	if err := s.recorder.resume(ctx, iface); err != nil {
+		s.log.Warn("changes of settings are not recorded", "err", err)
+	}
+	// Load the harvest programs now, so that no recovery has to.
+	go func() {
+		if _, err := s.harvester(); err != nil {
+			s.log.Error("no harvest: a recovery would lose the frames in the old driver's ring", "err", err)
+		}
+	}()
+	return nil
+}
+
+// resend sends what was harvested, then what was collected behind the TAP.
+func (s *netShadow) resend(ctx context.Context, index int, rec *shadow.Recovery) error {
+	if n, err := s.send(ctx, index, &s.pending, rec); err != nil {
+		return fmt.Errorf("re-send %d harvested frames, %d sent: %w", len(s.pending)+n, n, err)
+	}
+	s.note(s.journal.Fact(factPending, nil))
+	return s.drainReader(ctx, index, rec)
+}
+
+// drainReader sends what has been read from the TAP so far.
+func (s *netShadow) drainReader(ctx context.Context, index int, rec *shadow.Recovery) error {
+	if s.reader == nil {
+		return nil
+	}
+	frames := s.reader.Take()
+	if len(frames) == 0 {
+		return nil
+	}
+	rec.Count(ctl.Frames{Held: len(frames)})
+	if _, err := s.send(ctx, index, &frames, rec); err != nil {
+		// What was not tried waits for the next device.
+		s.pending = append(s.pending, frames...)
+		return fmt.Errorf("send held frames: %w", err)
+	}
+	return nil
+}
+
+// closeReader sends the last frames from behind the TAP, which is no longer
+// the active port, and stops reading.
+func (s *netShadow) closeReader(ctx context.Context, index int, rec *shadow.Recovery) error {
+	if s.reader == nil {
+		return nil
+	}
+	if err := s.drainReader(ctx, index, rec); err != nil {
+		return err
+	}
+	rec.Count(ctl.Frames{Dropped: s.reader.Collected().Drops})
+	err := s.reader.Close()
+	s.reader = nil
+	return err
+}
+
+// send puts frames on the interface, leaves what was not tried in *frames and
+// counts the rest: no frame disappears without a number.
+func (s *netShadow) send(ctx context.Context, index int, frames *[]frame.Frame, rec *shadow.Recovery) (int, error) {
+	if len(*frames) == 0 {
+		return 0, nil
+	}
+	sender, err := hold.NewSender(index)
+	if err != nil {
+		return 0, err
+	}
+	defer sender.Close()
+	sent, err := sender.Send(ctx, *frames)
+	*frames = sent.Rest
+	rec.Count(ctl.Frames{Resent: sent.Frames, Dropped: sent.Failed})
+	for why, n := range sent.Reasons {
+		s.log.Warn("frames refused by the new device", "frames", n, "reason", why)
+	}
+	return sent.Frames, err
+}
+
+func (s *netShadow) releasePlug(ctx context.Context, index int, rec *shadow.Recovery) error {
+	res, err := s.class.plug.Release(ctx, ifindex(s.proxy.name), index)
+	if errors.Is(err, hold.ErrNotPlugged) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	rec.Count(ctl.Frames{Held: res.Held, Dropped: res.Drops + res.PortDrops})
+	return nil
+}
+
+// showMAC tells the switches on the way, through the new device alone, where
+// the role's MAC is now. It is the first frame that leaves the new device:
+// answers to what is released afterwards find their way at once.
+func (s *netShadow) showMAC(ctx context.Context, index int) {
+	bond, err := s.proxy.link()
+	if err == nil {
+		var raw []byte
+		if raw, err = announce.RARP(bond.HardwareAddr); err == nil {
+			frames := []frame.Frame{{Data: raw}}
+			var sender *hold.Sender
+			if sender, err = hold.NewSender(index); err == nil {
+				_, err = sender.Send(ctx, frames)
+				sender.Close()
+			}
+		}
+	}
+	if err != nil {
+		s.log.Warn("the new place of the MAC was not shown", "err", err)
+	}
+}
+
+// announce tells neighbours where the addresses of the proxy, and of what is
+// stacked on it, are now. Nobody acknowledges an announcement, so it is
+// repeated (RFC 5227 1.1), which nobody waits for.
+func (s *netShadow) announce(ctx context.Context) {
+	once := func(ctx context.Context) {
+		if n, err := announce.Send(ctx, s.log, ifindex(s.proxy.name)); err != nil && ctx.Err() == nil {
+			s.log.Warn("not everything announced", "sent", n, "err", err)
+		}
+	}
+	once(ctx)
+	go func() {
+		ctx := context.WithoutCancel(ctx)
+		for range announce.Rounds - 1 {
+			time.Sleep(announce.Pause * time.Second)
+			once(ctx)
+		}
+	}()
+}
+
+// Intact reports whether dev's interface is the active port and nothing is
+// held.
+func (s *netShadow) Intact(ctx context.Context, dev drivers.Device) (bool, error) {
+	there, err := s.proxy.exists()
+	if err != nil || !there {
+		return false, err
+	}
+	if err := s.openTap(ctx); err != nil {
+		return false, err
+	}
+	names, err := s.class.Hardware.ClassDevices(dev, "net")
+	if err != nil || len(names) == 0 {
+		return false, err
+	}
+	s.mu.Lock()
+	s.iface, s.index = names[0], ifindex(names[0])
+	s.mu.Unlock()
+	_, active, err := s.proxy.ports()
+	if err != nil || active != names[0] {
+		return false, err
+	}
+	if _, err := s.class.plug.Stats(ctx, ifindex(s.proxy.name)); !errors.Is(err, hold.ErrNotPlugged) {
+		return false, err
+	}
+	return true, s.recorder.adopt(ctx, names[0])
+}
+
+// openTap opens the TAP, or takes the file that a predecessor left, and leaves
+// a duplicate with the store.
+func (s *netShadow) openTap(ctx context.Context) error {
+	if s.tap != nil {
+		return nil
+	}
+	if f, ok := s.class.Store.Inherited(s.proxy.tap); ok {
+		s.tap = f
+		return nil
+	}
+	f, err := hold.OpenTap(s.proxy.tap)
+	if err != nil {
+		return err
+	}
+	if err := s.class.Store.Put(ctx, s.proxy.tap, f); err != nil {
+		// The role works; but if this process dies while there is no
+		// device, the proxy loses its carrier.
+		s.log.Error("the TAP is not kept beyond this process", "err", err)
+	}
+	s.tap = f
+	return nil
+}
+
+func (s *netShadow) note(err error) {
+	if err != nil {
+		s.log.Error("journal not written", "err", err)
+	}
+}
+
+// Status fills in what the proxy and the log say.
+func (s *netShadow) Status(st *ctl.RoleStatus) {
+	s.mu.Lock()
+	st.Iface = s.iface
+	s.mu.Unlock()
+	st.Proxy = s.proxy.name
+	fillLink(st, s.proxy.name)
+	if held, err := s.class.plug.Stats(context.Background(), ifindex(s.proxy.name)); err == nil {
+		st.Held = held.Frames
+	}
+	st.Log, st.Deferred = s.recorder.counts()
+}
+
+// Log returns the operations recorded for the role.
+func (s *netShadow) Log() []ctl.LogEntry { return s.recorder.entries(s.proxy.name) }

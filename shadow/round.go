@@ -1,0 +1,503 @@
+// Copyright 2026 the umbra Authors. All rights reserved.
+// Use of this source code is governed by a BSD-style
+// license that can be found in the LICENSE file.
+
+package shadow
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"sync"
+
+	"github.com/umbra-vm/umbra/drivers"
+	"github.com/umbra-vm/umbra/shadow/ctl"
+)
+
+// round answers one signal: it finds the roles whose device is not what it
+// was, and takes them and the roles that were still vacant through a recovery.
+// Roles whose device is alive are not touched: that is what makes an aborted
+// migration harmless.
+func (m *Manager) round(ctx context.Context, sig Signal) error {
+	lost := m.examine(ctx, sig)
+	if len(lost) > 0 {
+		m.vacate(ctx, sig, lost)
+	}
+	if err := ctx.Err(); err != nil {
+		return ErrSuperseded
+	}
+	return m.fill(ctx, sig, len(lost) > 0)
+}
+
+// loss is a role in want of a new device, and what became of the old one.
+type loss struct {
+	*role
+	verdict drivers.Verdict
+}
+
+// examine compares each role's device with what its address holds now.
+func (m *Manager) examine(ctx context.Context, sig Signal) []loss {
+	var lost []loss
+	for _, r := range m.all() {
+		m.mu.Lock()
+		dev := r.dev
+		m.mu.Unlock()
+		if dev.Address == "" {
+			continue
+		}
+		verdict, err := m.hw.Verify(ctx, dev)
+		switch {
+		case err != nil && errors.Is(err, drivers.ErrNoDevice):
+			verdict = drivers.Absent
+		case err != nil:
+			m.log.Warn("device not verified: left alone", "role", r.Name, "device", dev.Address, "err", err)
+			continue
+		}
+		if verdict != drivers.Alive || sig.Role == r.Name {
+			lost = append(lost, loss{r, verdict})
+			m.mu.Lock()
+			r.opening = false
+			m.mu.Unlock()
+			m.log.Warn("device is not what it was", "role", r.Name, "device", dev.Address, "driver", dev.Driver, "verdict", verdict.String(), "cause", sig.Cause)
+		}
+	}
+	return lost
+}
+
+// vacate takes the lost roles into active mode. Where the old address holds
+// something else, the old driver must go first, or a bus scan would not see
+// what is there now; where it holds nothing, the old driver is left for after
+// the new one is up (see fill), which costs the applications nothing.
+func (m *Manager) vacate(ctx context.Context, sig Signal, lost []loss) {
+	parallel(lost, func(l loss) {
+		r := l.role
+		m.mu.Lock()
+		if r.rec == nil {
+			r.rec = NewRecovery(r.Name, sig.Cause, m.follow(r))
+			if sig.At != 0 {
+				r.rec.StampAt(ctl.StampDetected, sig.At)
+			} else {
+				r.rec.Stamp(ctl.StampDetected)
+			}
+		}
+		if sig.Resumed != 0 {
+			r.rec.StampAt(ctl.StampResumed, sig.Resumed)
+		}
+		rec, dev := r.rec, r.dev
+		rec.Between(describe(dev), "")
+		r.passive, r.since = false, Now()
+		r.message = "active: the device is " + l.verdict.String()
+		r.last = r.class.Identify(dev)
+		m.mu.Unlock()
+
+		if err := r.shadow.Activate(ctx, dev, rec); err != nil {
+			m.fail(r, &RoleError{r.Name, "enter active mode", dev.Address, err})
+		}
+		rec.Stamp(ctl.StampActive)
+		if l.verdict == drivers.Absent {
+			m.mu.Lock()
+			r.old = append(r.old, dev)
+			r.dev = drivers.Device{}
+			m.mu.Unlock()
+			return
+		}
+		m.detach(ctx, r, dev, rec)
+		if err := m.hw.Remove(ctx, dev); err != nil && !errors.Is(err, drivers.ErrNoDevice) {
+			m.fail(r, &RoleError{r.Name, "remove", dev.Address, err})
+		}
+		if sig.Role == r.Name {
+			// A reload is there to get a new driver, not a new probe.
+			if err := m.unload(ctx, dev.Module); err != nil {
+				m.fail(r, &RoleError{r.Name, "unload the driver of", dev.Address, err})
+			}
+		}
+		rec.Stamp(ctl.StampUnloaded)
+		m.mu.Lock()
+		r.retired = append(r.retired, dev)
+		r.dev = drivers.Device{}
+		m.mu.Unlock()
+	})
+}
+
+func (m *Manager) detach(ctx context.Context, r *role, dev drivers.Device, rec *Recovery) {
+	if err := r.shadow.Detach(ctx, dev, rec); err != nil {
+		m.fail(r, &RoleError{r.Name, "detach", dev.Address, err})
+	}
+	rec.Stamp(ctl.StampHarvested)
+}
+
+// fill finds devices for the vacant roles and completes every role that is
+// not in passive mode.
+func (m *Manager) fill(ctx context.Context, sig Signal, rescan bool) error {
+	if rescan || (!sig.Quiet && m.anyVacant()) {
+		m.binding.Lock()
+		err := m.hw.Rescan(ctx)
+		m.binding.Unlock()
+		if err != nil {
+			m.log.Error("bus rescan", "err", err)
+		}
+	}
+	devs, err := m.hw.Scan(ctx)
+	if err != nil {
+		return fmt.Errorf("scan the buses: %w", err)
+	}
+	vacant := m.vacant()
+	for _, r := range vacant {
+		if r.rec != nil {
+			r.rec.Stamp(ctl.StampScanned)
+		}
+	}
+	free := m.loadFree(ctx, sig, devs)
+	m.assign(vacant, free)
+	m.adoptRest(free)
+
+	var (
+		mu   sync.Mutex
+		errs []error
+		todo []*role
+	)
+	for _, r := range m.all() {
+		m.mu.Lock()
+		if r.dev.Address != "" && !r.passive {
+			todo = append(todo, r)
+		}
+		m.mu.Unlock()
+	}
+	parallel(todo, func(r *role) {
+		if err := m.complete(ctx, r, sig); err != nil {
+			mu.Lock()
+			errs = append(errs, err)
+			mu.Unlock()
+		}
+	})
+	m.reportVacant(devs)
+	return errors.Join(errs...)
+}
+
+func (m *Manager) vacant() (out []*role) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	for _, r := range m.roles {
+		if r.dev.Address == "" && !(r.auto && r.rec == nil) {
+			out = append(out, r)
+		}
+	}
+	return out
+}
+
+func (m *Manager) anyVacant() bool { return len(m.vacant()) > 0 }
+
+// free is a device whose driver is bound and which serves no role.
+type free struct {
+	dev   drivers.Device
+	class Class
+	taken bool
+}
+
+// loadFree loads, in parallel, the drivers of the devices that serve no role.
+func (m *Manager) loadFree(ctx context.Context, sig Signal, devs []drivers.Device) []*free {
+	m.mu.Lock()
+	owned := make(map[string]bool)
+	for _, r := range m.roles {
+		// A device that only has a shadow of its own may still take a
+		// configured role of its class.
+		if r.dev.Address != "" && !(r.auto && m.classOf(r.dev) != m.opt.Generic) {
+			owned[r.dev.Address] = true
+		}
+		for _, d := range r.old {
+			owned[d.Address] = true
+		}
+	}
+	var todo []drivers.Device
+	for _, d := range devs {
+		if _, bad := m.refused[d.Address]; !owned[d.Address] && !(bad && sig.Quiet) {
+			todo = append(todo, d)
+		}
+	}
+	m.mu.Unlock()
+
+	out := make([]*free, len(todo))
+	idx := make([]int, len(todo))
+	for i := range idx {
+		idx[i] = i
+	}
+	parallel(idx, func(i int) {
+		dev := todo[i]
+		class := m.classOf(dev)
+		if class == nil {
+			return
+		}
+		if dev.Driver == "" || class != m.opt.Generic {
+			bound, err := m.Load(ctx, dev)
+			if err != nil {
+				level := m.log.Info
+				if class != m.opt.Generic {
+					level = m.log.Error
+				}
+				level("device without a driver", "device", describe(dev), "ids", dev.IDs.String(), "err", err)
+				return
+			}
+			dev = bound
+		}
+		out[i] = &free{dev: dev, class: class}
+	})
+	var bound []*free
+	for _, f := range out {
+		if f != nil {
+			bound = append(bound, f)
+		}
+	}
+	return bound
+}
+
+// classOf returns the class that shadows dev, nil if nothing does: a bridge
+// or a chip that the kernel itself drives.
+func (m *Manager) classOf(dev drivers.Device) Class {
+	for _, c := range m.opt.Classes {
+		if c.Owns(dev) {
+			return c
+		}
+	}
+	if m.opt.Generic != nil && m.opt.Generic.Owns(dev) {
+		return m.opt.Generic
+	}
+	return nil
+}
+
+// assign gives free devices to vacant roles, class by class.
+func (m *Manager) assign(vacant []*role, frees []*free) {
+	for _, class := range append([]Class{m.opt.Generic}, m.opt.Classes...) {
+		if class == nil {
+			continue
+		}
+		var (
+			vs  []Vacancy
+			rs  = make(map[string]*role)
+			ids []Identity
+			of  []*free
+		)
+		for _, r := range vacant {
+			if r.class == class {
+				vs = append(vs, Vacancy{r.Role, r.last})
+				rs[r.Name] = r
+			}
+		}
+		for _, f := range frees {
+			if f.class == class && !f.taken {
+				ids = append(ids, class.Identify(f.dev))
+				of = append(of, f)
+			}
+		}
+		for name, i := range Assign(vs, ids) {
+			r := rs[name]
+			of[i].taken = true
+			m.mu.Lock()
+			m.roles = slices.DeleteFunc(m.roles, func(a *role) bool { return a.auto && a.dev.Address == of[i].dev.Address })
+			r.dev, r.opening = of[i].dev, true
+			if r.rec != nil {
+				r.rec.Stamp(ctl.StampProbed)
+				r.rec.Between("", describe(r.dev))
+			}
+			m.mu.Unlock()
+			m.note(name, r.journal.Fact(factDevice, of[i].dev))
+		}
+	}
+}
+
+// adoptRest makes a role of its own for every bound device that no
+// configured role claimed, so that its settings outlive it too.
+func (m *Manager) adoptRest(frees []*free) {
+	if m.opt.Generic == nil {
+		return
+	}
+	for _, f := range frees {
+		if f.taken || m.hasAuto(f.dev.Address) {
+			continue
+		}
+		r, err := m.addRole(Role{Name: "dev-" + f.dev.Address, Class: m.opt.Generic.Name()}, m.opt.Generic, true)
+		if err != nil {
+			m.log.Error("device without a shadow", "device", describe(f.dev), "err", err)
+			continue
+		}
+		m.mu.Lock()
+		r.dev = f.dev
+		m.mu.Unlock()
+	}
+}
+
+func (m *Manager) hasAuto(address string) bool {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return slices.ContainsFunc(m.roles, func(r *role) bool { return r.auto && r.dev.Address == address })
+}
+
+// complete takes a role that has a device to passive mode.
+func (m *Manager) complete(ctx context.Context, r *role, sig Signal) error {
+	m.mu.Lock()
+	if r.rec == nil {
+		r.rec = NewRecovery(r.Name, sig.Cause, m.follow(r))
+		r.rec.Between("", describe(r.dev))
+	}
+	rec, dev, old := r.rec, r.dev, r.old
+	m.mu.Unlock()
+
+	if err := r.shadow.Open(ctx, dev, rec); err != nil {
+		return m.fail(r, &RoleError{r.Name, "open", dev.Address, err})
+	}
+	rec.Stamp(ctl.StampOpened)
+	for _, d := range old {
+		m.detach(ctx, r, d, rec)
+	}
+	if err := r.shadow.Complete(ctx, dev, rec); err != nil {
+		if ctx.Err() != nil {
+			err = ErrSuperseded
+		}
+		return m.fail(r, &RoleError{r.Name, "complete", dev.Address, err})
+	}
+	rec.Stamp(ctl.StampPassive)
+
+	m.mu.Lock()
+	r.recoveries++
+	rec.number(r.recoveries)
+	tl := rec.Timeline()
+	r.passive, r.opening, r.since, r.message = true, false, Now(), ""
+	retired := append(r.retired, r.old...)
+	r.rec, r.old, r.retired = nil, nil, nil
+	r.last = r.class.Identify(dev)
+	r.done = append(r.done, tl)
+	if len(r.done) > doneKept {
+		r.done = r.done[1:]
+	}
+	m.mu.Unlock()
+	m.note(r.Name, r.journal.Done(tl))
+	m.log.Info("passive mode", "role", r.Name, "device", describe(dev), "cause", tl.Cause, "ms", (Now()-began(tl))/1e6)
+	if len(retired) > 0 {
+		go m.retire(context.WithoutCancel(ctx), r.Name, tl, retired)
+	}
+	return nil
+}
+
+// retire removes, off the critical path, what a recovery left behind: the
+// kernel's idea of devices that are gone, and their drivers, which are then
+// loaded afresh for the next move.
+func (m *Manager) retire(ctx context.Context, name string, tl ctl.Timeline, retired []drivers.Device) {
+	for _, d := range retired {
+		if err := m.hw.Remove(ctx, d); err != nil && !errors.Is(err, drivers.ErrNoDevice) {
+			m.log.Warn("old device not removed", "role", name, "device", d.Address, "err", err)
+			continue
+		}
+		m.stampDone(name, tl.Recovery, ctl.StampUnloaded)
+		if err := m.unload(ctx, d.Module); err != nil && !errors.Is(err, drivers.ErrInUse) {
+			m.log.Warn("old driver not unloaded", "role", name, "module", d.Module, "err", err)
+		}
+	}
+	m.prefetch(ctx)
+}
+
+// unload takes a module out of the kernel unless a device is bound to it: a
+// bound device does not hold its driver's module, and would be lost with it
+// (kernel/module/main.c, delete_module).
+func (m *Manager) unload(ctx context.Context, module string) error {
+	if module == "" {
+		return nil
+	}
+	m.binding.Lock()
+	defer m.binding.Unlock()
+	devs, err := m.hw.Scan(ctx)
+	if err != nil {
+		return fmt.Errorf("scan the buses: %w", err)
+	}
+	for _, d := range devs {
+		for _, x := range append([]drivers.Device{d}, d.Children...) {
+			if x.Module == module {
+				return nil
+			}
+		}
+	}
+	return m.hw.Unload(ctx, module)
+}
+
+// stampDone adds a stamp to a timeline that is already done.
+func (m *Manager) stampDone(name string, recovery uint64, stamp string) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	for _, r := range m.roles {
+		if r.Name != name {
+			continue
+		}
+		for i, tl := range r.done {
+			if tl.Recovery == recovery {
+				r.done[i] = withStamp(tl, stamp, Now())
+			}
+		}
+	}
+}
+
+func withStamp(tl ctl.Timeline, stamp string, at int64) ctl.Timeline {
+	rec := &Recovery{tl: cloneTimeline(tl)}
+	rec.StampAt(stamp, at)
+	return rec.Timeline()
+}
+
+func (m *Manager) fail(r *role, err error) error {
+	m.mu.Lock()
+	r.message = err.Error()
+	rec := r.rec
+	m.mu.Unlock()
+	if rec != nil {
+		rec.Fail(err)
+	}
+	m.log.Error("recovery step failed", "role", r.Name, "err", err)
+	return err
+}
+
+// reportVacant says, for a person, why a role has no device.
+func (m *Manager) reportVacant(devs []drivers.Device) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	for _, r := range m.roles {
+		if r.auto || r.dev.Address != "" {
+			continue
+		}
+		msg := "active: no " + r.Class + " device on the bus; waiting for one"
+		for _, d := range devs {
+			if why, bad := m.refused[d.Address]; bad && r.class.Owns(d) {
+				msg = fmt.Sprintf("active: %s (%s) is there, but %s", d.Address, d.IDs.String(), why)
+			}
+		}
+		if r.message != msg {
+			r.message = msg
+			m.log.Warn("role without a device", "role", r.Name, "why", msg)
+		}
+		if r.rec != nil {
+			r.rec.Fail(fmt.Errorf("%w: %s", ErrVacant, msg))
+		}
+	}
+}
+
+// describe names a device for a person, e.g. "e1000 at 0000:00:02.0".
+func describe(d drivers.Device) string {
+	switch {
+	case d.Address == "":
+		return ""
+	case d.Module != "":
+		return d.Module + " at " + d.Address
+	case d.Driver != "":
+		return d.Driver + " at " + d.Address
+	}
+	return d.Address
+}
+
+// parallel runs f on every element at once and waits for all.
+func parallel[T any](in []T, f func(T)) {
+	var wg sync.WaitGroup
+	for _, v := range in {
+		wg.Add(1)
+		go func() {
+			defer wg.Done()
+			f(v)
+		}()
+	}
+	wg.Wait()
+}
