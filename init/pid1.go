@@ -83,6 +83,13 @@ func (p *pid1) up(context.Context) {
 	if err := p.earlyDevices(); err != nil {
 		p.log.Error("early devices", "err", err)
 	}
+	p.background("random numbers", func(context.Context) {
+		if err := boot.SeedRandom(); err != nil {
+			p.log.Warn("programs may wait long", "err", err)
+			return
+		}
+		p.log.Debug("random numbers are ready")
+	})
 	p.watchSignals()
 	p.background("reaper", func(context.Context) { p.reaper.Run() })
 
