@@ -1,0 +1,155 @@
+// Copyright 2026 the umbra Authors. All rights reserved.
+// Use of this source code is governed by a BSD-style
+// license that can be found in the LICENSE file.
+
+package main
+
+import (
+	"context"
+	"crypto/rand"
+	"encoding/json"
+	"fmt"
+	"io"
+	"log/slog"
+	"time"
+
+	"github.com/spf13/cobra"
+	"github.com/umbra-vm/umbra/migrate"
+	"github.com/umbra-vm/umbra/migrate/qmp"
+	"github.com/umbra-vm/umbra/shadow/ctl"
+)
+
+// migration is what the flags of umbra migrate say.
+type migration struct {
+	from, to, ctl string
+	connect       time.Duration
+	json, verbose bool
+	migrate.Options
+}
+
+func newMigrate() *cobra.Command {
+	var m migration
+	cmd := &cobra.Command{
+		Use:   "migrate --from QMP --to QMP --incoming ADDRESS",
+		Short: "move a running guest to another QEMU with other hardware",
+		Long: `Migrate moves a running guest, memory and all, from one QEMU to another that
+waits for it (-incoming). The state of the devices named by --direct stays
+behind: they have direct access to hardware that the other side does not have.
+As soon as the guest runs there it is told so through --ctl.
+
+Neither QEMU is ended. If the migration fails, the guest goes on where it was,
+with its hardware as it was, and the exit code is 4.`,
+		Example: "  umbra migrate --from a/qmp.sock --to b/qmp.sock --incoming unix:b/migrate.sock \\\n    --direct direct-net0 --ctl b/ctl.sock",
+		Args:    cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			return m.run(cmd.Context(), cmd.OutOrStdout(), cmd.ErrOrStderr())
+		},
+	}
+	f := cmd.Flags()
+	f.StringVar(&m.from, "from", "", "QMP socket of the QEMU that runs the guest")
+	f.StringVar(&m.to, "to", "", "QMP socket of the QEMU that waits for it")
+	f.StringVar(&m.Incoming, "incoming", "", "where that QEMU listens, unix:PATH or tcp:HOST:PORT")
+	f.BoolVar(&m.Deferred, "deferred", false, "it was started with -incoming defer and has to be told the address")
+	f.StringSliceVar(&m.Direct, "direct", nil, "QEMU id of a device whose state stays behind (repeatable)")
+	f.StringVar(&m.ctl, "ctl", "", "control socket of the destination, through which the guest is told")
+	f.Int64Var(&m.BandwidthBps, "bandwidth", 0, "limit in bytes per second, 0 for none")
+	f.DurationVar(&m.DowntimeLimit, "downtime-limit", 0, "how long the guest may stand still for the last of its memory (default QEMU's, 300ms)")
+	f.DurationVar(&m.connect, "connect-timeout", 5*time.Second, "how long to wait for the QMP sockets")
+	f.BoolVar(&m.json, "json", false, "print the report as JSON")
+	f.BoolVarP(&m.verbose, "verbose", "v", false, "log details")
+	for _, name := range []string{"from", "to", "incoming"} {
+		if err := cmd.MarkFlagRequired(name); err != nil {
+			panic(err) // no such flag
+		}
+	}
+	return cmd
+}
+
+func (m *migration) run(ctx context.Context, stdout, stderr io.Writer) error {
+	src, err := m.dial(ctx, "source", m.from)
+	if err != nil {
+		return err
+	}
+	defer src.Close()
+	dst, err := m.dial(ctx, "destination", m.to)
+	if err != nil {
+		return err
+	}
+	defer dst.Close()
+
+	if m.verbose {
+		m.Logger = slog.New(slog.NewTextHandler(stderr, nil))
+	}
+	report, err := migrate.Run(ctx, src, dst, m.Options)
+	if err != nil {
+		return &codeError{migrateCode(err), err}
+	}
+	told := m.tell(ctx, report.ResumedAt)
+	if told != nil {
+		// The guest runs; it finds out by itself, only later.
+		fmt.Fprintf(stderr, "umbra: the guest moved, but could not be told: %v\n", told)
+	}
+	return m.print(stdout, report, m.ctl != "" && told == nil)
+}
+
+func (m *migration) dial(ctx context.Context, side, path string) (*qmp.Client, error) {
+	ctx, cancel := context.WithTimeout(ctx, m.connect)
+	defer cancel()
+	c, err := qmp.Dial(ctx, path)
+	if err != nil {
+		return nil, refused(fmt.Errorf("%s: %w", side, err))
+	}
+	return c, nil
+}
+
+// tell sends the guest the message that it moved. The answer is not waited for
+// long: an agent that is not there now reads the message when it is.
+func (m *migration) tell(ctx context.Context, resumed time.Time) error {
+	if m.ctl == "" {
+		return nil
+	}
+	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
+	defer cancel()
+	client, err := ctl.Dial(ctx, m.ctl, nil)
+	if err != nil {
+		return err
+	}
+	defer client.Close()
+	return client.Call(ctx, ctl.CmdMigrated, ctl.Migrated{
+		Generation: rand.Text(),
+		ResumedAgo: time.Since(resumed).Nanoseconds(),
+	}, nil)
+}
+
+// migrationReport is the report as JSON.
+type migrationReport struct {
+	TotalMS    float64   `json:"total_ms"`
+	DowntimeMS float64   `json:"downtime_ms"`
+	StoppedAt  time.Time `json:"stopped_at"`
+	ResumedAt  time.Time `json:"resumed_at"`
+	Bytes      int64     `json:"bytes"`
+	Pages      int64     `json:"pages"`
+	ZeroPages  int64     `json:"zero_pages"`
+	Dropped    []string  `json:"dropped"` // sections that stayed behind
+	Kept       int       `json:"kept"`    // sections that were carried
+	Told       bool      `json:"told"`    // the guest knows
+}
+
+func (m *migration) print(w io.Writer, r *migrate.Report, told bool) error {
+	ms := func(d time.Duration) float64 { return float64(d.Microseconds()) / 1000 }
+	out := migrationReport{
+		TotalMS: ms(r.Total), DowntimeMS: ms(r.Downtime), StoppedAt: r.StoppedAt, ResumedAt: r.ResumedAt,
+		Bytes: r.Bytes, Pages: r.Pages, ZeroPages: r.ZeroPages, Dropped: []string{}, Kept: len(r.Kept), Told: told,
+	}
+	for _, s := range r.Dropped {
+		out.Dropped = append(out.Dropped, s.Name)
+	}
+	if m.json {
+		enc := json.NewEncoder(w)
+		enc.SetIndent("", "  ")
+		return enc.Encode(out)
+	}
+	_, err := fmt.Fprintf(w, "moved in %v, guest stopped for %v; %.1f MiB, %d devices left behind\n",
+		r.Total.Round(time.Millisecond), r.Downtime.Round(time.Millisecond), float64(r.Bytes)/(1<<20), len(r.Dropped))
+	return err
+}

@@ -1,0 +1,280 @@
+// Copyright 2026 the umbra Authors. All rights reserved.
+// Use of this source code is governed by a BSD-style
+// license that can be found in the LICENSE file.
+
+package image
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"slices"
+
+	"github.com/umbra-vm/umbra/image/initramfs"
+	"github.com/umbra-vm/umbra/image/kernel"
+	"github.com/umbra-vm/umbra/init/config"
+)
+
+// Options say how to build, not what.
+type Options struct {
+	// CacheDir keeps kernels and tools between builds. Default: umbra below
+	// the user's cache directory.
+	CacheDir string
+
+	// Source is the directory of umbra's source, see [FindSource].
+	Source string
+
+	// Init is the Go package that becomes /init. Default: umbra's own.
+	Init string
+
+	Logger   *slog.Logger
+	Progress func(step string) // told what takes time, may be nil
+}
+
+// Bundle is a built image on disk.
+type Bundle struct {
+	Dir string
+	Manifest
+}
+
+// The names of what is written beside the files that carry the image's name.
+const (
+	KernelFile   = "vmlinuz"
+	ManifestFile = "manifest.json"
+	ScriptFile   = "run-qemu.sh"
+)
+
+// Build builds the image of the description into the directory dir, which is
+// made if need be. The files replace those of an earlier build one by one, each
+// complete, the manifest last; when anything fails before that, dir is as it
+// was.
+func Build(ctx context.Context, c *Config, dir string, opts Options) (*Bundle, error) {
+	opts, err := opts.withDefaults(ctx)
+	if err != nil {
+		return nil, err
+	}
+	k, err := kernel.Open(ctx, kernel.Source{
+		Package: c.Kernel.Package, Deb: c.path(c.Kernel.Deb), Vmlinuz: c.path(c.Kernel.Vmlinuz), Modules: c.path(c.Kernel.Modules),
+	}, kernel.Options{CacheDir: opts.CacheDir, Logger: opts.Logger, Progress: opts.Progress})
+	if err != nil {
+		return nil, c.kernelError(err)
+	}
+	modules, err := c.selectModules(k)
+	if err != nil {
+		return nil, err
+	}
+	var b *Bundle
+	err = replace(dir, func(tmp string) (files []string, err error) {
+		b, err = c.build(ctx, k, modules, tmp, opts)
+		if err != nil {
+			return nil, err
+		}
+		return b.names(), nil
+	})
+	if err != nil {
+		return nil, err
+	}
+	b.Dir = dir
+	return b, nil
+}
+
+func (o Options) withDefaults(ctx context.Context) (Options, error) {
+	if o.Logger == nil {
+		o.Logger = slog.New(slog.DiscardHandler)
+	}
+	if o.Progress == nil {
+		o.Progress = func(string) {}
+	}
+	if o.Init == "" {
+		o.Init = modulePath + "/init"
+	}
+	if o.CacheDir == "" {
+		user, err := os.UserCacheDir()
+		if err != nil {
+			return o, fmt.Errorf("no place for the cache: %w", err)
+		}
+		o.CacheDir = filepath.Join(user, "umbra")
+	}
+	var err error
+	if o.CacheDir, err = filepath.Abs(o.CacheDir); err != nil {
+		return o, err
+	}
+	o.Source, err = FindSource(ctx, o.Source)
+	return o, err
+}
+
+// kernelError says which key of the description named the kernel.
+func (c *Config) kernelError(err error) error {
+	if !errors.Is(err, kernel.ErrNoKernel) && !errors.Is(err, kernel.ErrBroken) && !errors.Is(err, kernel.ErrMismatch) {
+		return err
+	}
+	key := "kernel.package"
+	switch {
+	case c.Kernel.Deb != "":
+		key = "kernel.deb"
+	case c.Kernel.Vmlinuz != "":
+		key = "kernel.vmlinuz"
+	}
+	return c.fail(key, "%w", err)
+}
+
+// build writes every file of the bundle into dir, which is empty.
+func (c *Config) build(ctx context.Context, k *kernel.Kernel, modules *selection, dir string, opts Options) (*Bundle, error) {
+	work, err := os.MkdirTemp("", "umbra-build-")
+	if err != nil {
+		return nil, err
+	}
+	defer os.RemoveAll(work)
+
+	guest := c.guest(modules.boot, modules.prefetch)
+	if err := guest.Validate(); err != nil {
+		return nil, fmt.Errorf("configuration of the guest: %w", err)
+	}
+	opts.Progress("compiling init")
+	initFile := filepath.Join(work, "init")
+	if err := buildGo(ctx, opts.Source, opts.Init, initFile); err != nil {
+		return nil, err
+	}
+	a := initramfs.New()
+	if err := addSystem(a, initFile, guest); err != nil {
+		return nil, err
+	}
+	if err := addModules(ctx, a, k, modules, work); err != nil {
+		return nil, err
+	}
+	if c.Image.Debug {
+		if err := addTools(ctx, a, opts); err != nil {
+			return nil, err
+		}
+	}
+	if err := c.addFiles(a); err != nil {
+		return nil, err
+	}
+	if err := c.checkPrograms(a); err != nil {
+		return nil, err
+	}
+	if err := ctx.Err(); err != nil {
+		return nil, err
+	}
+	opts.Progress("packing")
+	if err := c.pack(a, filepath.Join(dir, c.initramfsFile())); err != nil {
+		return nil, err
+	}
+	if err := copyFile(k.Image, filepath.Join(dir, KernelFile), 0o644); err != nil {
+		return nil, fmt.Errorf("copy kernel: %w", err)
+	}
+	return c.writeSidecars(ctx, k, modules, dir)
+}
+
+func (c *Config) initramfsFile() string { return "initramfs.cpio." + c.Image.Compression.Suffix() }
+
+// addSystem adds init under all its names, and its configuration.
+func addSystem(a *initramfs.Archive, initFile string, guest *config.Config) error {
+	var text bytes.Buffer
+	if err := guest.Encode(&text); err != nil {
+		return err
+	}
+	if err := a.AddFile(initFile, "/init"); err != nil {
+		return err
+	}
+	for _, link := range []string{"/sbin/shadowd", "/sbin/netcfgd", "/sbin/poweroff", "/sbin/reboot", "/sbin/halt", "/bin/shadowctl"} {
+		if err := a.AddSymlink(link, "../init"); err != nil {
+			return err
+		}
+	}
+	return a.AddContent(config.Path, text.Bytes())
+}
+
+// addModules adds the files of the modules, unpacked, and an index of just
+// these.
+func addModules(ctx context.Context, a *initramfs.Archive, k *kernel.Kernel, s *selection, work string) error {
+	dir := filepath.Join(work, "modules")
+	for _, m := range s.files {
+		rel, err := filepath.Rel(k.Modules, m.Path)
+		if err != nil {
+			return fmt.Errorf("module %s: %w", m.Name, err)
+		}
+		if err := kernel.CopyModule(m.Path, filepath.Join(dir, rel)); err != nil {
+			return fmt.Errorf("module %s: %w", m.Name, err)
+		}
+	}
+	if err := kernel.WriteIndex(ctx, k.Modules, dir); err != nil {
+		return fmt.Errorf("index of modules: %w", err)
+	}
+	return a.AddFile(dir, "/lib/modules/"+k.Release)
+}
+
+func (c *Config) pack(a *initramfs.Archive, name string) (err error) {
+	compression := initramfs.Zstd
+	if c.Image.Compression == XZ {
+		compression = initramfs.XZ
+	}
+	f, err := os.OpenFile(name, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o644)
+	if err != nil {
+		return fmt.Errorf("write initramfs: %w", err)
+	}
+	return errors.Join(a.Write(f, compression), f.Close())
+}
+
+// replace calls fill on a temporary directory within dir and moves the files it
+// names into dir, in this order. When it fails, dir is as it was, unless a
+// rename fails half-way.
+func replace(dir string, fill func(tmp string) (files []string, err error)) (err error) {
+	_, statErr := os.Stat(dir)
+	if err := os.MkdirAll(dir, 0o755); err != nil {
+		return fmt.Errorf("make output directory: %w", err)
+	}
+	if errors.Is(statErr, fs.ErrNotExist) {
+		defer func() {
+			if err != nil {
+				os.Remove(dir) // only if it is empty
+			}
+		}()
+	}
+	tmp, err := os.MkdirTemp(dir, ".umbra-build-")
+	if err != nil {
+		return fmt.Errorf("make output directory: %w", err)
+	}
+	defer os.RemoveAll(tmp)
+	files, err := fill(tmp)
+	if err != nil {
+		return err
+	}
+	for _, name := range files {
+		if err := os.Rename(filepath.Join(tmp, name), filepath.Join(dir, name)); err != nil {
+			return fmt.Errorf("put output in place: %w", err)
+		}
+	}
+	return nil
+}
+
+func copyFile(src, dst string, mode fs.FileMode) error {
+	in, err := os.Open(src)
+	if err != nil {
+		return err
+	}
+	defer in.Close()
+	out, err := os.OpenFile(dst, os.O_WRONLY|os.O_CREATE|os.O_EXCL, mode)
+	if err != nil {
+		return err
+	}
+	_, err = io.Copy(out, in)
+	return errors.Join(err, out.Close())
+}
+
+// names returns the files of the bundle in the order in which they are put in
+// place: the manifest, which vouches for the others, last.
+func (b *Bundle) names() []string {
+	var names []string
+	for name := range b.Files {
+		names = append(names, name)
+	}
+	slices.Sort(names)
+	return append(names, ManifestFile)
+}

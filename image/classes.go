@@ -1,0 +1,124 @@
+// Copyright 2026 the umbra Authors. All rights reserved.
+// Use of this source code is governed by a BSD-style
+// license that can be found in the LICENSE file.
+
+package image
+
+import (
+	"slices"
+	"strings"
+)
+
+// Class is a named set of drivers.
+type Class struct {
+	Name string
+	Doc  string
+
+	// Modules are the members of a class that lists them. They are brought
+	// into the guest's memory at boot: a short list is meant.
+	Modules []string
+
+	// Below and Alias describe a class that is a sweep: every module below
+	// one of these directories of the kernel tree with an alias that starts
+	// so. Nothing of a sweep is brought into memory before a device asks for
+	// it.
+	Below []string
+	Alias string
+}
+
+// Classes are the sets that drivers.classes of a description can name.
+func Classes() []Class {
+	return []Class{
+		{
+			Name: "qemu-net",
+			Doc:  "every NIC that QEMU 7.2 emulates for a PC",
+			// hw/net/ of QEMU: e1000, e1000e, rtl8139 (which 8139cp drives and
+			// 8139too refuses by its revision; of real cards 8139too drives
+			// the older), pcnet, ne2k_pci, tulip, i8255x, vmxnet3, virtio-net.
+			Modules: []string{"8139cp", "8139too", "e100", "e1000", "e1000e", "ne2k-pci", "pcnet32", "tulip", "virtio_net", "vmxnet3"},
+		},
+		{
+			Name:    "xen-net",
+			Doc:     "the paravirtual NIC of Xen",
+			Modules: []string{"xen-netfront"},
+		},
+		{
+			Name:  "net",
+			Doc:   "every PCI Ethernet driver of the kernel, virtual functions included; large",
+			Below: []string{"kernel/drivers/net/ethernet/", "kernel/drivers/net/vmxnet3/"},
+			Alias: "pci:",
+		},
+	}
+}
+
+func classByName(name string) (Class, bool) {
+	for _, c := range Classes() {
+		if c.Name == name {
+			return c, true
+		}
+	}
+	return Class{}, false
+}
+
+func classNames() []string {
+	var names []string
+	for _, c := range Classes() {
+		names = append(names, c.Name)
+	}
+	return names
+}
+
+// bootModules are the modules of every image that no device asks for, in the
+// order in which the guest loads them: the port to the host first, then what
+// the shadows are made of, then the power button.
+var bootModules = []struct {
+	name     string
+	optional bool // another kernel may do without
+}{
+	{"virtio_pci", true},
+	{"virtio_console", true},
+	{"bonding", false},
+	{"tun", false},
+	{"sch_plug", false},
+	{"button", true},
+	{"evdev", true}, // through which the power button is heard
+}
+
+// suggest returns a hint for a name that is not among the known ones: those
+// that differ from it by little.
+func suggest(name string, known []string) string {
+	var near []string
+	for _, k := range known {
+		if editDistance(normalize(name), normalize(k)) <= 1+len(name)/5 {
+			near = append(near, k)
+		}
+	}
+	if len(near) == 0 || len(near) > 5 {
+		return ""
+	}
+	slices.Sort(near)
+	return " (did you mean " + strings.Join(near, " or ") + "?)"
+}
+
+func normalize(module string) string { return strings.ReplaceAll(module, "-", "_") }
+
+// editDistance is the Levenshtein distance in bytes.
+func editDistance(a, b string) int {
+	row := make([]int, len(b)+1)
+	for j := range row {
+		row[j] = j
+	}
+	for i := range len(a) {
+		diagonal := row[0]
+		row[0] = i + 1
+		for j := range len(b) {
+			cost := 1
+			if a[i] == b[j] {
+				cost = 0
+			}
+			next := min(row[j]+1, row[j+1]+1, diagonal+cost)
+			diagonal, row[j+1] = row[j+1], next
+		}
+	}
+	return row[len(b)]
+}

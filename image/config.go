@@ -1,0 +1,354 @@
+// Copyright 2026 the umbra Authors. All rights reserved.
+// Use of this source code is governed by a BSD-style
+// license that can be found in the LICENSE file.
+
+// Package image turns a description (TOML) into something that boots: kernel,
+// initramfs with init, drivers and the user's programs, and the files a
+// hypervisor wants beside them.
+//
+// The same input gives the same bytes. The package knows the guest only through
+// the schema of its configuration, [config.Config]; it must never know what
+// init or a shadow does with it.
+package image
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strings"
+
+	"github.com/pelletier/go-toml/v2"
+	"github.com/umbra-vm/umbra/image/machine"
+	"github.com/umbra-vm/umbra/init/config"
+)
+
+// Config is the description of an image, the TOML file of umbra build.
+type Config struct {
+	Image    Image           `toml:"image"`
+	Kernel   Kernel          `toml:"kernel"`
+	Drivers  Drivers         `toml:"drivers"`
+	Roles    []config.Role   `toml:"role"`
+	Services []Service       `toml:"service"`
+	Machine  MachineDefaults `toml:"machine"`
+
+	file string // as given to Load, for errors
+	dir  string // what relative paths in the file are relative to
+	pos  positions
+}
+
+// Image holds what concerns the image as a whole.
+type Image struct {
+	// Name names the image and its xl.cfg. Default: the file's, without .toml.
+	Name        string      `toml:"name"`
+	Hostname    string      `toml:"hostname"`    // default: umbra
+	Compression Compression `toml:"compression"` // of the initramfs, default zstd
+	Cmdline     string      `toml:"cmdline"`     // added to the kernel command line
+	Files       []string    `toml:"files"`       // "source:path in the guest"
+
+	// Shadow "off" builds an image that uses its hardware directly.
+	Shadow config.Switch `toml:"shadow"`
+
+	// Debug adds a shell and a few tools, and makes the guest talkative.
+	Debug bool `toml:"debug"`
+}
+
+// Compression names how the initramfs is compressed.
+type Compression string
+
+// The compressions of an initramfs that Debian's kernel can undo and that are
+// worth having: zstd boots faster, xz is smaller.
+const (
+	Zstd Compression = "zstd"
+	XZ   Compression = "xz"
+)
+
+// Suffix is the suffix of a file compressed so.
+func (c Compression) Suffix() string {
+	if c == XZ {
+		return "xz"
+	}
+	return "zst"
+}
+
+// Kernel says where the kernel comes from: a Debian package by name, a .deb
+// file, or a kernel image with the directory of its modules.
+type Kernel struct {
+	Package string `toml:"package"` // default: linux-image-amd64
+	Deb     string `toml:"deb"`
+	Vmlinuz string `toml:"vmlinuz"`
+	Modules string `toml:"modules"` // lib/modules/RELEASE
+}
+
+// Drivers selects modules. What they depend on comes with them.
+type Drivers struct {
+	// Classes are names of sets, see [Classes]. Default when neither classes
+	// nor modules are given: qemu-net.
+	Classes []string `toml:"classes"`
+	Modules []string `toml:"modules"`
+}
+
+// Service is a program of the user that init supervises.
+type Service struct {
+	Name    string         `toml:"name"`
+	Exec    []string       `toml:"exec"`
+	Files   []string       `toml:"files"` // "source:path in the guest"
+	Env     []string       `toml:"env"`
+	Dir     string         `toml:"dir"`
+	Needs   []string       `toml:"needs"`
+	Restart config.Restart `toml:"restart"`
+	Backoff config.Backoff `toml:"backoff_ms"`
+}
+
+// MachineDefaults shape the files for hypervisors written beside the image.
+type MachineDefaults struct {
+	MemoryMB int          `toml:"memory_mb"` // default 256
+	CPUs     int          `toml:"cpus"`      // default 1
+	Type     machine.Type `toml:"type"`      // QEMU's, default pc
+	NIC      string       `toml:"nic"`       // QEMU device, default e1000
+}
+
+// ErrConfig is matched by every error that the description of an image is to
+// blame for.
+var ErrConfig = errors.New("invalid image description")
+
+// ConfigError names the place of a fault in the description.
+type ConfigError struct {
+	File string
+	Line int    // 1 is the first; 0 if the fault has no place
+	Key  string // path of the key: role[0].network.gateway
+	Err  error
+}
+
+func (e *ConfigError) Error() string {
+	var b strings.Builder
+	b.WriteString(e.File)
+	if e.Line > 0 {
+		fmt.Fprintf(&b, ":%d", e.Line)
+	}
+	if e.Key != "" {
+		b.WriteString(": " + e.Key)
+	}
+	return b.String() + ": " + e.Err.Error()
+}
+
+// Unwrap returns the reason, and [ErrConfig] for every ConfigError.
+func (e *ConfigError) Unwrap() []error { return []error{ErrConfig, e.Err} }
+
+// Load reads and checks the description in the file of that name. Relative
+// paths in it are relative to its directory. Faults of the content match
+// [ErrConfig] and are [*ConfigError] naming file, line and key, joined if
+// there are several. Whether the modules exist is known only when the kernel
+// is, see [Build].
+func Load(name string) (*Config, error) {
+	text, err := os.ReadFile(name)
+	if err != nil {
+		return nil, fmt.Errorf("read image description: %w", err)
+	}
+	return Parse(name, text)
+}
+
+// Parse is Load on a text; name is the name of its file, which need not exist.
+func Parse(name string, text []byte) (*Config, error) {
+	dir, err := filepath.Abs(filepath.Dir(name))
+	if err != nil {
+		return nil, fmt.Errorf("read image description: %w", err)
+	}
+	c := &Config{file: name, dir: dir}
+	dec := toml.NewDecoder(bytes.NewReader(text))
+	dec.DisallowUnknownFields()
+	if err := dec.Decode(c); err != nil {
+		return nil, c.decodeError(err)
+	}
+	c.pos = findPositions(text)
+	c.setDefaults()
+	if err := c.validate(); err != nil {
+		return nil, err
+	}
+	return c, nil
+}
+
+// decodeError gives the decoder's errors our form.
+func (c *Config) decodeError(err error) error {
+	var strict *toml.StrictMissingError
+	if errors.As(err, &strict) {
+		var errs []error
+		for _, e := range strict.Errors {
+			row, _ := e.Position()
+			errs = append(errs, &ConfigError{File: c.file, Line: row, Key: strings.Join(e.Key(), "."), Err: errors.New("no such key")})
+		}
+		return errors.Join(errs...)
+	}
+	var bad *toml.DecodeError
+	if errors.As(err, &bad) {
+		row, _ := bad.Position()
+		return &ConfigError{File: c.file, Line: row, Key: strings.Join(bad.Key(), "."), Err: errors.New(strings.TrimPrefix(bad.Error(), "toml: "))}
+	}
+	return &ConfigError{File: c.file, Err: err}
+}
+
+func (c *Config) setDefaults() {
+	if c.Image.Name == "" {
+		c.Image.Name = strings.TrimSuffix(filepath.Base(c.file), filepath.Ext(c.file))
+	}
+	if c.Image.Compression == "" {
+		c.Image.Compression = Zstd
+	}
+	if c.Kernel == (Kernel{}) {
+		c.Kernel.Package = "linux-image-amd64"
+	}
+	if len(c.Drivers.Classes) == 0 && len(c.Drivers.Modules) == 0 {
+		c.Drivers.Classes = []string{"qemu-net"}
+	}
+	m := &c.Machine
+	if m.MemoryMB == 0 {
+		m.MemoryMB = 256
+	}
+	if m.CPUs == 0 {
+		m.CPUs = 1
+	}
+	if m.Type == "" {
+		m.Type = machine.PC
+	}
+	if m.NIC == "" {
+		m.NIC = "e1000"
+	}
+}
+
+// fail makes the error about the key of that path.
+func (c *Config) fail(key, format string, args ...any) error {
+	return &ConfigError{File: c.file, Line: c.pos.line(key), Key: key, Err: fmt.Errorf(format, args...)}
+}
+
+// imageName is what makes a file name, an xl domain name and a QEMU name.
+var imageName = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9_.-]{0,62}$`)
+
+func (c *Config) validate() error {
+	var errs []error
+	fail := func(key, format string, args ...any) { errs = append(errs, c.fail(key, format, args...)) }
+
+	if !imageName.MatchString(c.Image.Name) {
+		fail("image.name", "%q: want letters, digits and . _ -, at most 63", c.Image.Name)
+	}
+	if k := c.Image.Compression; k != Zstd && k != XZ {
+		fail("image.compression", "%q: want %s or %s", k, Zstd, XZ)
+	}
+	if strings.ContainsAny(c.Image.Cmdline, "\n\"'") {
+		fail("image.cmdline", "%q: want one line without quotes", c.Image.Cmdline)
+	}
+	for i, name := range c.Drivers.Classes {
+		if _, ok := classByName(name); !ok {
+			fail(fmt.Sprintf("drivers.classes[%d]", i), "%q: no such class%s; classes are %s", name,
+				suggest(name, classNames()), strings.Join(classNames(), ", "))
+		}
+	}
+	errs = append(errs, c.validateKernel()...)
+	if c.Machine.MemoryMB < 64 {
+		fail("machine.memory_mb", "%d: the kernel alone needs 64", c.Machine.MemoryMB)
+	}
+	if c.Machine.CPUs < 1 {
+		fail("machine.cpus", "%d: want at least 1", c.Machine.CPUs)
+	}
+	if t := c.Machine.Type; t != machine.PC && t != machine.Q35 {
+		fail("machine.type", "%q: want %s or %s", t, machine.PC, machine.Q35)
+	}
+	if _, err := c.files(); err != nil {
+		errs = append(errs, err)
+	}
+	errs = append(errs, c.validateGuest()...)
+	return errors.Join(errs...)
+}
+
+func (c *Config) validateKernel() []error {
+	k := c.Kernel
+	given := 0
+	for _, s := range []string{k.Package, k.Deb, k.Vmlinuz} {
+		if s != "" {
+			given++
+		}
+	}
+	var errs []error
+	if given > 1 {
+		errs = append(errs, c.fail("kernel", "want one of package, deb and vmlinuz"))
+	}
+	if (k.Vmlinuz == "") != (k.Modules == "") {
+		errs = append(errs, c.fail("kernel", "vmlinuz and modules go together"))
+	}
+	return errs
+}
+
+// validateGuest checks what becomes the guest's own configuration by the
+// guest's own rules, and says where in the description the fault lies.
+func (c *Config) validateGuest() []error {
+	g := c.guest(nil, nil)
+	err := g.Validate()
+	if err == nil {
+		return nil
+	}
+	var errs []error
+	for _, e := range joined(err) {
+		var field *config.FieldError
+		if !errors.As(e, &field) {
+			errs = append(errs, &ConfigError{File: c.file, Err: e})
+			continue
+		}
+		key := ourKey(field.Field)
+		reason := field.Err
+		if field.Value != "" {
+			reason = fmt.Errorf("%q: %w", field.Value, field.Err)
+		}
+		errs = append(errs, &ConfigError{File: c.file, Line: c.pos.line(key), Key: key, Err: reason})
+	}
+	return errs
+}
+
+// ourKey translates the path of a field of the guest's configuration.
+func ourKey(field string) string {
+	for _, r := range []struct{ guest, ours string }{
+		{"roles[", "role["}, {"services[", "service["}, {"hostname", "image.hostname"}, {"shadow", "image.shadow"},
+	} {
+		if rest, ok := strings.CutPrefix(field, r.guest); ok {
+			return strings.Replace(r.ours+rest, "].argv", "].exec", 1)
+		}
+	}
+	return field
+}
+
+func joined(err error) []error {
+	if j, ok := err.(interface{ Unwrap() []error }); ok {
+		if _, single := err.(*config.FieldError); !single {
+			return j.Unwrap()
+		}
+	}
+	return []error{err}
+}
+
+// guest makes the configuration for the guest, with these modules.
+func (c *Config) guest(modules, prefetch []string) *config.Config {
+	g := &config.Config{
+		Hostname: c.Image.Hostname,
+		Modules:  modules,
+		Prefetch: prefetch,
+		Roles:    slices.Clone(c.Roles),
+		Shadow:   c.Image.Shadow,
+		Debug:    c.Image.Debug,
+	}
+	for _, s := range c.Services {
+		g.Services = append(g.Services, config.Service{
+			Name: s.Name, Argv: s.Exec, Env: s.Env, Dir: s.Dir, Needs: s.Needs, Restart: s.Restart, Backoff: s.Backoff,
+		})
+	}
+	g.SetDefaults()
+	return g
+}
+
+// path makes a path of the description absolute.
+func (c *Config) path(name string) string {
+	if name == "" || filepath.IsAbs(name) {
+		return name
+	}
+	return filepath.Join(c.dir, name)
+}

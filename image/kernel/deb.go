@@ -1,0 +1,224 @@
+// Copyright 2026 the umbra Authors. All rights reserved.
+// Use of this source code is governed by a BSD-style
+// license that can be found in the LICENSE file.
+
+package kernel
+
+import (
+	"archive/tar"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path"
+	"path/filepath"
+	"strings"
+
+	"pault.ag/go/debian/deb"
+)
+
+// The names below kernels/HASH/ in the cache.
+const (
+	imageName   = "vmlinuz"
+	modulesName = "modules"
+	recordName  = "kernel.json" // a Kernel without its paths
+)
+
+// openDeb unpacks a kernel package into the cache, once.
+func openDeb(ctx context.Context, name string, opts Options) (*Kernel, error) {
+	sum, err := hashFile(name)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, fmt.Errorf("%w: %w", ErrNoKernel, err)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("kernel package: %w", err)
+	}
+	dir := kernelDir(opts.CacheDir, sum)
+	if k, err := readCached(dir); err == nil {
+		return k, nil
+	}
+	// Not there, or of a cache layout that is no longer known.
+	if err := os.RemoveAll(dir); err != nil {
+		return nil, fmt.Errorf("kernel cache: %w", err)
+	}
+	opts.Progress("unpacking " + filepath.Base(name))
+	err = install(dir, func(tmp string) error {
+		k, err := unpack(ctx, name, tmp)
+		if err != nil {
+			return err
+		}
+		k.Origin.SHA256 = sum
+		if err := WriteIndex(ctx, filepath.Join(tmp, modulesName), filepath.Join(tmp, modulesName)); err != nil {
+			return err
+		}
+		record, err := json.Marshal(k)
+		if err != nil {
+			return err
+		}
+		return os.WriteFile(filepath.Join(tmp, recordName), record, 0o644)
+	})
+	if err != nil {
+		return nil, fmt.Errorf("kernel package %s: %w", name, err)
+	}
+	return readCached(dir)
+}
+
+// kernelDir is where the kernel of the package with that hash is unpacked.
+func kernelDir(cache, sum string) string { return filepath.Join(cache, "kernels", sum) }
+
+func readCached(dir string) (*Kernel, error) {
+	text, err := os.ReadFile(filepath.Join(dir, recordName))
+	if err != nil {
+		return nil, fmt.Errorf("kernel cache: %w", err)
+	}
+	k := new(Kernel)
+	if err := json.Unmarshal(text, k); err != nil {
+		return nil, fmt.Errorf("kernel cache: %s: %w", dir, err)
+	}
+	k.Image = filepath.Join(dir, imageName)
+	k.Modules = filepath.Join(dir, modulesName)
+	return k, nil
+}
+
+// unpack writes the kernel and the modules of a package below dir.
+func unpack(ctx context.Context, name, dir string) (k *Kernel, err error) {
+	defer func() {
+		// The decoders of a .deb were not written for hostile bytes.
+		if r := recover(); r != nil {
+			k, err = nil, fmt.Errorf("%w package: %v", ErrBroken, r)
+		}
+	}()
+	pkg, closePkg, err := deb.LoadFile(name)
+	if err != nil {
+		return nil, fmt.Errorf("%w package: %w", ErrBroken, err)
+	}
+	defer closePkg()
+
+	member := pkg.ArContent["data."+pkg.DataExt]
+	data, err := deb.DecompressorFor(path.Ext(member.Name))(io.NewSectionReader(member.Data, 0, member.Size))
+	if err != nil {
+		return nil, fmt.Errorf("%w package: %s: %w", ErrBroken, member.Name, err)
+	}
+	defer data.Close()
+	x := extractor{dir: dir}
+	if err := x.tar(ctx, data); err != nil {
+		return nil, fmt.Errorf("%w package: %s: %w", ErrBroken, member.Name, err)
+	}
+	k = &Kernel{
+		Release: x.release,
+		Origin:  Origin{Package: pkg.Control.Package, Version: pkg.Control.Version.String()},
+	}
+	if x.release == "" {
+		return nil, fmt.Errorf("%w package: %s %s has no kernel in boot/", ErrBroken, k.Origin.Package, k.Origin.Version)
+	}
+	release, err := Release(filepath.Join(dir, imageName))
+	if err != nil {
+		return nil, err
+	}
+	if release != x.release || x.modulesOf != "" && x.modulesOf != release {
+		return nil, fmt.Errorf("%w: file name says %s, kernel says %s, modules are of %s", ErrMismatch, x.release, release, x.modulesOf)
+	}
+	if x.modules == 0 {
+		return nil, fmt.Errorf("%w package: %s %s has no modules", ErrBroken, k.Origin.Package, k.Origin.Version)
+	}
+	return k, nil
+}
+
+// extractor takes from a package's data what is of use: kernel and modules,
+// and leaves out System.map, documentation, hooks.
+type extractor struct {
+	dir       string
+	release   string // of the kernel, by its file name
+	modulesOf string
+	modules   int
+}
+
+func (x *extractor) tar(ctx context.Context, data io.Reader) error {
+	tr := tar.NewReader(data)
+	for {
+		if err := ctx.Err(); err != nil {
+			return err
+		}
+		h, err := tr.Next()
+		if err == io.EOF {
+			break
+		}
+		if err != nil {
+			return err
+		}
+		if h.Typeflag != tar.TypeReg {
+			continue
+		}
+		if err := x.file(path.Clean(h.Name), tr); err != nil {
+			return err
+		}
+	}
+	// What follows the end of the archive carries the compressor's check sum.
+	_, err := io.Copy(io.Discard, data)
+	return err
+}
+
+func (x *extractor) file(name string, content io.Reader) error {
+	name = strings.TrimPrefix(strings.TrimPrefix(name, "/"), "usr/")
+	if release, ok := strings.CutPrefix(name, "boot/vmlinuz-"); ok {
+		if x.release != "" {
+			return fmt.Errorf("two kernels, %s and %s", x.release, release)
+		}
+		x.release = release
+		return writeFile(filepath.Join(x.dir, imageName), content)
+	}
+	rest, ok := strings.CutPrefix(name, "lib/modules/")
+	if !ok {
+		return nil
+	}
+	release, file, ok := strings.Cut(rest, "/")
+	if !ok || !filepath.IsLocal(file) {
+		return nil
+	}
+	isModule := moduleSuffix(file) != ""
+	if !isModule && !builtinLists[file] {
+		return nil
+	}
+	if x.modulesOf == "" {
+		x.modulesOf = release
+	}
+	if release != x.modulesOf {
+		return fmt.Errorf("modules of two kernels, %s and %s", x.modulesOf, release)
+	}
+	if isModule {
+		x.modules++
+	}
+	return writeFile(filepath.Join(x.dir, modulesName, filepath.FromSlash(file)), content)
+}
+
+// builtinLists are the index files that a package brings and depmod(8) does not
+// make: they describe the kernel, not the modules.
+var builtinLists = map[string]bool{"modules.builtin": true, "modules.builtin.modinfo": true, "modules.order": true}
+
+// moduleSuffix returns .ko, .ko.xz, .ko.zst or .ko.gz if name ends so.
+func moduleSuffix(name string) string {
+	for _, s := range []string{".ko", ".ko.xz", ".ko.zst", ".ko.gz"} {
+		if strings.HasSuffix(name, s) {
+			return s
+		}
+	}
+	return ""
+}
+
+func writeFile(name string, content io.Reader) error {
+	if err := os.MkdirAll(filepath.Dir(name), 0o755); err != nil {
+		return err
+	}
+	f, err := os.OpenFile(name, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o644)
+	if err != nil {
+		return err
+	}
+	if _, err := io.Copy(f, content); err != nil {
+		f.Close()
+		return err
+	}
+	return f.Close()
+}

@@ -1,0 +1,185 @@
+// Copyright 2026 the umbra Authors. All rights reserved.
+// Use of this source code is governed by a BSD-style
+// license that can be found in the LICENSE file.
+
+package image
+
+import (
+	"bytes"
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"runtime/debug"
+	"strings"
+
+	"github.com/umbra-vm/umbra/image/kernel"
+	"github.com/umbra-vm/umbra/image/machine"
+)
+
+// Manifest is the record of a built image, manifest.json. It holds no time and
+// no path of the builder's machine.
+type Manifest struct {
+	Name   string `json:"name"`
+	Umbra  string `json:"umbra"` // version of umbra
+	Go     string `json:"go"`    // version of Go that compiled init
+	Kernel struct {
+		Release string `json:"release"`
+		kernel.Origin
+	} `json:"kernel"`
+	Cmdline   string          `json:"cmdline"`
+	Initramfs string          `json:"initramfs"` // name of the file
+	Machine   MachineManifest `json:"machine"`
+	Roles     []string        `json:"roles"`
+	Modules   []string        `json:"modules"`  // every module in the image
+	Boot      []string        `json:"boot"`     // loaded at boot
+	Prefetch  []string        `json:"prefetch"` // drivers in memory before a device needs them
+	// Files are the other files of the bundle, by name.
+	Files map[string]FileManifest `json:"files"`
+}
+
+// MachineManifest is what a machine for the image should have.
+type MachineManifest struct {
+	MemoryMB int          `json:"memory_mb"`
+	CPUs     int          `json:"cpus"`
+	Type     machine.Type `json:"type"`
+	NIC      string       `json:"nic"`
+}
+
+// FileManifest identifies a file's content.
+type FileManifest struct {
+	Size   int64  `json:"size"`
+	SHA256 string `json:"sha256"`
+}
+
+// ErrNoBundle: a directory holds no image, or not a whole one.
+var ErrNoBundle = errors.New("no built image")
+
+// Open reads the manifest of a built image and checks that the files it names
+// are there with their sizes. Errors match [ErrNoBundle].
+func Open(dir string) (*Bundle, error) {
+	text, err := os.ReadFile(filepath.Join(dir, ManifestFile))
+	if err != nil {
+		return nil, fmt.Errorf("%w: %w", ErrNoBundle, err)
+	}
+	b := &Bundle{Dir: dir}
+	if err := json.Unmarshal(text, &b.Manifest); err != nil {
+		return nil, fmt.Errorf("%w: %s: %w", ErrNoBundle, filepath.Join(dir, ManifestFile), err)
+	}
+	for name, f := range b.Files {
+		if !filepath.IsLocal(name) {
+			return nil, fmt.Errorf("%w: %s names %q", ErrNoBundle, filepath.Join(dir, ManifestFile), name)
+		}
+		info, err := os.Stat(filepath.Join(dir, name))
+		if err != nil {
+			return nil, fmt.Errorf("%w: %w", ErrNoBundle, err)
+		}
+		if info.Size() != f.Size {
+			return nil, fmt.Errorf("%w: %s has %d bytes, its manifest says %d", ErrNoBundle, filepath.Join(dir, name), info.Size(), f.Size)
+		}
+	}
+	for _, name := range []string{KernelFile, b.Initramfs} {
+		if _, ok := b.Files[name]; !ok {
+			return nil, fmt.Errorf("%w: %s does not name %q", ErrNoBundle, filepath.Join(dir, ManifestFile), name)
+		}
+	}
+	return b, nil
+}
+
+// VM returns a machine that boots the bundle, with nothing but kernel,
+// initramfs, command line, memory and processors set.
+func (b *Bundle) VM() machine.Machine {
+	return machine.Machine{
+		Name:     b.Name,
+		Kernel:   filepath.Join(b.Dir, KernelFile),
+		Initrd:   filepath.Join(b.Dir, b.Initramfs),
+		Cmdline:  b.Cmdline,
+		MemoryMB: b.Machine.MemoryMB,
+		CPUs:     b.Machine.CPUs,
+		Type:     b.Machine.Type,
+	}
+}
+
+// writeSidecars writes what lies beside kernel and initramfs, and the manifest.
+func (c *Config) writeSidecars(ctx context.Context, k *kernel.Kernel, s *selection, dir string) (*Bundle, error) {
+	goVersion, err := goCommand(ctx, "", "env", "GOVERSION")
+	if err != nil {
+		return nil, err
+	}
+	b := &Bundle{}
+	b.Name = c.Image.Name
+	b.Umbra = Version()
+	b.Go = strings.TrimSpace(string(goVersion))
+	b.Kernel.Release, b.Kernel.Origin = k.Release, k.Origin
+	b.Cmdline = c.cmdline()
+	b.Initramfs = c.initramfsFile()
+	b.Machine = MachineManifest(c.Machine)
+	b.Boot, b.Prefetch = s.boot, s.prefetch
+	for _, m := range s.files {
+		b.Modules = append(b.Modules, m.Name)
+	}
+	for _, r := range c.Roles {
+		b.Roles = append(b.Roles, r.Name)
+	}
+	script, err := b.script()
+	if err != nil {
+		return nil, err
+	}
+	if err := os.WriteFile(filepath.Join(dir, ScriptFile), script, 0o755); err != nil {
+		return nil, err
+	}
+	xl := b.Name + ".xl.cfg"
+	if err := os.WriteFile(filepath.Join(dir, xl), b.xlConfig(), 0o644); err != nil {
+		return nil, err
+	}
+	b.Files = make(map[string]FileManifest)
+	for _, name := range []string{KernelFile, b.Initramfs, ScriptFile, xl} {
+		f, err := describe(filepath.Join(dir, name))
+		if err != nil {
+			return nil, err
+		}
+		b.Files[name] = f
+	}
+	var text bytes.Buffer
+	enc := json.NewEncoder(&text)
+	enc.SetIndent("", "  ")
+	enc.SetEscapeHTML(false)
+	if err := enc.Encode(b.Manifest); err != nil {
+		return nil, err
+	}
+	return b, os.WriteFile(filepath.Join(dir, ManifestFile), text.Bytes(), 0o644)
+}
+
+// cmdline is the kernel command line of the image. A guest that panics ends
+// its machine: QEMU is told not to reboot.
+func (c *Config) cmdline() string {
+	words := []string{"console=ttyS0", "panic=-1"}
+	if !c.Image.Debug {
+		words = append(words, "quiet")
+	}
+	return strings.Join(append(words, strings.Fields(c.Image.Cmdline)...), " ")
+}
+
+func describe(name string) (FileManifest, error) {
+	f, err := os.Open(name)
+	if err != nil {
+		return FileManifest{}, err
+	}
+	defer f.Close()
+	h := sha256.New()
+	n, err := io.Copy(h, f)
+	return FileManifest{Size: n, SHA256: hex.EncodeToString(h.Sum(nil))}, err
+}
+
+// Version is the version of this program's module, "devel" for a checkout.
+func Version() string {
+	if info, ok := debug.ReadBuildInfo(); ok && info.Main.Path == modulePath && info.Main.Version != "" && info.Main.Version != "(devel)" {
+		return info.Main.Version
+	}
+	return "devel"
+}

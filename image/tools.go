@@ -1,0 +1,103 @@
+// Copyright 2026 the umbra Authors. All rights reserved.
+// Use of this source code is governed by a BSD-style
+// license that can be found in the LICENSE file.
+
+package image
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"github.com/u-root/gobusybox/src/pkg/golang"
+	"github.com/u-root/mkuimage/uimage/builder"
+	uinit "github.com/u-root/mkuimage/uimage/initramfs"
+	"github.com/u-root/uio/llog"
+	"github.com/umbra-vm/umbra/image/initramfs"
+)
+
+// debugTools are the u-root commands of a debug image, a shell first.
+var debugTools = []string{
+	"gosh", "cat", "cp", "df", "dmesg", "echo", "find", "free", "grep", "head", "hexdump", "hostname", "id", "insmod",
+	"ip", "kill", "ln", "ls", "lsmod", "mkdir", "mount", "mv", "netstat", "pci", "ping", "ps", "pwd", "rm", "rmmod",
+	"seq", "sleep", "sort", "strace", "sync", "tail", "tee", "tr", "umount", "uname", "uptime", "wc", "which",
+}
+
+// debugTags build the shell without line editor, which would bring a module of
+// its own.
+var debugTags = []string{"goshsmall"}
+
+const uroot = "github.com/u-root/u-root"
+
+// addTools adds the tools of a debug image: one busybox-like program and a link
+// per command, /bin/sh among them.
+func addTools(ctx context.Context, a *initramfs.Archive, opts Options) error {
+	bb, err := busybox(ctx, opts)
+	if err != nil {
+		return fmt.Errorf("debug tools: %w", err)
+	}
+	if err := a.AddFile(bb, "/bin/bb"); err != nil {
+		return err
+	}
+	for _, tool := range debugTools {
+		if err := a.AddSymlink("/bin/"+tool, "bb"); err != nil {
+			return err
+		}
+	}
+	return a.AddSymlink("/bin/sh", "gosh")
+}
+
+// busybox compiles the tools, once for a version of Go and of u-root, and
+// returns the path of the program.
+func busybox(ctx context.Context, opts Options) (string, error) {
+	key := sha256.New()
+	for _, args := range [][]string{{"version"}, {"list", "-m", uroot}} {
+		out, err := goCommand(ctx, opts.Source, args...)
+		if err != nil {
+			return "", err
+		}
+		key.Write(out)
+	}
+	fmt.Fprintln(key, debugTools, debugTags)
+	dir := filepath.Join(opts.CacheDir, "tools")
+	program := filepath.Join(dir, "bb-"+hex.EncodeToString(key.Sum(nil)))
+	if _, err := os.Stat(program); err == nil {
+		return program, nil
+	}
+	opts.Progress("compiling debug tools")
+	var pkgs []string
+	for _, tool := range debugTools {
+		pkgs = append(pkgs, uroot+"/cmds/core/"+tool)
+	}
+	out, err := goCommand(ctx, opts.Source, append([]string{"list", "-tags=" + strings.Join(debugTags, ","), "-f", "{{.Dir}}"}, pkgs...)...)
+	if err != nil {
+		return "", err
+	}
+	if err := os.MkdirAll(dir, 0o755); err != nil {
+		return "", err
+	}
+	tmp, err := os.MkdirTemp(dir, ".new-")
+	if err != nil {
+		return "", err
+	}
+	defer os.RemoveAll(tmp)
+	env := golang.Default(golang.DisableCGO(), golang.WithGOOS("linux"), golang.WithGOARCH("amd64"), golang.WithWorkingDir(opts.Source),
+		golang.WithBuildTag(debugTags...))
+	err = builder.Busybox.Build(new(llog.Logger), uinit.NewFiles(), builder.Opts{
+		Env: env,
+		// The builder's own flags rebuild the standard library each time.
+		BuildOpts: &golang.BuildOpts{EnableInlining: true, ExtraArgs: []string{"-a=false", "-buildvcs=false"}},
+		Packages:  strings.Fields(string(out)),
+		TempDir:   tmp,
+		BinaryDir: "bin",
+	})
+	if err != nil {
+		return "", err
+	}
+	return program, errors.Join(os.Rename(filepath.Join(tmp, "bb"), program))
+}
