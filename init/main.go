@@ -34,11 +34,12 @@ type program func(args []string) int
 
 func programs() map[string]program {
 	return map[string]program{
-		"shadowd":  shadowd,
-		"netcfgd":  netcfgd,
-		"poweroff": askPower,
-		"reboot":   askPower,
-		"halt":     askPower,
+		"shadowd":   shadowd,
+		"netcfgd":   netcfgd,
+		"shadowctl": shadowctl,
+		"poweroff":  askPower,
+		"reboot":    askPower,
+		"halt":      askPower,
 	}
 }
 

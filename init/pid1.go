@@ -25,6 +25,7 @@ import (
 	"github.com/umbra-vm/umbra/init/internal/kmsg"
 	"github.com/umbra-vm/umbra/init/internal/power"
 	"github.com/umbra-vm/umbra/init/internal/supervise"
+	"github.com/umbra-vm/umbra/init/internal/xenctl"
 	"github.com/umbra-vm/umbra/init/notify"
 	"golang.org/x/sys/unix"
 )
@@ -113,6 +114,7 @@ func (p *pid1) up(context.Context) {
 	}
 	p.listen()
 	p.background("power button", p.watchButton)
+	p.background("Xen", p.watchXen)
 	for _, spec := range specs(cfg) {
 		p.supervisor.Add(spec)
 	}
@@ -234,14 +236,25 @@ func (p *pid1) watchSignals() {
 
 // watchButton passes on what the power button asks for.
 func (p *pid1) watchButton(ctx context.Context) {
-	for {
-		err := power.WatchACPI(ctx, p.ask)
-		if errors.Is(err, power.ErrNoACPI) {
-			p.log.Debug("no power button", "err", err)
+	p.keepWatching("power button", power.ErrNoACPI, func() error { return power.WatchACPI(ctx, p.ask) })
+}
+
+// watchXen passes on what the Xen toolstack asks for.
+func (p *pid1) watchXen(ctx context.Context) {
+	p.keepWatching("xenstore", xenctl.ErrNoXen, func() error { return xenctl.Watch(ctx, p.ask) })
+}
+
+// keepWatching watches again after a failure, unless it is that there is
+// nothing to watch.
+func (p *pid1) keepWatching(what string, absent error, watch func() error) {
+	for wait := time.Second; ; wait = min(2*wait, time.Minute) {
+		err := watch()
+		if errors.Is(err, absent) {
+			p.log.Debug("no "+what, "err", err)
 			return
 		}
-		p.log.Warn("power button", "err", err)
-		time.Sleep(time.Second)
+		p.log.Warn("does not hear the "+what, "again_in", wait, "err", err)
+		time.Sleep(wait)
 	}
 }
 

@@ -1,0 +1,208 @@
+// Copyright 2026 the umbra Authors. All rights reserved.
+// Use of this source code is governed by a BSD-style
+// license that can be found in the LICENSE file.
+
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/signal"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/umbra-vm/umbra/init/internal/kmsg"
+	"github.com/umbra-vm/umbra/init/notify"
+	"github.com/umbra-vm/umbra/shadow/ctl"
+	"golang.org/x/sys/unix"
+)
+
+const shadowctlUsage = `usage: shadowctl [--json] COMMAND
+
+  status           roles and their devices
+  log [ROLE]       what is remembered of a role's settings
+  timeline [ROLE]  what each recovery took, oldest first
+  reload ROLE      put the role's driver out and in again, without downtime
+  services         programs that init looks after
+  output [NAME]    the last lines a program has printed, or all of them
+
+Exit status: 0 done, 1 failed, 2 not understood.
+`
+
+// errUsage says that the command line was not understood.
+var errUsage = errors.New("not understood")
+
+// shadowctlTimeout bounds what only looks something up. A reload takes what it
+// takes.
+const shadowctlTimeout = 10 * time.Second
+
+// shadowctl shows what the shadow and init know, for people and tools.
+func shadowctl(args []string) int {
+	ctx, stop := signal.NotifyContext(context.Background(), unix.SIGTERM, unix.SIGINT)
+	defer stop()
+	asJSON, words := shadowctlFlags(args[1:])
+	err := shadowctlRun(ctx, os.Stdout, words, asJSON)
+	switch {
+	case err == nil:
+		return 0
+	case errors.Is(err, errUsage):
+		fmt.Fprint(os.Stderr, "shadowctl: ", err, "\n", shadowctlUsage)
+		return 2
+	}
+	fmt.Fprintln(os.Stderr, "shadowctl:", err)
+	return 1
+}
+
+// shadowctlFlags takes the one flag out of the words, wherever it stands.
+func shadowctlFlags(args []string) (asJSON bool, words []string) {
+	isFlag := func(s string) bool { return s == "--json" || s == "-json" }
+	return slices.ContainsFunc(args, isFlag), slices.DeleteFunc(slices.Clone(args), isFlag)
+}
+
+func shadowctlRun(ctx context.Context, w io.Writer, words []string, asJSON bool) error {
+	if len(words) == 0 {
+		return fmt.Errorf("%w: no command", errUsage)
+	}
+	cmd, rest := words[0], words[1:]
+	most, least := 1, 0
+	switch cmd {
+	case "help", "-h", "--help":
+		_, err := io.WriteString(w, shadowctlUsage)
+		return err
+	case ctl.CmdStatus, "services":
+		most = 0
+	case ctl.CmdReload:
+		least = 1
+	case ctl.CmdLog, ctl.CmdTimeline, "output":
+	default:
+		return fmt.Errorf("%w: %q", errUsage, cmd)
+	}
+	if len(rest) < least || len(rest) > most {
+		return fmt.Errorf("%w: %s", errUsage, strings.Join(words, " "))
+	}
+	name := strings.Join(rest, "")
+	if cmd != ctl.CmdReload {
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithTimeout(ctx, shadowctlTimeout)
+		defer cancel()
+	}
+	p := printer{w: w, asJSON: asJSON}
+	switch cmd {
+	case "services":
+		return p.services(ctx)
+	case "output":
+		return p.output(ctx, name)
+	}
+	return p.agent(ctx, cmd, ctl.RoleArgs{Role: name})
+}
+
+// printer renders answers.
+type printer struct {
+	w      io.Writer
+	asJSON bool
+}
+
+// show renders data as JSON, or as text does for people.
+func (p printer) show(data any, text func() error) error {
+	if !p.asJSON {
+		return text()
+	}
+	enc := json.NewEncoder(p.w)
+	enc.SetIndent("", "  ")
+	return enc.Encode(data)
+}
+
+// agent runs a command of the agent.
+func (p printer) agent(ctx context.Context, cmd string, role ctl.RoleArgs) error {
+	c, err := ctl.Dial(ctx, ctl.SocketPath, nil)
+	if err != nil {
+		return err
+	}
+	defer c.Close()
+	switch cmd {
+	case ctl.CmdStatus:
+		var st ctl.Status
+		if err := c.Call(ctx, cmd, nil, &st); err != nil {
+			return err
+		}
+		return p.show(st, func() error { return ctl.RenderStatus(p.w, st) })
+	case ctl.CmdLog:
+		var entries []ctl.LogEntry
+		if err := c.Call(ctx, cmd, role, &entries); err != nil {
+			return err
+		}
+		return p.show(entries, func() error { return ctl.RenderLog(p.w, entries) })
+	case ctl.CmdReload:
+		var t ctl.Timeline
+		if err := c.Call(ctx, cmd, role, &t); err != nil {
+			return err
+		}
+		return p.show(t, func() error { return ctl.RenderTimeline(p.w, t) })
+	}
+	var ts []ctl.Timeline
+	if err := c.Call(ctx, cmd, role, &ts); err != nil {
+		return err
+	}
+	return p.show(ts, func() error {
+		for i, t := range ts {
+			if i > 0 {
+				fmt.Fprintln(p.w)
+			}
+			if err := ctl.RenderTimeline(p.w, t); err != nil {
+				return err
+			}
+		}
+		if len(ts) == 0 {
+			_, err := fmt.Fprintln(p.w, "no recovery yet")
+			return err
+		}
+		return nil
+	})
+}
+
+// services shows the programs init looks after.
+func (p printer) services(ctx context.Context) error {
+	st, err := notify.NewClient("").Status(ctx)
+	if err != nil {
+		return err
+	}
+	return p.show(st, func() error { return renderServices(p.w, st) })
+}
+
+func renderServices(w io.Writer, st *notify.Status) error {
+	var b strings.Builder
+	fmt.Fprintf(&b, "%-16s %-12s %6s %10s %6s  %s\n", "SERVICE", "STATE", "PID", "FOR", "STARTS", "LAST END")
+	for _, s := range st.Services {
+		pid, since := "-", "-"
+		if s.PID != 0 {
+			pid = fmt.Sprint(s.PID)
+		}
+		if s.For != 0 {
+			since = kmsg.Duration(s.For.Round(time.Second))
+		}
+		fmt.Fprintf(&b, "%-16s %-12s %6s %10s %6d  %s\n", s.Name, s.State, pid, since, s.Starts, s.LastExit)
+	}
+	_, err := io.WriteString(w, b.String())
+	return err
+}
+
+// output shows the last lines of a program.
+func (p printer) output(ctx context.Context, name string) error {
+	lines, err := notify.NewClient("").Output(ctx, name)
+	if err != nil {
+		return err
+	}
+	return p.show(lines, func() error {
+		for _, l := range lines {
+			if _, err := fmt.Fprintln(p.w, l); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+}
