@@ -74,15 +74,20 @@ func ParseSoftdep(r io.Reader) (map[string]Soft, error) {
 			return nil, fmt.Errorf("modules.softdep: line %d: no module in %q", line.number, line.text)
 		}
 		name := modalias.Normalize(f[1])
-		s := all[name]
-		s.add(f[2:])
+		s, more := all[name], parseSoft(f[2:])
+		s.Pre = append(s.Pre, more.Pre...)
+		s.Post = append(s.Post, more.Post...)
 		all[name] = s
 	}
 	return all, nil
 }
 
-// add appends the words of one soft dependency: "pre:", "post:" and names.
-func (s *Soft) add(words []string) {
+// ParseSoft reads the soft dependencies as a module states them in its "softdep"
+// field: "pre: NAME... post: NAME...".
+func ParseSoft(text string) Soft { return parseSoft(strings.Fields(text)) }
+
+func parseSoft(words []string) Soft {
+	var s Soft
 	var into *[]string
 	for _, w := range words {
 		switch {
@@ -94,6 +99,7 @@ func (s *Soft) add(words []string) {
 			*into = append(*into, modalias.Normalize(w))
 		}
 	}
+	return s
 }
 
 // ParseBuiltin reads modules.builtin, one path a line, and returns the names of
