@@ -23,8 +23,8 @@ var (
 	ErrSourceLost = errors.New("source QEMU is gone")
 
 	// ErrDestinationLost: the destination's QEMU went away, as it does when
-	// it cannot load what it was sent. Its log tells why.
-	ErrDestinationLost = errors.New("destination QEMU is gone")
+	// it cannot load what it was sent. It says why on its standard error only.
+	ErrDestinationLost = errors.New("destination QEMU is gone (its own log tells why)")
 
 	// ErrNotRunning: the source does not run its guest.
 	ErrNotRunning = errors.New("source is not running")

@@ -20,7 +20,7 @@ import (
 
 // graceTime is how long to wait for the other half of a bad piece of news: a
 // process that closed one socket is about to close the next.
-const graceTime = 2 * time.Second
+const graceTime = 5 * time.Second
 
 // migrateInfo is the part of query-migrate that is looked at.
 type migrateInfo struct {

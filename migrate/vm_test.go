@@ -8,7 +8,6 @@ import (
 	"bytes"
 	"context"
 	"fmt"
-	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -73,6 +72,7 @@ func startVM(ctx context.Context, t *testing.T, name string, spec machineSpec) *
 		"-bios", bios,
 		"-serial", "file:" + filepath.Join(dir, "serial"),
 		"-qmp", "unix:" + filepath.Join(dir, "qmp") + ",server=on,wait=off",
+		"-qmp", "unix:" + filepath.Join(dir, "qmp2") + ",server=on,wait=off",
 	}
 	if spec.nic != "" {
 		args = append(args, "-device", spec.nic)
@@ -188,15 +188,6 @@ func (v *vm) stands(ctx context.Context) {
 	if s := v.status(ctx); s == "running" {
 		v.t.Fatalf("%s runs, it must not", v.name)
 	}
-}
-
-func freeTCPPort(t *testing.T) net.Listener {
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { l.Close() })
-	return l
 }
 
 // picState is what the human monitor's "info pic" says of latched inputs.

@@ -9,6 +9,8 @@ import (
 	"encoding/binary"
 	"encoding/json"
 	"errors"
+	"fmt"
+	"maps"
 )
 
 // An object describes a device or a struct within one, as vmstate_save_state_v
@@ -117,6 +119,7 @@ func (l *layouter) subsection(o *object) error {
 
 // A description is the JSON at the end of a stream.
 type description struct {
+	text    []byte
 	members map[string]json.RawMessage
 	raw     []json.RawMessage // one per device, as it came
 	devices []object
@@ -124,13 +127,21 @@ type description struct {
 
 const memberDevices = "devices"
 
-func parseDescription(text []byte) (*description, error) {
-	var d description
+// parseDescription reads the text. maxDevices is how many devices there can be:
+// an array of nothing would take many times the memory of its text.
+func parseDescription(text []byte, maxDevices int) (*description, error) {
+	d := description{text: text}
+	if len(text) > maxDescription {
+		return nil, fmt.Errorf("%d bytes, at most %d are plausible", len(text), maxDescription)
+	}
 	if err := json.Unmarshal(text, &d.members); err != nil {
 		return nil, err
 	}
 	if err := json.Unmarshal(d.members[memberDevices], &d.raw); err != nil {
 		return nil, err
+	}
+	if len(d.raw) > maxDevices {
+		return nil, fmt.Errorf("%d devices, at most %d fit", len(d.raw), maxDevices)
 	}
 	d.devices = make([]object, len(d.raw))
 	for i, raw := range d.raw {
@@ -142,7 +153,7 @@ func parseDescription(text []byte) (*description, error) {
 }
 
 // without returns the text of the description with the devices left out for
-// which drop is true.
+// which drop is true; the very text that came, if that is none.
 func (d *description) without(drop func(i int) bool) ([]byte, error) {
 	kept := make([]json.RawMessage, 0, len(d.raw))
 	for i, raw := range d.raw {
@@ -150,14 +161,25 @@ func (d *description) without(drop func(i int) bool) ([]byte, error) {
 			kept = append(kept, raw)
 		}
 	}
-	list, err := json.Marshal(kept)
+	if len(kept) == len(d.raw) {
+		return d.text, nil
+	}
+	list, err := marshal(kept)
 	if err != nil {
 		return nil, err
 	}
-	members := make(map[string]json.RawMessage, len(d.members))
-	for k, v := range d.members {
-		members[k] = v
-	}
+	members := maps.Clone(d.members)
 	members[memberDevices] = list
-	return json.Marshal(members)
+	return marshal(members)
+}
+
+// marshal is json.Marshal, but leaves <, > and & as they are.
+func marshal(v any) ([]byte, error) {
+	var b bytes.Buffer
+	e := json.NewEncoder(&b)
+	e.SetEscapeHTML(false)
+	if err := e.Encode(v); err != nil {
+		return nil, err
+	}
+	return bytes.TrimSuffix(b.Bytes(), []byte("\n")), nil
 }

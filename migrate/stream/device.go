@@ -58,7 +58,7 @@ func parseMachine(buf []byte, base int64) (*machine, error) {
 	if err != nil {
 		return nil, &Error{Offset: base + int64(len(buf)), Err: err}
 	}
-	desc, err := parseDescription(text)
+	desc, err := parseDescription(text, end/minSection)
 	if err != nil {
 		return nil, &Error{Offset: base + int64(end) + 6, Section: "description", Err: malformed("%w", err)}
 	}

@@ -46,6 +46,9 @@ const (
 	maxMachineName  = 256
 	maxCapabilities = 64
 	maxRAMBlocks    = 1024
+	maxDescription  = 8 << 20 // a vCPU takes 8 kB, a machine 40 kB
+
+	minSection = 1 + 4 + 1 + 8 + 5 // bytes of a device without a name or data
 )
 
 // DefaultMaxDeviceState is the bound on buffered device state, in bytes. A

@@ -25,10 +25,13 @@ type pipe struct {
 	scratch [pageSize]byte
 }
 
+// bufferSize is for each direction, in bytes; QEMU writes some 32 kB at a time.
+const bufferSize = 64 << 10
+
 func newPipe(dst io.Writer, src io.Reader) *pipe {
 	return &pipe{
-		src: bufio.NewReaderSize(src, 256<<10),
-		dst: bufio.NewWriterSize(dst, 256<<10),
+		src: bufio.NewReaderSize(src, bufferSize),
+		dst: bufio.NewWriterSize(dst, bufferSize),
 	}
 }
 
