@@ -11,14 +11,18 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
-	"log/slog"
+	"maps"
 	"os"
+	"path"
 	"path/filepath"
 	"slices"
+	"sync"
 
+	"github.com/umbra-vm/umbra/drivers/modinfo"
 	"github.com/umbra-vm/umbra/image/initramfs"
 	"github.com/umbra-vm/umbra/image/kernel"
 	"github.com/umbra-vm/umbra/init/config"
+	"golang.org/x/sync/errgroup"
 )
 
 // Options say how to build, not what.
@@ -33,8 +37,9 @@ type Options struct {
 	// Init is the Go package that becomes /init. Default: umbra's own.
 	Init string
 
-	Logger   *slog.Logger
-	Progress func(step string) // told what takes time, may be nil
+	// Progress is told what takes time. It may be nil and is called from
+	// several goroutines, one at a time.
+	Progress func(step string)
 }
 
 // Bundle is a built image on disk.
@@ -59,19 +64,21 @@ func Build(ctx context.Context, c *Config, dir string, opts Options) (*Bundle, e
 	if err != nil {
 		return nil, err
 	}
-	k, err := kernel.Open(ctx, kernel.Source{
-		Package: c.Kernel.Package, Deb: c.path(c.Kernel.Deb), Vmlinuz: c.path(c.Kernel.Vmlinuz), Modules: c.path(c.Kernel.Modules),
-	}, kernel.Options{CacheDir: opts.CacheDir, Logger: opts.Logger, Progress: opts.Progress})
+	work, err := os.MkdirTemp("", "umbra-build-")
 	if err != nil {
-		return nil, c.kernelError(err)
+		return nil, err
 	}
-	modules, err := c.selectModules(k)
+	defer os.RemoveAll(work)
+	p, err := c.prepare(ctx, work, opts)
 	if err != nil {
+		return nil, err
+	}
+	if p.modules, err = c.selectModules(p.kernel); err != nil {
 		return nil, err
 	}
 	var b *Bundle
 	err = replace(dir, func(tmp string) (files []string, err error) {
-		b, err = c.build(ctx, k, modules, tmp, opts)
+		b, err = c.build(ctx, p, tmp, opts)
 		if err != nil {
 			return nil, err
 		}
@@ -85,11 +92,14 @@ func Build(ctx context.Context, c *Config, dir string, opts Options) (*Bundle, e
 }
 
 func (o Options) withDefaults(ctx context.Context) (Options, error) {
-	if o.Logger == nil {
-		o.Logger = slog.New(slog.DiscardHandler)
-	}
-	if o.Progress == nil {
-		o.Progress = func(string) {}
+	var mu sync.Mutex
+	progress := o.Progress
+	o.Progress = func(step string) {
+		mu.Lock()
+		defer mu.Unlock()
+		if progress != nil {
+			progress(step)
+		}
 	}
 	if o.Init == "" {
 		o.Init = modulePath + "/init"
@@ -124,32 +134,59 @@ func (c *Config) kernelError(err error) error {
 	return c.fail(key, "%w", err)
 }
 
-// build writes every file of the bundle into dir, which is empty.
-func (c *Config) build(ctx context.Context, k *kernel.Kernel, modules *selection, dir string, opts Options) (*Bundle, error) {
-	work, err := os.MkdirTemp("", "umbra-build-")
-	if err != nil {
-		return nil, err
-	}
-	defer os.RemoveAll(work)
+// parts are what an image is made of.
+type parts struct {
+	work    string // directory for intermediate files
+	kernel  *kernel.Kernel
+	modules *selection
+	init    string // path of the compiled program
+	tools   string // path of the debug tools, if there are any
+}
 
-	guest := c.guest(modules.boot, modules.prefetch)
+// prepare gets hold of what takes long, side by side.
+func (c *Config) prepare(ctx context.Context, work string, opts Options) (*parts, error) {
+	p := &parts{work: work, init: filepath.Join(work, "init")}
+	g, ctx := errgroup.WithContext(ctx)
+	g.Go(func() error {
+		k, err := kernel.Open(ctx, kernel.Source{
+			Package: c.Kernel.Package, Deb: c.path(c.Kernel.Deb), Vmlinuz: c.path(c.Kernel.Vmlinuz), Modules: c.path(c.Kernel.Modules),
+		}, kernel.Options{CacheDir: opts.CacheDir, Progress: opts.Progress})
+		if err != nil {
+			return c.kernelError(err)
+		}
+		p.kernel = k
+		return nil
+	})
+	g.Go(func() error {
+		opts.Progress("compiling init")
+		if err := buildGo(ctx, opts.Source, opts.Init, p.init); err != nil {
+			return err
+		}
+		if !c.Image.Debug {
+			return nil
+		}
+		var err error
+		p.tools, err = busybox(ctx, opts)
+		return err
+	})
+	return p, g.Wait()
+}
+
+// build writes every file of the bundle into dir, which is empty.
+func (c *Config) build(ctx context.Context, p *parts, dir string, opts Options) (*Bundle, error) {
+	guest := c.guest(p.modules.boot, p.modules.prefetch)
 	if err := guest.Validate(); err != nil {
 		return nil, fmt.Errorf("configuration of the guest: %w", err)
 	}
-	opts.Progress("compiling init")
-	initFile := filepath.Join(work, "init")
-	if err := buildGo(ctx, opts.Source, opts.Init, initFile); err != nil {
-		return nil, err
-	}
 	a := initramfs.New()
-	if err := addSystem(a, initFile, guest); err != nil {
+	if err := addSystem(a, p.init, guest); err != nil {
 		return nil, err
 	}
-	if err := addModules(ctx, a, k, modules, work); err != nil {
+	if err := addModules(a, p); err != nil {
 		return nil, err
 	}
-	if c.Image.Debug {
-		if err := addTools(ctx, a, opts); err != nil {
+	if p.tools != "" {
+		if err := addTools(a, p.tools); err != nil {
 			return nil, err
 		}
 	}
@@ -166,10 +203,10 @@ func (c *Config) build(ctx context.Context, k *kernel.Kernel, modules *selection
 	if err := c.pack(a, filepath.Join(dir, c.initramfsFile())); err != nil {
 		return nil, err
 	}
-	if err := copyFile(k.Image, filepath.Join(dir, KernelFile), 0o644); err != nil {
+	if err := copyFile(p.kernel.Image, filepath.Join(dir, KernelFile), 0o644); err != nil {
 		return nil, fmt.Errorf("copy kernel: %w", err)
 	}
-	return c.writeSidecars(ctx, k, modules, dir)
+	return c.writeSidecars(ctx, p, dir)
 }
 
 func (c *Config) initramfsFile() string { return "initramfs.cpio." + c.Image.Compression.Suffix() }
@@ -193,21 +230,35 @@ func addSystem(a *initramfs.Archive, initFile string, guest *config.Config) erro
 
 // addModules adds the files of the modules, unpacked, and an index of just
 // these.
-func addModules(ctx context.Context, a *initramfs.Archive, k *kernel.Kernel, s *selection, work string) error {
-	dir := filepath.Join(work, "modules")
-	for _, m := range s.files {
-		rel, err := filepath.Rel(k.Modules, m.Path)
-		if err != nil {
-			return fmt.Errorf("module %s: %w", m.Name, err)
-		}
-		if err := kernel.CopyModule(m.Path, filepath.Join(dir, rel)); err != nil {
-			return fmt.Errorf("module %s: %w", m.Name, err)
-		}
+func addModules(a *initramfs.Archive, p *parts) error {
+	dir := filepath.Join(p.work, "modules")
+	var paths []string
+	for _, m := range p.modules.modules {
+		paths = append(paths, m.Path)
 	}
-	if err := kernel.WriteIndex(ctx, k.Modules, dir); err != nil {
+	if err := p.kernel.CopyModules(dir, paths); err != nil {
+		return err
+	}
+	set, err := modinfo.Open(dir)
+	if err != nil {
+		return err
+	}
+	index, err := set.Index(set.Modules())
+	if err != nil {
 		return fmt.Errorf("index of modules: %w", err)
 	}
-	return a.AddFile(dir, "/lib/modules/"+k.Release)
+	guestDir := "/lib/modules/" + p.kernel.Release
+	for _, name := range slices.Sorted(maps.Keys(index)) {
+		if err := a.AddContent(path.Join(guestDir, name), index[name]); err != nil {
+			return err
+		}
+	}
+	for _, m := range set.Modules() {
+		if err := a.AddFile(filepath.Join(dir, m.Path), path.Join(guestDir, filepath.ToSlash(m.Path))); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 func (c *Config) pack(a *initramfs.Archive, name string) (err error) {

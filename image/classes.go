@@ -45,7 +45,7 @@ func Classes() []Class {
 		{
 			Name:  "net",
 			Doc:   "every PCI Ethernet driver of the kernel, virtual functions included; large",
-			Below: []string{"kernel/drivers/net/ethernet/", "kernel/drivers/net/vmxnet3/"},
+			Below: []string{"kernel/drivers/net/ethernet", "kernel/drivers/net/vmxnet3"},
 			Alias: "pci:",
 		},
 	}

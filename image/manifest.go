@@ -106,7 +106,7 @@ func (b *Bundle) VM() machine.Machine {
 }
 
 // writeSidecars writes what lies beside kernel and initramfs, and the manifest.
-func (c *Config) writeSidecars(ctx context.Context, k *kernel.Kernel, s *selection, dir string) (*Bundle, error) {
+func (c *Config) writeSidecars(ctx context.Context, p *parts, dir string) (*Bundle, error) {
 	goVersion, err := goCommand(ctx, "", "env", "GOVERSION")
 	if err != nil {
 		return nil, err
@@ -115,12 +115,12 @@ func (c *Config) writeSidecars(ctx context.Context, k *kernel.Kernel, s *selecti
 	b.Name = c.Image.Name
 	b.Umbra = Version()
 	b.Go = strings.TrimSpace(string(goVersion))
-	b.Kernel.Release, b.Kernel.Origin = k.Release, k.Origin
+	b.Kernel.Release, b.Kernel.Origin = p.kernel.Release, p.kernel.Origin
 	b.Cmdline = c.cmdline()
 	b.Initramfs = c.initramfsFile()
 	b.Machine = MachineManifest(c.Machine)
-	b.Boot, b.Prefetch = s.boot, s.prefetch
-	for _, m := range s.files {
+	b.Boot, b.Prefetch = p.modules.boot, p.modules.prefetch
+	for _, m := range p.modules.modules {
 		b.Modules = append(b.Modules, m.Name)
 	}
 	for _, r := range c.Roles {

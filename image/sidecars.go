@@ -29,8 +29,8 @@ func (b *Bundle) script() ([]byte, error) {
 	}
 	var s bytes.Buffer
 	fmt.Fprintf(&s, `#!/bin/sh
-# Boots %s in QEMU with a %s on a user-mode network. The console is this
-# terminal: Ctrl-A X ends the machine. Further arguments go to QEMU.
+# Boots %s in QEMU, its NIC a %s on a user-mode network. The console is
+# this terminal: Ctrl-A X ends the machine. Further arguments go to QEMU.
 # ACCEL=kvm uses hardware virtualization, QEMU another binary.
 set -e
 cd "$(dirname "$0")"

@@ -36,11 +36,7 @@ const uroot = "github.com/u-root/u-root"
 
 // addTools adds the tools of a debug image: one busybox-like program and a link
 // per command, /bin/sh among them.
-func addTools(ctx context.Context, a *initramfs.Archive, opts Options) error {
-	bb, err := busybox(ctx, opts)
-	if err != nil {
-		return fmt.Errorf("debug tools: %w", err)
-	}
+func addTools(a *initramfs.Archive, bb string) error {
 	if err := a.AddFile(bb, "/bin/bb"); err != nil {
 		return err
 	}
@@ -54,7 +50,12 @@ func addTools(ctx context.Context, a *initramfs.Archive, opts Options) error {
 
 // busybox compiles the tools, once for a version of Go and of u-root, and
 // returns the path of the program.
-func busybox(ctx context.Context, opts Options) (string, error) {
+func busybox(ctx context.Context, opts Options) (program string, err error) {
+	defer func() {
+		if err != nil {
+			err = fmt.Errorf("debug tools: %w", err)
+		}
+	}()
 	key := sha256.New()
 	for _, args := range [][]string{{"version"}, {"list", "-m", uroot}} {
 		out, err := goCommand(ctx, opts.Source, args...)
@@ -65,7 +66,7 @@ func busybox(ctx context.Context, opts Options) (string, error) {
 	}
 	fmt.Fprintln(key, debugTools, debugTags)
 	dir := filepath.Join(opts.CacheDir, "tools")
-	program := filepath.Join(dir, "bb-"+hex.EncodeToString(key.Sum(nil)))
+	program = filepath.Join(dir, "bb-"+hex.EncodeToString(key.Sum(nil)))
 	if _, err := os.Stat(program); err == nil {
 		return program, nil
 	}

@@ -7,7 +7,6 @@ package main
 import (
 	"fmt"
 	"io"
-	"log/slog"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -20,10 +19,9 @@ import (
 
 func newBuild() *cobra.Command {
 	var (
-		opts    image.Options
-		out     string
-		quiet   bool
-		verbose bool
+		opts  image.Options
+		out   string
+		quiet bool
 	)
 	cmd := &cobra.Command{
 		Use:   "build FILE.toml",
@@ -51,9 +49,6 @@ compiled from.`,
 			if !quiet {
 				opts.Progress = func(step string) { fmt.Fprintf(cmd.ErrOrStderr(), "%6.1f s  %s\n", time.Since(start).Seconds(), step) }
 			}
-			if verbose {
-				opts.Logger = slog.New(slog.NewTextHandler(cmd.ErrOrStderr(), nil))
-			}
 			b, err := image.Build(cmd.Context(), c, out, opts)
 			if err != nil {
 				return err
@@ -70,7 +65,6 @@ compiled from.`,
 	f.StringVar(&opts.Source, "source", "", "directory of umbra's source")
 	f.StringVar(&opts.Init, "init", "", "Go package that becomes the guest's init (default umbra's own)")
 	f.BoolVarP(&quiet, "quiet", "q", false, "say nothing unless it fails")
-	f.BoolVarP(&verbose, "verbose", "v", false, "log details")
 	return cmd
 }
 

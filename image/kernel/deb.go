@@ -6,6 +6,7 @@ package kernel
 
 import (
 	"archive/tar"
+	"bufio"
 	"context"
 	"encoding/json"
 	"errors"
@@ -51,9 +52,6 @@ func openDeb(ctx context.Context, name string, opts Options) (*Kernel, error) {
 			return err
 		}
 		k.Origin.SHA256 = sum
-		if err := WriteIndex(ctx, filepath.Join(tmp, modulesName), filepath.Join(tmp, modulesName)); err != nil {
-			return err
-		}
 		record, err := json.Marshal(k)
 		if err != nil {
 			return err
@@ -103,8 +101,10 @@ func unpack(ctx context.Context, name, dir string) (k *Kernel, err error) {
 		return nil, fmt.Errorf("%w package: %s: %w", ErrBroken, member.Name, err)
 	}
 	defer data.Close()
+	ahead := readAhead(data)
+	defer ahead.Close()
 	x := extractor{dir: dir}
-	if err := x.tar(ctx, data); err != nil {
+	if err := x.tar(ctx, ahead); err != nil {
 		return nil, fmt.Errorf("%w package: %s: %w", ErrBroken, member.Name, err)
 	}
 	k = &Kernel{
@@ -118,13 +118,33 @@ func unpack(ctx context.Context, name, dir string) (k *Kernel, err error) {
 	if err != nil {
 		return nil, err
 	}
-	if release != x.release || x.modulesOf != "" && x.modulesOf != release {
-		return nil, fmt.Errorf("%w: file name says %s, kernel says %s, modules are of %s", ErrMismatch, x.release, release, x.modulesOf)
+	if release != x.release {
+		return nil, fmt.Errorf("%w: boot/vmlinuz-%s says of itself that it is %s", ErrBroken, x.release, release)
 	}
 	if x.modules == 0 {
 		return nil, fmt.Errorf("%w package: %s %s has no modules", ErrBroken, k.Origin.Package, k.Origin.Version)
 	}
+	if err := checkModules(filepath.Join(dir, modulesName), release); err != nil {
+		return nil, err
+	}
 	return k, nil
+}
+
+// readAhead reads r on a goroutine of its own, so that decompressing and writing
+// to disk overlap. Closing it ends the goroutine.
+func readAhead(r io.Reader) io.ReadCloser {
+	pr, pw := io.Pipe()
+	go func() {
+		defer func() {
+			if v := recover(); v != nil {
+				pw.CloseWithError(fmt.Errorf("decompress: %v", v))
+			}
+		}()
+		w := bufio.NewWriterSize(pw, 1<<20)
+		_, err := io.Copy(w, r)
+		pw.CloseWithError(errors.Join(err, w.Flush()))
+	}()
+	return pr
 }
 
 // extractor takes from a package's data what is of use: kernel and modules,
@@ -192,33 +212,4 @@ func (x *extractor) file(name string, content io.Reader) error {
 		x.modules++
 	}
 	return writeFile(filepath.Join(x.dir, modulesName, filepath.FromSlash(file)), content)
-}
-
-// builtinLists are the index files that a package brings and depmod(8) does not
-// make: they describe the kernel, not the modules.
-var builtinLists = map[string]bool{"modules.builtin": true, "modules.builtin.modinfo": true, "modules.order": true}
-
-// moduleSuffix returns .ko, .ko.xz, .ko.zst or .ko.gz if name ends so.
-func moduleSuffix(name string) string {
-	for _, s := range []string{".ko", ".ko.xz", ".ko.zst", ".ko.gz"} {
-		if strings.HasSuffix(name, s) {
-			return s
-		}
-	}
-	return ""
-}
-
-func writeFile(name string, content io.Reader) error {
-	if err := os.MkdirAll(filepath.Dir(name), 0o755); err != nil {
-		return err
-	}
-	f, err := os.OpenFile(name, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o644)
-	if err != nil {
-		return err
-	}
-	if _, err := io.Copy(f, content); err != nil {
-		f.Close()
-		return err
-	}
-	return f.Close()
 }

@@ -20,7 +20,6 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
-	"log/slog"
 	"os"
 	"path/filepath"
 	"strings"
@@ -39,7 +38,7 @@ type Source struct {
 type Kernel struct {
 	Release string // as uname -r would say: 6.1.0-56-amd64
 	Image   string // path of the bzImage
-	Modules string // path of the modules with their index (modules.dep and so on)
+	Modules string // path of its lib/modules/RELEASE
 	Origin  Origin
 }
 
@@ -53,8 +52,7 @@ type Origin struct {
 
 // Options say where to work.
 type Options struct {
-	CacheDir string // holds packages/ and kernels/
-	Logger   *slog.Logger
+	CacheDir string            // holds packages/ and kernels/
 	Progress func(step string) // told what takes time, may be nil
 }
 
@@ -73,9 +71,6 @@ var (
 // and returns where it lies. The second call with the same source reads little
 // more than the package to check its hash.
 func Open(ctx context.Context, src Source, opts Options) (*Kernel, error) {
-	if opts.Logger == nil {
-		opts.Logger = slog.New(slog.DiscardHandler)
-	}
 	if opts.Progress == nil {
 		opts.Progress = func(string) {}
 	}
@@ -85,14 +80,13 @@ func Open(ctx context.Context, src Source, opts Options) (*Kernel, error) {
 	case src.Deb != "":
 		return openDeb(ctx, src.Deb, opts)
 	case src.Vmlinuz != "" && src.Modules != "":
-		return openFiles(ctx, src.Vmlinuz, src.Modules, opts)
+		return openFiles(src.Vmlinuz, src.Modules)
 	}
 	return nil, fmt.Errorf("%w: neither package nor .deb nor files named", ErrNoKernel)
 }
 
-// openFiles uses a kernel and modules as they lie on disk. The modules' index is
-// made in the cache when they have none.
-func openFiles(ctx context.Context, vmlinuz, modules string, opts Options) (*Kernel, error) {
+// openFiles uses a kernel and modules as they lie on disk.
+func openFiles(vmlinuz, modules string) (*Kernel, error) {
 	release, err := Release(vmlinuz)
 	if err != nil {
 		return nil, err
@@ -105,9 +99,6 @@ func openFiles(ctx context.Context, vmlinuz, modules string, opts Options) (*Ker
 	}
 	sum, err := hashFile(vmlinuz)
 	if err != nil {
-		return nil, err
-	}
-	if modules, err = indexed(ctx, modules, opts); err != nil {
 		return nil, err
 	}
 	return &Kernel{Release: release, Image: vmlinuz, Modules: modules, Origin: Origin{SHA256: sum}}, nil

@@ -5,100 +5,103 @@
 package kernel
 
 import (
-	"context"
-	"crypto/sha256"
-	"encoding/hex"
+	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"os"
-	"os/exec"
+	"path"
 	"path/filepath"
+	"strings"
+
+	"github.com/umbra-vm/umbra/drivers/modinfo"
+	"pault.ag/go/debian/deb"
 )
 
-// indexed returns a directory with the modules of dir and their index: dir
-// itself if depmod(8) has been there, else one of links to it in the cache.
-func indexed(ctx context.Context, dir string, opts Options) (string, error) {
-	if _, err := os.Stat(filepath.Join(dir, "modules.dep")); err == nil {
-		return dir, nil
-	}
-	dir, err := filepath.Abs(dir)
-	if err != nil {
-		return "", err
-	}
-	key, err := fingerprint(dir)
-	if err != nil {
-		return "", fmt.Errorf("modules %s: %w", dir, err)
-	}
-	cached := filepath.Join(opts.CacheDir, "modules", key)
-	if _, err := os.Stat(cached); err == nil {
-		return cached, nil
-	}
-	opts.Progress("indexing the modules in " + dir)
-	err = install(cached, func(tmp string) error {
-		entries, err := os.ReadDir(dir)
-		if err != nil {
-			return err
+// builtinLists are the lists that a kernel brings and depmod(8) does not make:
+// they describe the kernel and its link order, not the modules.
+var builtinLists = map[string]bool{"modules.builtin": true, "modules.builtin.modinfo": true, "modules.order": true}
+
+// moduleSuffix returns .ko, .ko.xz, .ko.zst or .ko.gz if name ends so.
+func moduleSuffix(name string) string {
+	for _, s := range []string{".ko", ".ko.xz", ".ko.zst", ".ko.gz"} {
+		if strings.HasSuffix(name, s) {
+			return s
 		}
-		for _, e := range entries {
-			if e.Name() == "build" || e.Name() == "source" {
-				continue // links into a kernel's source
-			}
-			if err := os.Symlink(filepath.Join(dir, e.Name()), filepath.Join(tmp, e.Name())); err != nil {
-				return err
-			}
-		}
-		return WriteIndex(ctx, dir, tmp)
-	})
-	if err != nil {
-		return "", fmt.Errorf("modules %s: %w", dir, err)
 	}
-	return cached, nil
+	return ""
 }
 
-// fingerprint identifies the content of a directory by names, sizes and times.
-func fingerprint(dir string) (string, error) {
-	h := sha256.New()
-	fmt.Fprintln(h, dir)
-	err := filepath.WalkDir(dir, func(name string, d fs.DirEntry, err error) error {
-		if err != nil || !d.Type().IsRegular() {
-			return err
-		}
-		info, err := d.Info()
-		if err != nil {
-			return err
-		}
-		_, err = fmt.Fprintln(h, name, info.Size(), info.ModTime().UnixNano())
-		return err
-	})
-	return hex.EncodeToString(h.Sum(nil)), err
-}
-
-func WriteIndex(ctx context.Context, from, dir string) error {
-	b, _ := os.MkdirTemp("", "x")
-	defer os.RemoveAll(b)
-	os.MkdirAll(filepath.Join(b, "lib/modules"), 0o755)
-	os.Symlink(dir, filepath.Join(b, "lib/modules/9.9"))
-	for n := range builtinLists {
-		if t, err := os.ReadFile(filepath.Join(from, n)); err == nil && n != "modules.order" {
-			os.WriteFile(filepath.Join(dir, n), t, 0o644)
-		}
-	}
-	out, err := exec.CommandContext(ctx, "depmod", "-b", b, "9.9").CombinedOutput()
+// checkModules makes sure that the modules below dir are of the kernel's
+// release: the kernel refuses others one by one, when it is too late. One
+// module speaks for all, as a release's modules are built together.
+func checkModules(dir, release string) error {
+	set, err := modinfo.Open(dir)
 	if err != nil {
-		return fmt.Errorf("%w %s", err, out)
+		return fmt.Errorf("%w: %w", ErrBroken, err)
 	}
-	ents, _ := filepath.Glob(filepath.Join(dir, "modules.*.bin"))
-	for _, e := range ents {
-		os.Remove(e)
+	all := set.Modules()
+	if len(all) == 0 {
+		return fmt.Errorf("%w: no modules in %s", ErrNoKernel, dir)
+	}
+	info, err := set.Info(all[0].Name)
+	if err != nil {
+		return fmt.Errorf("%w: %w", ErrBroken, err)
+	}
+	// vermagic is the release and then words (include/linux/vermagic.h).
+	if of, _, _ := strings.Cut(info.Value("vermagic"), " "); of != release {
+		return fmt.Errorf("%w: the kernel is %s, %s is for %s", ErrMismatch, release, all[0].Path, of)
 	}
 	return nil
 }
-func checkModules(modules, release string) error { return nil }
-func CopyModule(src, dst string) error {
-	t, err := os.ReadFile(src)
+
+// CopyModules copies modules, given by their paths below the kernel's modules
+// directory, to dir, uncompressed, together with the lists of what is built into
+// the kernel: dir becomes a modules directory that has only these.
+func (k *Kernel) CopyModules(dir string, modules []string) error {
+	for name := range builtinLists {
+		err := copyFile(filepath.Join(k.Modules, name), filepath.Join(dir, name), "")
+		if err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return fmt.Errorf("copy modules: %w", err)
+		}
+	}
+	for _, name := range modules {
+		packed := strings.TrimPrefix(moduleSuffix(name), ".ko")
+		to := filepath.Join(dir, strings.TrimSuffix(name, packed))
+		if err := copyFile(filepath.Join(k.Modules, name), to, packed); err != nil {
+			return fmt.Errorf("copy modules: %s: %w", path.Base(name), err)
+		}
+	}
+	return nil
+}
+
+// copyFile copies a file; what is compressed by the rule of the suffix packed
+// is unpacked.
+func copyFile(from, to, packed string) error {
+	f, err := os.Open(from)
 	if err != nil {
 		return err
 	}
-	os.MkdirAll(filepath.Dir(dst), 0o755)
-	return os.WriteFile(dst, t, 0o644)
+	defer f.Close()
+	if packed == "" {
+		return writeFile(to, f)
+	}
+	r, err := deb.DecompressorFor(packed)(f)
+	if err != nil {
+		return fmt.Errorf("%w: %w", ErrBroken, err)
+	}
+	defer r.Close()
+	return writeFile(to, r)
+}
+
+func writeFile(name string, content io.Reader) error {
+	if err := os.MkdirAll(filepath.Dir(name), 0o755); err != nil {
+		return err
+	}
+	f, err := os.OpenFile(name, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o644)
+	if err != nil {
+		return err
+	}
+	_, err = io.Copy(f, content)
+	return errors.Join(err, f.Close())
 }
