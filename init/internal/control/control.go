@@ -22,7 +22,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// ErrDenied says that the other side is not root.
+// ErrDenied says that the other side runs as another user than this process,
+// which in PID 1 means: not as root.
 var ErrDenied = errors.New("only root may speak with init")
 
 // Bounds on what clients can cost PID 1.
@@ -176,7 +177,7 @@ func closeAll(fds []int) {
 	}
 }
 
-// allowed returns nil if the process at the other end runs as root.
+// allowed returns nil if the process at the other end may speak with us.
 func allowed(conn *net.UnixConn) error {
 	raw, err := conn.SyscallConn()
 	if err != nil {
@@ -192,8 +193,12 @@ func allowed(conn *net.UnixConn) error {
 	if credErr != nil {
 		return fmt.Errorf("peer credentials: %w", credErr)
 	}
-	if cred.Uid != 0 {
-		return fmt.Errorf("%w: process %d runs as user %d", ErrDenied, cred.Pid, cred.Uid)
+	return permit(cred, os.Geteuid())
+}
+
+func permit(peer *unix.Ucred, self int) error {
+	if int(peer.Uid) != self {
+		return fmt.Errorf("%w: process %d runs as user %d", ErrDenied, peer.Pid, peer.Uid)
 	}
 	return nil
 }
