@@ -9,6 +9,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
 
 	"github.com/mdlayher/genetlink"
 	"github.com/mdlayher/netlink"
@@ -72,12 +73,26 @@ func (c *Client) Close() error {
 // none. Do not ask a device that may be gone: some drivers read link modes from
 // the hardware. What a Watcher saw last is still good then.
 func (c *Client) Snapshot(ctx context.Context, ifname string) (Values, error) {
+	return c.read(ctx, ifname, numGroups)
+}
+
+// Remembered reads the settings that the kernel keeps itself, and asks no
+// driver: those of the link, and features. It is safe on a device that is gone,
+// and the last chance to see what was never announced: a feature that somebody
+// asked for and this device cannot have in its present state changes nothing
+// but the wish, and the kernel announces only features in effect.
+func (c *Client) Remembered(ctx context.Context, ifname string) (Values, error) {
+	return c.read(ctx, ifname, groupFeatures+1)
+}
+
+// read reads the groups below end.
+func (c *Client) read(ctx context.Context, ifname string, end group) (Values, error) {
 	link, err := c.link(ctx, ifname)
 	if err != nil {
 		return nil, err
 	}
 	values := link.values
-	for g := groupFeatures; g < numGroups; g++ {
+	for g := groupFeatures; g < end; g++ {
 		if err := ctx.Err(); err != nil {
 			return nil, err
 		}
@@ -88,9 +103,7 @@ func (c *Client) Snapshot(ctx context.Context, ifname string) (Values, error) {
 		case err != nil:
 			c.log.Debug("settings left out", "device", ifname, "group", g.String(), "err", err)
 		}
-		for key, value := range r.values {
-			values[key] = value
-		}
+		maps.Copy(values, r.values)
 	}
 	return values, nil
 }
@@ -127,7 +140,7 @@ func (c *Client) link(ctx context.Context, ifname string) (report, error) {
 // hardware its driver believes to be asleep or away (netif_device_present).
 func fatal(err error) bool {
 	var errno unix.Errno
-	return !errors.As(err, &errno) || errno == unix.EPERM || errno == unix.EACCES || errno == unix.ENOMEM
+	return !errors.As(err, &errno) || errno == unix.EPERM || errno == unix.EACCES
 }
 
 // sockets is the real kernel.

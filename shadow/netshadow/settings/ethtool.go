@@ -21,7 +21,7 @@ import (
 // include/uapi/linux/ethtool.h.
 const (
 	stringsFeatures  = 4
-	stringsLinkModes = 10
+	stringsLinkModes = 9
 )
 
 // names are the kernel's names for the bits of its bit sets, by index.

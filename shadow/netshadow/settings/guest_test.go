@@ -1,0 +1,601 @@
+// Copyright 2026 the umbra Authors. All rights reserved.
+// Use of this source code is governed by a BSD-style
+// license that can be found in the LICENSE file.
+
+//go:build guest
+
+package settings
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+	"github.com/safchain/ethtool"
+
+	"github.com/umbra-vm/umbra/shadow/oplog"
+)
+
+// patience bounds how long a test waits for the kernel before it fails.
+const patience = 20 * time.Second
+
+// nics returns the interfaces to test with.
+func nics(t *testing.T) []string {
+	t.Helper()
+	list := strings.FieldsFunc(os.Getenv("UMBRA_GUEST_NICS"), func(r rune) bool { return r == ',' })
+	if len(list) < 2 {
+		t.Fatal("UMBRA_GUEST_NICS must name at least two interfaces")
+	}
+	return list
+}
+
+func open(t *testing.T) *Client {
+	t.Helper()
+	c, err := Open(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { c.Close() })
+	return c
+}
+
+func driver(t *testing.T, nic string) string {
+	t.Helper()
+	link, err := os.Readlink(filepath.Join("/sys/class/net", nic, "device/driver"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return filepath.Base(link)
+}
+
+func run(args ...string) error {
+	if out, err := exec.Command(args[0], args[1:]...).CombinedOutput(); err != nil {
+		return fmt.Errorf("%s: %w: %s", strings.Join(args, " "), err, strings.TrimSpace(string(out)))
+	}
+	return nil
+}
+
+func mustRun(t *testing.T, args ...string) {
+	t.Helper()
+	if err := run(args...); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func sysfs(nic, name, value string) error {
+	return os.WriteFile(filepath.Join("/sys/class/net", nic, name), []byte(value), 0)
+}
+
+// restore gives a NIC its baseline back when the test is over, and waits for
+// its link.
+func restore(t *testing.T, c *Client, nic string, baseline Values) {
+	t.Helper()
+	var list []oplog.Op
+	for key, value := range baseline {
+		list = append(list, oplog.Set(key, value))
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), patience)
+	defer cancel()
+	mustRun(t, "ip", "link", "set", nic, "down")
+	if _, err := c.Apply(ctx, nic, list, BeforeOpen); err != nil {
+		t.Fatal(err)
+	}
+	mustRun(t, "ip", "link", "set", nic, "up")
+	deferred, err := c.Apply(ctx, nic, list, AfterOpen)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, d := range deferred {
+		t.Errorf("%s: the baseline cannot be restored: %v", nic, d)
+	}
+	waitCarrier(t, nic)
+}
+
+func waitCarrier(t *testing.T, nic string) {
+	t.Helper()
+	for end := time.Now().Add(patience); time.Now().Before(end); time.Sleep(20 * time.Millisecond) {
+		if b, err := os.ReadFile(filepath.Join("/sys/class/net", nic, "carrier")); err == nil && string(b) == "1\n" {
+			return
+		}
+	}
+	t.Fatalf("%s: no link", nic)
+}
+
+// ioctls makes a change by the old interface.
+func ioctls(f func(*ethtool.Ethtool) error) error {
+	e, err := ethtool.NewEthtool()
+	if err != nil {
+		return err
+	}
+	defer e.Close()
+	return f(e)
+}
+
+// changes are made one at a time, by every way there is. An error of make means
+// that the driver has no such setting; each must work on one NIC at least.
+var changes = []struct {
+	name string
+	want []string // operations that must follow
+	make func(nic string) error
+}{
+	{"ip mtu", []string{"net.mtu=1400"}, func(n string) error { return run("ip", "link", "set", n, "mtu", "1400") }},
+	{"sysfs mtu", []string{"net.mtu=1300"}, func(n string) error { return sysfs(n, "mtu", "1300") }},
+	{"ip address", []string{"net.mac=52:54:00:00:77:77"}, func(n string) error {
+		return run("ip", "link", "set", n, "address", "52:54:00:00:77:77")
+	}},
+	{"ip promisc", []string{"net.flag.promisc=on"}, func(n string) error { return run("ip", "link", "set", n, "promisc", "on") }},
+	{"ip allmulticast", []string{"net.flag.allmulti=on"}, func(n string) error { return run("ip", "link", "set", n, "allmulticast", "on") }},
+	{"ip multicast", []string{"net.flag.multicast=off"}, func(n string) error { return run("ip", "link", "set", n, "multicast", "off") }},
+	{"ip arp", []string{"net.flag.arp=off"}, func(n string) error { return run("ip", "link", "set", n, "arp", "off") }},
+	{"sysfs flags", []string{"net.flag.promisc=on"}, func(n string) error {
+		b, err := os.ReadFile(filepath.Join("/sys/class/net", n, "flags"))
+		if err != nil {
+			return err
+		}
+		flags, err := strconv.ParseUint(strings.TrimSpace(string(b)), 0, 32)
+		if err != nil {
+			return err
+		}
+		return sysfs(n, "flags", fmt.Sprintf("%#x", flags|0x100))
+	}},
+	{"ip txqueuelen", []string{"net.txqueuelen=555"}, func(n string) error { return run("ip", "link", "set", n, "txqueuelen", "555") }},
+	{"sysfs tx_queue_len", []string{"net.txqueuelen=556"}, func(n string) error { return sysfs(n, "tx_queue_len", "556") }},
+	{"ethtool -K", []string{"net.feature.rx-gro=off"}, func(n string) error { return run("ethtool", "-K", n, "gro", "off") }},
+	{"ethtool -K of the hardware", []string{"net.feature.tx-scatter-gather=off", "net.feature.tx-tcp-segmentation=off"}, func(n string) error {
+		return run("ethtool", "-K", n, "tx-scatter-gather", "off", "tx-tcp-segmentation", "off")
+	}},
+	{"ioctl features", []string{"net.feature.rx-gro=off"}, func(n string) error {
+		return ioctls(func(e *ethtool.Ethtool) error {
+			return e.Change(n, map[string]bool{"rx-gro": false})
+		})
+	}},
+	{"ethtool -G", []string{"net.ring.rx=128", "net.ring.tx=128"}, func(n string) error { return run("ethtool", "-G", n, "rx", "128", "tx", "128") }},
+	{"ioctl rings", []string{"net.ring.rx=96"}, func(n string) error {
+		return ioctls(func(e *ethtool.Ethtool) error {
+			r, err := e.GetRing(n)
+			if err != nil {
+				return err
+			}
+			r.RxPending = 96
+			_, err = e.SetRing(n, r)
+			return err
+		})
+	}},
+	{"ethtool -A", []string{"net.pause.autoneg=off", "net.pause.rx=on", "net.pause.tx=off"}, func(n string) error {
+		return run("ethtool", "-A", n, "autoneg", "off", "rx", "on", "tx", "off")
+	}},
+	{"ioctl pause", []string{"net.pause.autoneg=off", "net.pause.rx=off", "net.pause.tx=on"}, func(n string) error {
+		return ioctls(func(e *ethtool.Ethtool) error {
+			_, err := e.SetPause(n, ethtool.Pause{Autoneg: 0, RxPause: 0, TxPause: 1})
+			return err
+		})
+	}},
+	{"ethtool -s forced", []string{"net.link.autoneg=off", "net.link.speed=100", "net.link.duplex=full"}, func(n string) error {
+		return run("ethtool", "-s", n, "autoneg", "off", "speed", "100", "duplex", "full")
+	}},
+	{"ethtool -s advertise", []string{"net.link.advertise=100baseT/Full"}, func(n string) error {
+		return run("ethtool", "-s", n, "autoneg", "on", "advertise", "0x008")
+	}},
+}
+
+// TestIntegrationSnapshot compares what is read by netlink with what the old
+// interfaces say.
+func TestIntegrationSnapshot(t *testing.T) {
+	c := open(t)
+	for _, nic := range nics(t) {
+		t.Run(driver(t, nic), func(t *testing.T) {
+			mustRun(t, "ip", "link", "set", nic, "up")
+			waitCarrier(t, nic)
+			got, err := c.Snapshot(t.Context(), nic)
+			if err != nil {
+				t.Fatal(err)
+			}
+			for key, file := range map[string]string{keyMTU: "mtu", keyMAC: "address", keyTxQueueLen: "tx_queue_len"} {
+				b, err := os.ReadFile(filepath.Join("/sys/class/net", nic, file))
+				if err != nil {
+					t.Fatal(err)
+				}
+				if want := strings.TrimSpace(string(b)); got[key] != want {
+					t.Errorf("%s is %q, sysfs says %q", key, got[key], want)
+				}
+			}
+			err = ioctls(func(e *ethtool.Ethtool) error {
+				features, err := e.FeaturesWithState(nic)
+				if err != nil {
+					return err
+				}
+				for name, f := range features {
+					value, ok := got[featurePrefix+name]
+					if want := f.Available && !f.NeverChanged; ok != want {
+						t.Errorf("feature %s can be changed: %v, the ioctl says %v", name, ok, want)
+					} else if ok && value != onOff(f.Requested) {
+						t.Errorf("feature %s is %s, the ioctl says %v", name, value, f.Requested)
+					}
+				}
+				if r, err := e.GetRing(nic); err == nil && got["net.ring.rx"] != formatUint32(r.RxPending) {
+					t.Errorf("rx ring is %q, the ioctl says %d", got["net.ring.rx"], r.RxPending)
+				}
+				if p, err := e.GetPause(nic); err == nil && got[keyPauseAuto] != onOff(p.Autoneg != 0) {
+					t.Errorf("pause autoneg is %q, the ioctl says %d", got[keyPauseAuto], p.Autoneg)
+				}
+				l, err := e.GetLinkSettings(nic)
+				if err != nil {
+					return err
+				}
+				if got[keyLinkAuto] != onOff(l.Autoneg != 0) {
+					t.Errorf("autoneg is %q, the ioctl says %d", got[keyLinkAuto], l.Autoneg)
+				}
+				if modes, ok := got[keyLinkModes]; ok && len(strings.Split(modes, ",")) != len(l.AdvertisingLinkModes) {
+					t.Errorf("advertised are %s, the ioctl says %v", modes, l.AdvertisingLinkModes)
+				}
+				return nil
+			})
+			if err != nil {
+				t.Error(err)
+			}
+			t.Log(got)
+		})
+	}
+}
+
+// TestIntegrationWatch makes every change on every NIC and sees it announced,
+// and recorded as exactly the operations that it is.
+func TestIntegrationWatch(t *testing.T) {
+	c := open(t)
+	worked := make(map[string]bool)
+	for _, nic := range nics(t) {
+		for _, change := range changes {
+			t.Run(driver(t, nic)+"/"+change.name, func(t *testing.T) {
+				mustRun(t, "ip", "link", "set", nic, "up")
+				waitCarrier(t, nic)
+				w, err := c.Watch(t.Context())
+				if err != nil {
+					t.Fatal(err)
+				}
+				defer w.Close()
+				baseline, err := w.Add(t.Context(), nic)
+				if err != nil {
+					t.Fatal(err)
+				}
+				defer restore(t, c, nic, baseline)
+				if err := change.make(nic); err != nil {
+					t.Logf("not here: %v", err)
+					return
+				}
+				if missing := effect(t, c, nic, baseline, change.want); len(missing) > 0 {
+					t.Logf("not here: no effect on %q", missing)
+					return
+				}
+				worked[change.name] = true
+				got := awaitOps(t, w, baseline, change.want)
+				// Drivers change related settings on their own.
+				if extra := without(got, change.want); len(extra) > 0 {
+					t.Logf("with it came %q", extra)
+				}
+				snapshot, err := c.Snapshot(t.Context(), nic)
+				if err != nil {
+					t.Fatal(err)
+				}
+				if diff := cmp.Diff(lines(Ops(baseline, snapshot)), got); diff != "" {
+					t.Errorf("the watcher differs from a snapshot (-snapshot +watcher)\n%s", diff)
+				}
+			})
+		}
+	}
+	for _, change := range changes {
+		if !worked[change.name] {
+			t.Errorf("%s worked on no NIC: it is not tested", change.name)
+		}
+	}
+}
+
+// awaitOps receives changes until the operations that follow from them include
+// want, and returns them.
+func awaitOps(t *testing.T, w *Watcher, baseline Values, want []string) []string {
+	t.Helper()
+	timeout := time.After(patience)
+	var got []string
+	for {
+		select {
+		case change, ok := <-w.Changes():
+			if !ok {
+				t.Fatalf("the watcher ended: %v", w.Err())
+			}
+			got = lines(Ops(baseline, change.Values))
+		case <-timeout:
+			t.Fatalf("want %q among the operations, have %q", want, got)
+		}
+		if len(without(want, got)) == 0 {
+			return got
+		}
+	}
+}
+
+// effect waits until a snapshot has the operations, and returns those that it
+// still lacks after as long as a link takes to come back, seconds on an e1000.
+func effect(t *testing.T, c *Client, nic string, baseline Values, want []string) (missing []string) {
+	t.Helper()
+	for end := time.Now().Add(patience / 2); ; time.Sleep(50 * time.Millisecond) {
+		now, err := c.Snapshot(t.Context(), nic)
+		if err != nil {
+			t.Fatal(err)
+		}
+		missing = without(want, lines(Ops(baseline, now)))
+		if len(missing) == 0 || time.Now().After(end) {
+			return missing
+		}
+	}
+}
+
+// without returns the lines of a that are not in b.
+func without(a, b []string) []string {
+	return slices.DeleteFunc(slices.Clone(a), func(l string) bool { return slices.Contains(b, l) })
+}
+
+// TestIntegrationRemembered asks for a feature that cannot be in effect: it is
+// not announced, and must be in what the kernel remembers.
+func TestIntegrationRemembered(t *testing.T) {
+	c := open(t)
+	for _, nic := range nics(t) {
+		t.Run(driver(t, nic), func(t *testing.T) {
+			mustRun(t, "ip", "link", "set", nic, "up")
+			waitCarrier(t, nic)
+			original, err := c.Snapshot(t.Context(), nic)
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer restore(t, c, nic, original)
+			// Without scatter-gather there is no segmentation in effect,
+			// whatever was asked for (netdev_fix_features).
+			sg := featurePrefix + "tx-scatter-gather"
+			if _, err := c.Apply(t.Context(), nic, []oplog.Op{oplog.Set(sg, "off")}, AfterOpen); err != nil {
+				t.Fatal(err)
+			}
+			baseline, err := c.Snapshot(t.Context(), nic)
+			if err != nil {
+				t.Fatal(err)
+			}
+			// ethtool fails where a wish has no effect; what counts is
+			// that the kernel took it.
+			run("ethtool", "-K", nic, "tx-generic-segmentation", "off")
+			now, err := c.Remembered(t.Context(), nic)
+			if err != nil {
+				t.Fatal(err)
+			}
+			want := []string{"net.feature.tx-generic-segmentation=off"}
+			if diff := cmp.Diff(want, lines(Ops(baseline, now))); diff != "" {
+				t.Errorf("(-want +got)\n%s", diff)
+			}
+		})
+	}
+}
+
+// TestIntegrationReplay makes all changes that a NIC can do, replays them on
+// every other NIC, and finds each applied or deferred with a reason.
+func TestIntegrationReplay(t *testing.T) {
+	c := open(t)
+	list := nics(t)
+	for _, from := range list {
+		mustRun(t, "ip", "link", "set", from, "up")
+		waitCarrier(t, from)
+		baseline, err := c.Snapshot(t.Context(), from)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, change := range changes {
+			if err := change.make(from); err != nil {
+				t.Logf("%s: not here: %v", driver(t, from), err)
+			}
+		}
+		mustRun(t, "ip", "link", "set", from, "address", baseline[keyMAC])
+		waitCarrier(t, from)
+		now, err := c.Snapshot(t.Context(), from)
+		if err != nil {
+			t.Fatal(err)
+		}
+		recorded := Ops(baseline, now)
+		if len(recorded) == 0 {
+			t.Errorf("%s: nothing recorded", driver(t, from))
+		}
+		for _, to := range list {
+			if to == from {
+				continue
+			}
+			t.Run(driver(t, from)+" to "+driver(t, to), func(t *testing.T) { replay(t, c, to, recorded) })
+		}
+		restore(t, c, from, baseline)
+	}
+}
+
+func replay(t *testing.T, c *Client, nic string, recorded []oplog.Op) {
+	mustRun(t, "ip", "link", "set", nic, "down")
+	baseline, err := c.Snapshot(t.Context(), nic)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer restore(t, c, nic, baseline)
+	if _, err := c.Apply(t.Context(), nic, recorded, BeforeOpen); err != nil {
+		t.Fatal(err)
+	}
+	mustRun(t, "ip", "link", "set", nic, "up")
+	deferred, err := c.Apply(t.Context(), nic, recorded, AfterOpen)
+	if err != nil {
+		t.Fatal(err)
+	}
+	waitCarrier(t, nic)
+	now, err := c.Snapshot(t.Context(), nic)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, op := range recorded {
+		i := slices.IndexFunc(deferred, func(d Deferred) bool { return d.Op == op })
+		switch {
+		case i >= 0 && deferred[i].Reason == "":
+			t.Errorf("%v is deferred without a reason", op)
+		case i >= 0:
+			t.Logf("deferred %v", deferred[i])
+		case now[op.Key] != op.Value:
+			t.Errorf("%v was applied, but the value is %q", op, now[op.Key])
+		default:
+			t.Logf("applied  %v", op)
+		}
+	}
+	again, err := c.Apply(t.Context(), nic, recorded, AfterOpen)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if diff := cmp.Diff(deferred, again); diff != "" {
+		t.Errorf("a second replay says something else (-first +second)\n%s", diff)
+	}
+}
+
+// TestIntegrationPause changes a setting on pause, which must not be reported
+// and be in what Resume returns, and one after it, which must be.
+func TestIntegrationPause(t *testing.T) {
+	c := open(t)
+	nic := nics(t)[0]
+	mustRun(t, "ip", "link", "set", nic, "up")
+	waitCarrier(t, nic)
+	w, err := c.Watch(t.Context(), nic)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer w.Close()
+	baseline, err := c.Snapshot(t.Context(), nic)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer restore(t, c, nic, baseline)
+	for i := range 50 {
+		if err := w.Pause(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		mtu := strconv.Itoa(1300 + i)
+		if _, err := c.Apply(t.Context(), nic, ops(t, "net.mtu="+mtu, "net.feature.rx-gro="+onOff(i%2 == 0)), AfterOpen); err != nil {
+			t.Fatal(err)
+		}
+		all, err := w.Resume(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got := all[nic][keyMTU]; got != mtu {
+			t.Fatalf("after Resume the MTU is %q, want %s", got, mtu)
+		}
+		mustRun(t, "ip", "link", "set", nic, "txqueuelen", strconv.Itoa(100+i))
+		select {
+		case change := <-w.Changes():
+			if diff := cmp.Diff([]string{keyTxQueueLen}, change.Keys); diff != "" {
+				t.Fatalf("round %d: changed keys (-want +got)\n%s", i, diff)
+			}
+		case <-time.After(patience):
+			t.Fatal("no change")
+		}
+	}
+}
+
+// TestIntegrationBond holds what the package comment says of bonds.
+func TestIntegrationBond(t *testing.T) {
+	c := open(t)
+	const bond = "bond7"
+	for _, nic := range nics(t) {
+		t.Run(driver(t, nic), func(t *testing.T) {
+			mustRun(t, "ip", "link", "set", nic, "down")
+			baseline, err := c.Snapshot(t.Context(), nic)
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer restore(t, c, nic, baseline)
+			mustRun(t, "ip", "link", "add", bond, "type", "bond", "mode", "active-backup")
+			defer mustRun(t, "ip", "link", "del", bond)
+			mustRun(t, "ip", "link", "set", bond, "address", "52:54:00:00:88:88", "mtu", "1400", "up")
+			mustRun(t, "ip", "link", "set", nic, "master", bond)
+			mustRun(t, "ip", "link", "set", bond, "promisc", "on")
+			port, err := c.Snapshot(t.Context(), nic)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if port[keyMTU] != "1400" || port[keyMAC] != "52:54:00:00:88:88" {
+				t.Errorf("the port did not get the bond's MTU and MAC: %v", port.In(Proxy))
+			}
+			if port["net.flag.promisc"] != "off" {
+				t.Errorf("promiscuous mode of the bond looks like a setting of the port")
+			}
+			proxy, err := c.Snapshot(t.Context(), bond)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if proxy["net.flag.promisc"] != "on" {
+				t.Errorf("the bond's own promiscuous mode is not seen")
+			}
+			if diff := cmp.Diff([]string(nil), lines(In(Ops(baseline, port), Device))); diff != "" {
+				t.Logf("enslaving changed device settings (-want +got)\n%s", diff)
+			}
+			mustRun(t, "ip", "link", "set", nic, "nomaster")
+
+			_, largest, err := c.CanMTU(t.Context(), nic, 1500)
+			if err != nil {
+				t.Fatal(err)
+			}
+			for _, tt := range []struct {
+				mtu int
+				ok  bool
+			}{{largest, true}, {largest + 1, false}} {
+				if tt.mtu > 65535 {
+					continue // more than a bond can have
+				}
+				ok, _, err := c.CanMTU(t.Context(), nic, tt.mtu)
+				if err != nil {
+					t.Fatal(err)
+				}
+				if ok != tt.ok {
+					t.Errorf("CanMTU(%d) = %v with a largest of %d", tt.mtu, ok, largest)
+				}
+				mustRun(t, "ip", "link", "set", nic, "down")
+				mustRun(t, "ip", "link", "set", bond, "mtu", strconv.Itoa(tt.mtu))
+				if err := run("ip", "link", "set", nic, "master", bond); (err == nil) != tt.ok {
+					t.Errorf("CanMTU(%d) = %v, enslaving says %v", tt.mtu, ok, err)
+				}
+				run("ip", "link", "set", nic, "nomaster")
+			}
+		})
+	}
+}
+
+// TestIntegrationGone unregisters a watched interface.
+func TestIntegrationGone(t *testing.T) {
+	c := open(t)
+	mustRun(t, "ip", "link", "add", "gone0", "type", "bond")
+	w, err := c.Watch(t.Context(), "gone0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer w.Close()
+	mustRun(t, "ip", "link", "del", "gone0")
+	select {
+	case change := <-w.Changes():
+		if !change.Gone || change.Interface != "gone0" {
+			t.Errorf("got %+v", change)
+		}
+	case <-time.After(patience):
+		t.Fatal("no change")
+	}
+	for name, f := range map[string]func() error{
+		"Snapshot": func() error { _, err := c.Snapshot(t.Context(), "gone0"); return err },
+		"Apply":    func() error { _, err := c.Apply(t.Context(), "gone0", nil, AfterOpen); return err },
+		"Add":      func() error { _, err := w.Add(t.Context(), "gone0"); return err },
+		"CanMTU":   func() error { _, _, err := c.CanMTU(t.Context(), "gone0", 1500); return err },
+	} {
+		if err := f(); !errors.Is(err, ErrNoInterface) {
+			t.Errorf("%s: %v, want ErrNoInterface", name, err)
+		}
+	}
+}
