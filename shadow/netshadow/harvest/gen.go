@@ -5,4 +5,4 @@
 package harvest
 
 // The object is committed, so that clang is needed only to change the programs.
-//go:generate go run github.com/cilium/ebpf/cmd/bpf2go -target amd64 -go-package harvest -no-global-types -cflags "-O2 -g -Wall -Werror -I/usr/include" -output-stem programs programs bpf/harvest.c
+//go:generate go run github.com/cilium/ebpf/cmd/bpf2go -target amd64 -go-package harvest -no-global-types -cflags "-O2 -mcpu=v3 -g -Wall -Werror -I/usr/include" -output-stem programs programs bpf/harvest.c

@@ -6,8 +6,8 @@
 // send: those it frees when it is closed, and those the queueing discipline above
 // it purges. Without it they are lost, for nobody tells their senders.
 //
-// Two small eBPF programs on the kernel's tracepoints consume_skb and kfree_skb,
-// and one on noop_enqueue(), copy a frame out at the moment it is freed. They are
+// Two small eBPF programs on the kernel's tracepoints consume_skb and kfree_skb copy a
+// frame out at the moment it is freed. They are
 // loaded when a [Harvester] is made and attached only between [Harvester.Arm] and
 // [Harvester.Disarm]: passive mode pays nothing. Drivers that copy a frame on
 // transmission and free it at once (ne2k-pci, 8139too) leave nothing to harvest.
@@ -81,6 +81,10 @@ type Target struct {
 	// only what is lost while its queueing discipline is exchanged is harvested:
 	// frames refused meanwhile, and frames purged with the old one.
 	Proxy int
+	// Port is the ifindex of the interface that the proxy's frames are released to,
+	// 0 for none or not known yet. Of the port only frames are harvested that its
+	// queue refused, as it does when more are released at once than it takes.
+	Port int
 	// Alive says that the device works, as on a reload. See the package comment.
 	Alive bool
 }
@@ -212,17 +216,27 @@ func (h *Harvester) Arm(ctx context.Context, t Target) error {
 	if err := h.aim(t); err != nil {
 		return fmt.Errorf("harvest: arm interface %d: %w", t.Device, err)
 	}
-	progs := []*ebpf.Program{h.programs.Dropped, h.programs.Consumed}
-	if t.Proxy != 0 {
-		progs = append(progs, h.programs.Refused)
-	}
-	for _, p := range progs {
+	for _, p := range []*ebpf.Program{h.programs.Dropped, h.programs.Consumed} {
 		l, err := link.AttachTracing(link.TracingOptions{Program: p})
 		if err != nil {
 			h.detach()
 			return fmt.Errorf("harvest: arm interface %d: attach %v: %w", t.Device, p, unsupported(err))
 		}
 		h.links = append(h.links, l)
+	}
+	return nil
+}
+
+// Aim changes the target of an armed harvester, for instance when the port has become
+// known. Frames taken so far are kept.
+func (h *Harvester) Aim(t Target) error {
+	h.arming.Lock()
+	defer h.arming.Unlock()
+	if h.closed {
+		return fmt.Errorf("harvest: aim at interface %d: %w", t.Device, ErrClosed)
+	}
+	if err := h.aim(t); err != nil {
+		return fmt.Errorf("harvest: aim at interface %d: %w", t.Device, err)
 	}
 	return nil
 }
@@ -235,6 +249,7 @@ func (h *Harvester) aim(t Target) error {
 	return errors.Join(
 		h.programs.Device.Set(int32(t.Device)),
 		h.programs.Proxy.Set(int32(t.Proxy)),
+		h.programs.Port.Set(int32(t.Port)),
 		h.programs.Alive.Set(alive),
 	)
 }
@@ -366,7 +381,9 @@ func (h *Harvester) Take() []frame.Frame {
 	h.mu.Unlock()
 
 	frames := make([]frame.Frame, 0, len(samples))
+	count := make(map[origin]int)
 	for _, s := range order(samples) {
+		count[s.origin]++
 		fs, err := frame.Frames(s.skb, s.data)
 		if err != nil {
 			h.log.Warn("harvest: frame given up", "origin", s.origin, "len", len(s.data), "err", err)
@@ -377,6 +394,8 @@ func (h *Harvester) Take() []frame.Frame {
 		}
 		frames = append(frames, fs...)
 	}
+	h.log.Debug("harvest: taken", "frames", len(frames), "driver", count[fromDriver],
+		"requeued", count[fromRequeued], "queued", count[fromQueued], "refused", count[fromRefused])
 	return frames
 }
 

@@ -13,16 +13,17 @@ import (
 // order sorts freed frames into the order in which they would have been sent.
 //
 // Frames of the driver come first, then those of the queueing discipline, then
-// those that it refused; what was freed on the proxy is behind all of the device's.
+// those that it refused; what was freed on the proxy or the port is behind all of the
+// device's.
 // Within each, they stay in the order in which they were freed, save that a driver
 // frees its ring by index, not by age: see unrotate.
 func order(samples []sample) []sample {
 	slices.SortStableFunc(samples, func(a, b sample) int {
 		return cmp.Or(
-			compareBool(a.proxy, b.proxy),
+			compareBool(a.behind, b.behind),
 			cmp.Compare(a.origin, b.origin),
 			compareQueue(a, b),
-			cmp.Compare(a.ns, b.ns),
+			cmp.Compare(a.number, b.number),
 		)
 	})
 	for rest := samples; len(rest) > 0; {
@@ -58,7 +59,7 @@ func compareQueue(a, b sample) int {
 }
 
 func sameRing(a, b sample) bool {
-	return a.origin == b.origin && a.proxy == b.proxy && a.queue == b.queue
+	return a.origin == b.origin && a.behind == b.behind && a.queue == b.queue
 }
 
 // unrotate puts a ring that was freed from index 0 on into the order of age, in

@@ -19,11 +19,11 @@ const (
 	programsMapSamples   = "samples"
 	programsProgConsumed = "consumed"
 	programsProgDropped  = "dropped"
-	programsProgRefused  = "refused"
 	programsVarAlive     = "alive"
 	programsVarDevice    = "device"
 	programsVarFailed    = "failed"
 	programsVarLost      = "lost"
+	programsVarPort      = "port"
 	programsVarProxy     = "proxy"
 	programsVarSeen      = "seen"
 	programsVarSpans     = "spans"
@@ -74,7 +74,6 @@ type programsSpecs struct {
 type programsProgramSpecs struct {
 	Consumed *ebpf.ProgramSpec `ebpf:"consumed"`
 	Dropped  *ebpf.ProgramSpec `ebpf:"dropped"`
-	Refused  *ebpf.ProgramSpec `ebpf:"refused"`
 }
 
 // programsMapSpecs contains maps before they are loaded into the kernel.
@@ -92,6 +91,7 @@ type programsVariableSpecs struct {
 	Device *ebpf.VariableSpec `ebpf:"device"`
 	Failed *ebpf.VariableSpec `ebpf:"failed"`
 	Lost   *ebpf.VariableSpec `ebpf:"lost"`
+	Port   *ebpf.VariableSpec `ebpf:"port"`
 	Proxy  *ebpf.VariableSpec `ebpf:"proxy"`
 	Seen   *ebpf.VariableSpec `ebpf:"seen"`
 	Spans  *ebpf.VariableSpec `ebpf:"spans"`
@@ -135,6 +135,7 @@ type programsVariables struct {
 	Device *ebpf.Variable `ebpf:"device"`
 	Failed *ebpf.Variable `ebpf:"failed"`
 	Lost   *ebpf.Variable `ebpf:"lost"`
+	Port   *ebpf.Variable `ebpf:"port"`
 	Proxy  *ebpf.Variable `ebpf:"proxy"`
 	Seen   *ebpf.Variable `ebpf:"seen"`
 	Spans  *ebpf.Variable `ebpf:"spans"`
@@ -147,14 +148,12 @@ type programsVariables struct {
 type programsPrograms struct {
 	Consumed *ebpf.Program `ebpf:"consumed"`
 	Dropped  *ebpf.Program `ebpf:"dropped"`
-	Refused  *ebpf.Program `ebpf:"refused"`
 }
 
 func (p *programsPrograms) Close() error {
 	return _ProgramsClose(
 		p.Consumed,
 		p.Dropped,
-		p.Refused,
 	)
 }
 

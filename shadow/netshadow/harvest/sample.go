@@ -39,9 +39,9 @@ func (o origin) String() string {
 
 // sample is one freed frame.
 type sample struct {
-	ns     uint64 // CLOCK_MONOTONIC
+	number uint64 // counts freed frames, over all CPUs
 	origin origin
-	proxy  bool   // freed on the proxy, so it never reached the device
+	behind bool   // freed on the proxy or the port, so it left after all others
 	queue  uint16 // transmit queue of the interface
 	skb    frame.SKB
 	data   []byte
@@ -59,10 +59,10 @@ func parseSample(b []byte) (sample, error) {
 	le := binary.LittleEndian
 	n, pull := le.Uint32(b[8:]), le.Uint32(b[12:])
 	s := sample{
-		ns:     le.Uint64(b),
+		number: le.Uint64(b),
 		queue:  le.Uint16(b[34:]),
 		origin: origin(b[38]),
-		proxy:  b[39] != 0,
+		behind: b[39] != 0,
 		skb: frame.SKB{
 			GSOType:    le.Uint32(b[16:]),
 			Priority:   le.Uint32(b[20:]),

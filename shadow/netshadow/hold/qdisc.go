@@ -7,6 +7,7 @@ package hold
 import (
 	"context"
 	"encoding/binary"
+	"errors"
 	"fmt"
 
 	"github.com/mdlayher/netlink"
@@ -42,7 +43,7 @@ func (q qdisc) users() bool { return q.handle != 0 && !q.ours() }
 // root returns the interface's root queueing discipline.
 func (p *Plug) root(ctx context.Context, ifindex int) (qdisc, error) {
 	// tc_dump_qdisc() ignores the interface and lists those of all.
-	msgs, err := p.execute(ctx, netlink.Message{
+	msgs, err := p.dump(ctx, netlink.Message{
 		Header: netlink.Header{Type: unix.RTM_GETQDISC, Flags: netlink.Request | netlink.Dump},
 		Data:   tcmsg(ifindex, 0, 0),
 	})
@@ -115,33 +116,54 @@ func (s *Stats) decode(d *netlink.AttributeDecoder) error {
 	return nil
 }
 
-// request changes the root queueing discipline of an interface.
-func (p *Plug) request(ctx context.Context, typ netlink.HeaderType, flags netlink.HeaderFlags, ifindex int, handle uint32, option []byte) error {
+// request encodes a change of the root queueing discipline of an interface.
+func request(typ netlink.HeaderType, flags netlink.HeaderFlags, ifindex int, option []byte) netlink.Message {
 	data := tcmsg(ifindex, handle, tcRoot)
 	if option != nil {
-		attrs, err := netlink.MarshalAttributes([]netlink.Attribute{
-			{Type: tcaKind, Data: append([]byte("plug"), 0)},
-			{Type: tcaOptions, Data: option},
-		})
-		if err != nil {
-			return fmt.Errorf("encode request: %w", err)
-		}
-		data = append(data, attrs...)
+		data = appendAttribute(data, tcaKind, []byte("plug\x00"))
+		data = appendAttribute(data, tcaOptions, option)
 	}
-	_, err := p.execute(ctx, netlink.Message{
+	return netlink.Message{
 		Header: netlink.Header{Type: typ, Flags: netlink.Request | netlink.Acknowledge | flags},
 		Data:   data,
-	})
-	return err
+	}
 }
 
-// execute sends one request and receives its answer. The kernel serves it within
-// the send, once it has the rtnl lock, which a driver's close may keep for seconds.
-func (p *Plug) execute(ctx context.Context, m netlink.Message) ([]netlink.Message, error) {
+// appendAttribute appends a struct nlattr and its value, padded to 4 bytes.
+func appendAttribute(b []byte, typ uint16, value []byte) []byte {
+	const header, align = 4, 4
+	b = binary.NativeEndian.AppendUint16(b, uint16(header+len(value)))
+	b = binary.NativeEndian.AppendUint16(b, typ)
+	b = append(b, value...)
+	return append(b, make([]byte, -len(value)&(align-1))...)
+}
+
+// dump sends a request and receives the many messages of its answer.
+func (p *Plug) dump(ctx context.Context, m netlink.Message) ([]netlink.Message, error) {
 	if err := ctx.Err(); err != nil {
 		return nil, err
 	}
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	return p.conn.Execute(m)
+}
+
+// execute sends requests in one message, so that the kernel serves them within one
+// system call, each as soon as it has the rtnl lock, which a driver's close may keep
+// for seconds. It returns the first error.
+func (p *Plug) execute(ctx context.Context, msgs ...netlink.Message) error {
+	if err := ctx.Err(); err != nil {
+		return err
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if _, err := p.conn.SendMessages(msgs); err != nil {
+		return err
+	}
+	var errs []error
+	for range msgs {
+		_, err := p.conn.Receive()
+		errs = append(errs, err)
+	}
+	return errors.Join(errs...)
 }

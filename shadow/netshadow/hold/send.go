@@ -101,7 +101,7 @@ func (s *Sender) Send(ctx context.Context, frames []frame.Frame) (Sent, error) {
 		case ctx.Err() != nil:
 			res.Rest = frames[i:]
 			return res, &OpError{"send on", s.ifindex, ctx.Err()}
-		case errors.Is(err, unix.ENXIO), errors.Is(err, unix.ENODEV), errors.Is(err, unix.ENETDOWN), errors.Is(err, os.ErrClosed):
+		case errors.Is(err, unix.ENXIO), errors.Is(err, unix.ENODEV), errors.Is(err, unix.ENETDOWN):
 			res.Rest = frames[i:]
 			return res, &OpError{"send on", s.ifindex, err}
 		default:

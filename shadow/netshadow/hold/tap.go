@@ -72,6 +72,7 @@ type TapReader struct {
 	done   chan struct{}
 
 	mu     sync.Mutex
+	closed bool
 	buf    []byte
 	frames []frame.Frame
 	bytes  int
@@ -134,6 +135,9 @@ const maxFrame = 65535 + 22
 // Close stops reading. Frames not taken are lost; those that come later wait in the
 // interface's own queue, or are dropped by it.
 func (r *TapReader) Close() error {
+	r.mu.Lock()
+	r.closed = true
+	r.mu.Unlock()
 	err := r.file.Close()
 	<-r.done
 	return err
@@ -160,19 +164,15 @@ func (r *TapReader) Collected() Collected {
 
 func (r *TapReader) read() {
 	defer close(r.done)
-	for {
-		var err error
-		werr := r.raw.Read(func(fd uintptr) bool {
-			err = r.drain(int(fd))
-			return err != unix.EAGAIN
-		})
-		switch {
-		case errors.Is(werr, os.ErrClosed):
-			return
-		default: // EBADFD, EFAULT: the interface was deleted (tun_chr_read_iter())
-			r.log.Error("hold: read TAP", "err", errors.Join(werr, err))
-			return
-		}
+	var err error
+	werr := r.raw.Read(func(fd uintptr) bool {
+		err = r.drain(int(fd))
+		return err != unix.EAGAIN // wait for more
+	})
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if !r.closed { // EBADFD, EFAULT: the interface was deleted (tun_chr_read_iter())
+		r.log.Error("hold: read TAP", "err", errors.Join(werr, err))
 	}
 }
 

@@ -17,6 +17,7 @@ char LICENSE[] SEC("license") = "Dual BSD/GPL";
 #define PACKET_OUTGOING 4      /* linux/if_packet.h */
 #define PACKET_LOOPBACK 5
 #define MAC_HEADER_UNSET 0xffff /* skb_mac_header_was_set() */
+#define TCQ_F_BUILTIN 1        /* net/sch_generic.h */
 #define LINK_STATE_START 1UL   /* bit __LINK_STATE_START of net_device.state */
 
 /*
@@ -45,6 +46,7 @@ const volatile struct span spans[SPANS];
 
 int device; /* ifindex; 0: none */
 int proxy;  /* ifindex; 0: none */
+int port;   /* ifindex; 0: none */
 int alive;  /* the device works: what it frees while it runs was sent */
 
 __u64 seen;   /* unsent frames that were freed */
@@ -53,7 +55,7 @@ __u64 failed; /* of these, could not be copied, e.g. larger than a sample */
 __u64 lost;   /* of these, no room in the buffer */
 
 struct sample {
-	__u64 ns; /* CLOCK_MONOTONIC */
+	__u64 number; /* of the freed frame, in order over all CPUs */
 	__u32 len;
 	__u32 pull; /* bytes in front of the Ethernet header */
 	__u32 gso_type;
@@ -67,7 +69,7 @@ struct sample {
 	__u8 vlan_present;
 	__u8 ip_summed;
 	__u8 origin;
-	__u8 on_proxy;
+	__u8 behind; /* freed on the proxy or the port, so it left after all others */
 };
 
 struct {
@@ -105,7 +107,26 @@ static __always_inline bool outgoing(struct sk_buff *skb, int ifindex)
 	return skb->data <= skb->head + mac;
 }
 
-static __always_inline void take(void *ctx, struct sk_buff *skb, enum origin origin, bool on_proxy)
+/*
+ * While an interface's queueing discipline is exchanged, it has the one that
+ * refuses everything (dev_deactivate_many(), net/sched/sch_generic.c), and what is
+ * sent in that moment is lost without a word to its sender. That one is built in. If
+ * the next one is there already, it was not that which refused the frame as long as
+ * it has refused none.
+ */
+static __always_inline bool in_exchange(struct net_device *dev, __u16 queue)
+{
+	char *queues = (char *)BPF_CORE_READ(dev, _tx);
+	struct netdev_queue *q;
+	struct Qdisc *qdisc;
+
+	q = (void *)(queues + queue * bpf_core_type_size(struct netdev_queue));
+	qdisc = BPF_CORE_READ(q, qdisc);
+	return (BPF_CORE_READ(qdisc, flags) & TCQ_F_BUILTIN) ||
+	       BPF_CORE_READ(qdisc, qstats.drops) == 0;
+}
+
+static __always_inline void take(void *ctx, struct sk_buff *skb, enum origin origin, bool behind)
 {
 	struct sample s = {};
 	struct skb_shared_info *shared;
@@ -113,13 +134,12 @@ static __always_inline void take(void *ctx, struct sk_buff *skb, enum origin ori
 	__u64 len;
 	long err;
 
-	__sync_fetch_and_add(&seen, 1);
-	s.ns = bpf_ktime_get_ns();
+	s.number = __sync_fetch_and_add(&seen, 1);
 	s.len = skb->len;
 	s.priority = skb->priority;
 	s.queue = skb->queue_mapping;
 	s.origin = origin;
-	s.on_proxy = on_proxy;
+	s.behind = behind;
 	s.pull = mac == MAC_HEADER_UNSET ? 0 : mac - (__u32)(skb->data - skb->head);
 	s.ip_summed = BPF_CORE_READ_BITFIELD(skb, ip_summed);
 	s.csum_start = skb->csum_start - (__u16)(skb->data - skb->head);
@@ -161,7 +181,11 @@ static __always_inline int freed(void *ctx, struct sk_buff *skb, enum origin ori
 		if (alive && origin == ORIGIN_DRIVER && (BPF_CORE_READ(dev, state) & LINK_STATE_START))
 			return 0;
 		take(ctx, skb, origin, false);
-	} else if (ifindex == proxy && (origin == ORIGIN_REQUEUED || origin == ORIGIN_QUEUED)) {
+	} else if (ifindex == proxy) {
+		if (origin == ORIGIN_REQUEUED || origin == ORIGIN_QUEUED ||
+		    (origin == ORIGIN_REFUSED && in_exchange(dev, skb->queue_mapping)))
+			take(ctx, skb, origin, true);
+	} else if (ifindex == port && origin == ORIGIN_REFUSED) {
 		take(ctx, skb, origin, true);
 	}
 	return 0;
@@ -177,19 +201,4 @@ SEC("tp_btf/kfree_skb")
 int BPF_PROG(dropped, struct sk_buff *skb, void *location)
 {
 	return freed(ctx, skb, origin_of(location));
-}
-
-/*
- * While a queueing discipline is exchanged, the interface has the one that
- * refuses everything (dev_deactivate_many(), net/sched/sch_generic.c). What the
- * proxy's users send in that moment would be lost without a word.
- */
-SEC("fentry/noop_enqueue")
-int BPF_PROG(refused, struct sk_buff *skb)
-{
-	struct net_device *dev = skb->dev;
-
-	if (proxy && BPF_CORE_READ(dev, ifindex) == proxy)
-		take(ctx, skb, ORIGIN_REFUSED, true);
-	return 0;
 }

@@ -28,7 +28,21 @@ enum bpf_map_type { BPF_MAP_TYPE_PERF_EVENT_ARRAY = 4 };
 
 #pragma clang attribute push(__attribute__((preserve_access_index)), apply_to = record)
 
+struct gnet_stats_queue {
+	__u32 drops;
+};
+
+struct Qdisc {
+	unsigned int flags;
+	struct gnet_stats_queue qstats;
+};
+
+struct netdev_queue {
+	struct Qdisc *qdisc;
+};
+
 struct net_device {
+	struct netdev_queue *_tx;
 	int ifindex;
 	unsigned long state;
 };
@@ -60,7 +74,5 @@ struct skb_shared_info {
 	unsigned short gso_size;
 	unsigned int gso_type;
 };
-
-struct Qdisc;
 
 #pragma clang attribute pop
