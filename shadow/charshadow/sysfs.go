@@ -148,7 +148,7 @@ func (s Sysfs) path(dev drivers.Device, op oplog.Op) (string, error) {
 		if !slices.Contains(modules(dev), module) {
 			return "", errOtherModule
 		}
-		if filepath.Base(param) == param && param != "." && param != ".." {
+		if !strings.Contains(param, "/") && param != "" && param != "." && param != ".." {
 			return filepath.Join(s.parameters(module), param), nil
 		}
 	}
