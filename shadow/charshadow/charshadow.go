@@ -110,7 +110,7 @@ func (s *charShadow) Activate(ctx context.Context, old drivers.Device, _ *shadow
 }
 
 // Detach has nothing to do.
-func (s *charShadow) Detach(context.Context, drivers.Device, *shadow.Recovery) error { return nil }
+func (s *charShadow) Detach(context.Context, shadow.Old, *shadow.Recovery) error { return nil }
 
 // Open has nothing to do: applications open such a device themselves.
 func (s *charShadow) Open(context.Context, drivers.Device, *shadow.Recovery) error { return nil }

@@ -34,13 +34,14 @@ const (
 //
 // Left out, with the rule they break:
 //
-//	remove, rescan, reset, rom        actions
+//	remove, rescan, reset, uevent     actions
+//	config, resource*, rom            the hardware itself
 //	enable                            counts its writers
 //	driver_override                   chooses the driver: the manager does that
 //	msi_bus, power/async              no effect on a bound driver
 //	sriov_*                           makes other devices
 //	numa_node, link/*, reset_method,  describe or tune the host's hardware
-//	broken_parity_status, resource*
+//	broken_parity_status
 var deviceSettings = []string{
 	"d3cold_allowed",
 	"power/autosuspend_delay_ms",
