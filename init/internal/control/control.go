@@ -32,8 +32,8 @@ const (
 	idleTimeout = 30 * time.Second
 )
 
-// A Handler does what requests ask for. Handle owns fd, which is -1 unless the
-// request came with a descriptor.
+// A Handler does what requests ask for, for several connections at once.
+// Handle owns fd, which is -1 unless the request came with a descriptor.
 type Handler interface {
 	Handle(req notify.Request, fd int) notify.Reply
 }

@@ -87,7 +87,7 @@ func Split(text string, limit int) []string {
 		line = strings.TrimRight(line, "\r\n")
 		for len(line) > limit {
 			cut := limit
-			for cut > limit-utf8.UTFMax && !utf8.RuneStart(line[cut]) {
+			for cut > limit-utf8.UTFMax+1 && !utf8.RuneStart(line[cut]) {
 				cut--
 			}
 			if !utf8.RuneStart(line[cut]) {

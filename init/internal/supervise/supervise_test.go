@@ -203,6 +203,7 @@ func TestExit125IsNotStartedAgain(t *testing.T) {
 	w.await(t, "a", func(st supervise.Status) bool { return st.State == supervise.Ended })
 	w.Add(script("b", "echo on; exec sleep 1000"))
 	w.want(t, "a: on", "b: on")
+	w.await(t, "b", func(st supervise.Status) bool { return st.State == supervise.Running })
 	for _, st := range w.Status() {
 		if st.Starts != 1 {
 			t.Errorf("%s was started %d times", st.Name, st.Starts)
@@ -238,6 +239,7 @@ func TestAProgramWaitsForItsRoles(t *testing.T) {
 	w.SetRole("net0", false)
 	w.Add(script("c", "echo on; exec sleep 1000"))
 	w.want(t, "c: on")
+	w.await(t, "c", func(st supervise.Status) bool { return st.State == supervise.Running })
 	for _, st := range w.Status() {
 		if st.State != supervise.Running || st.Starts != 1 {
 			t.Errorf("%+v, want it running since its first start", st)
@@ -247,7 +249,7 @@ func TestAProgramWaitsForItsRoles(t *testing.T) {
 
 func TestStopGoesByStages(t *testing.T) {
 	w := newWorld(t, nil)
-	trap := "trap 'echo off; exit 0' TERM; echo on; while :; do sleep 0.01; done"
+	trap := "exec 2>/dev/null; trap 'echo off; exit 0' TERM; echo on; while :; do sleep 0.01; done"
 	for stage, name := range []string{"shadow", "network", "service"} {
 		spec := script(name, trap)
 		spec.Stage = stage
