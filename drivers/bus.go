@@ -12,6 +12,7 @@ import (
 	"strconv"
 	"strings"
 
+	"github.com/umbra-vm/umbra/drivers/internal/sysfs"
 	"github.com/umbra-vm/umbra/drivers/pci"
 )
 
@@ -83,7 +84,7 @@ func (pciBus) verify(dev Device) (Verdict, string, error) {
 // it has such: virtio devices have "vendor" and "device".
 func describeChild(dev *Device) {
 	for name, to := range map[string]*uint16{"vendor": &dev.IDs.Vendor, "device": &dev.IDs.Device} {
-		text, err := readAttr(dev.Path, name)
+		text, err := sysfs.Read(dev.Path, name)
 		if err != nil {
 			continue
 		}
@@ -91,12 +92,6 @@ func describeChild(dev *Device) {
 			*to = uint16(v)
 		}
 	}
-}
-
-// readAttr returns the content of a sysfs file without the newline.
-func readAttr(dir, name string) (string, error) {
-	b, err := os.ReadFile(filepath.Join(dir, name))
-	return strings.TrimSpace(string(b)), err
 }
 
 // linkBase returns the last element of what a sysfs link points to, "" when

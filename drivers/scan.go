@@ -15,6 +15,8 @@ import (
 	"strings"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/umbra-vm/umbra/drivers/internal/sysfs"
 )
 
 // Scan returns the devices of all scanned buses, in bus order. A device that
@@ -107,7 +109,7 @@ func isGone(err error) bool {
 
 func (t *Tree) fill(dev *Device) error {
 	var err error
-	if dev.Modalias, err = readAttr(dev.Path, "modalias"); err != nil && !errors.Is(err, fs.ErrNotExist) {
+	if dev.Modalias, err = sysfs.Read(dev.Path, "modalias"); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return err
 	}
 	if dev.Driver, err = linkBase(filepath.Join(dev.Path, "driver")); err != nil {

@@ -258,8 +258,7 @@ func FuzzParseResources(f *testing.F) {
 	f.Add(strings.Repeat("0x00000000febc0000 0x00000000febdffff 0x0000000000040200\n", 7))
 	f.Add("0x0 0x0\n")
 	f.Fuzz(func(t *testing.T, text string) {
-		res, err := ParseResources(strings.NewReader(text))
-		if err == nil && len(strings.Fields(text)) < 3*len(res) {
+		if _, err := ParseResources(strings.NewReader(text)); err == nil && len(strings.Fields(text)) < 6*3 {
 			t.Errorf("six resources from %q", text)
 		}
 	})

@@ -14,6 +14,8 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+
+	"github.com/umbra-vm/umbra/drivers/internal/sysfs"
 )
 
 // ReadConfig reads the configuration space of the function whose sysfs
@@ -74,19 +76,18 @@ func ReadBelief(dir string) (Belief, error) {
 	if b.IDs, err = ReadIDs(dir); err != nil {
 		return Belief{}, err
 	}
-	f, err := os.Open(filepath.Join(dir, "resource"))
+	resources, err := sysfs.Read(dir, "resource")
 	if err != nil {
 		return Belief{}, err
 	}
-	defer f.Close()
-	if b.Resources, err = ParseResources(f); err != nil {
-		return Belief{}, fmt.Errorf("%s: %w", f.Name(), err)
+	if b.Resources, err = ParseResources(strings.NewReader(resources)); err != nil {
+		return Belief{}, fmt.Errorf("%s: %w", filepath.Join(dir, "resource"), err)
 	}
-	enable, err := os.ReadFile(filepath.Join(dir, "enable"))
+	enable, err := sysfs.Read(dir, "enable")
 	if err != nil {
 		return Belief{}, err
 	}
-	b.Enabled = strings.TrimSpace(string(enable)) != "0"
+	b.Enabled = enable != "0"
 	// The rest is there only where it applies.
 	if irqs, err := os.ReadDir(filepath.Join(dir, "msi_irqs")); err == nil {
 		b.MSI = len(irqs) > 0
@@ -96,8 +97,8 @@ func ReadBelief(dir string) (Belief, error) {
 	} else if !errors.Is(err, fs.ErrNotExist) {
 		return Belief{}, err
 	}
-	if state, err := os.ReadFile(filepath.Join(dir, "power_state")); err == nil {
-		switch strings.TrimSpace(string(state)) {
+	if state, err := sysfs.Read(dir, "power_state"); err == nil {
+		switch state {
 		case "D1", "D2", "D3hot", "D3cold":
 			b.Suspended = true
 		}
@@ -134,14 +135,13 @@ func ParseResources(r io.Reader) ([6]Resource, error) {
 }
 
 func readNumber(dir, name string, bits int) (uint64, error) {
-	path := filepath.Join(dir, name)
-	b, err := os.ReadFile(path)
+	text, err := sysfs.Read(dir, name)
 	if err != nil {
 		return 0, err
 	}
-	v, err := strconv.ParseUint(strings.TrimSpace(string(b)), 0, bits)
+	v, err := strconv.ParseUint(text, 0, bits)
 	if err != nil {
-		return 0, fmt.Errorf("%s: %w", path, err)
+		return 0, fmt.Errorf("%s: %w", filepath.Join(dir, name), err)
 	}
 	return v, nil
 }
