@@ -16,6 +16,7 @@ import (
 	"os"
 	"path"
 	"path/filepath"
+	"strconv"
 	"strings"
 
 	"pault.ag/go/debian/deb"
@@ -89,6 +90,9 @@ func unpack(ctx context.Context, name, dir string) (k *Kernel, err error) {
 			k, err = nil, fmt.Errorf("%w package: %v", ErrBroken, r)
 		}
 	}()
+	if err := checkArchive(name); err != nil {
+		return nil, fmt.Errorf("%w package: %w", ErrBroken, err)
+	}
 	pkg, closePkg, err := deb.LoadFile(name)
 	if err != nil {
 		return nil, fmt.Errorf("%w package: %w", ErrBroken, err)
@@ -128,6 +132,41 @@ func unpack(ctx context.Context, name, dir string) (k *Kernel, err error) {
 		return nil, err
 	}
 	return k, nil
+}
+
+// checkArchive walks over the members of an ar(5) archive. The library that reads
+// it afterwards takes sizes on trust, and goes in circles on a negative one.
+func checkArchive(name string) error {
+	const magic, headerSize = "!<arch>\n", 60
+	f, err := os.Open(name)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	info, err := f.Stat()
+	if err != nil {
+		return err
+	}
+	header := make([]byte, headerSize)
+	if _, err := f.ReadAt(header[:len(magic)], 0); err != nil || string(header[:len(magic)]) != magic {
+		return errors.New("not a Debian package")
+	}
+	for at := int64(len(magic)); at < info.Size(); {
+		if _, err := f.ReadAt(header, at); err != nil {
+			return fmt.Errorf("cut off at byte %d", at)
+		}
+		field := strings.TrimSpace(string(header[48:58]))
+		size, err := strconv.ParseUint(field, 10, 63)
+		if err != nil {
+			return fmt.Errorf("byte %d: %q is no size", at, field)
+		}
+		at += headerSize
+		if int64(size) > info.Size()-at {
+			return fmt.Errorf("cut off: %s ends %d bytes after the file", strings.TrimSpace(string(header[:16])), int64(size)-(info.Size()-at))
+		}
+		at += int64(size + size%2)
+	}
+	return nil
 }
 
 // readAhead reads r on a goroutine of its own, so that decompressing and writing

@@ -119,7 +119,8 @@ func TestOpenDebRefuses(t *testing.T) {
 	}{
 		{"an empty file", nil, kernel.ErrBroken, ""},
 		{"what is no package at all", []byte("<html>404 not found</html>"), kernel.ErrBroken, ""},
-		{"a package cut off in its data", good[:len(good)-500], kernel.ErrBroken, "data.tar.gz"},
+		{"a package cut off in its data", good[:len(good)-500], kernel.ErrBroken, "cut off: data.tar.gz"},
+		{"a member of negative size", bytes.Replace(good, []byte("4         `"), []byte("-60       `"), 1), kernel.ErrBroken, "no size"},
 		{"a package cut off in its control part", good[:150], kernel.ErrBroken, ""},
 		{"a package with a flipped bit", flipped, kernel.ErrBroken, ""},
 		{"a package without a kernel", without("vmlinuz"), kernel.ErrBroken, "no kernel"},
