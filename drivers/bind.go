@@ -13,8 +13,9 @@ import (
 	"path/filepath"
 )
 
-// Bind gives dev to the driver of that name, whose module has to be loaded. It
-// fails with ErrNotBound when the driver refuses.
+// Bind gives dev to the driver of that name, whose module has to be loaded; a
+// device that it has already is a success. It fails with ErrNotBound when the
+// driver refuses, or when another one has the device.
 func (t *Tree) Bind(ctx context.Context, dev Device, driver string) error {
 	path := filepath.Join(t.sysfs, "bus", dev.Bus, "drivers", driver, "bind")
 	err := t.write(ctx, path, dev.Address)
@@ -27,8 +28,9 @@ func (t *Tree) Bind(ctx context.Context, dev Device, driver string) error {
 	case !t.exists(dev):
 		err = fmt.Errorf("%w: %w", ErrNoDevice, err)
 	default:
-		// bind_store passes on what the probe function said, and ENODEV also
-		// for a device that is bound already or does not match.
+		if bound, _ := linkBase(filepath.Join(dev.Path, "driver")); bound == driver {
+			return nil
+		}
 		err = fmt.Errorf("%w: %w", ErrNotBound, err)
 	}
 	return &OpError{"bind " + driver + " to", dev.String(), err}

@@ -9,11 +9,8 @@ import (
 	"errors"
 	"fmt"
 	"log"
-	"testing"
 
 	"github.com/umbra-vm/umbra/drivers"
-	"github.com/umbra-vm/umbra/drivers/drivertest"
-	"github.com/umbra-vm/umbra/drivers/pci"
 )
 
 // Every device of the machine gets its driver, as udev would give it. A device
@@ -76,36 +73,4 @@ func ExampleTree_Verify() {
 	if _, err = tree.Load(ctx, dev); err != nil {
 		log.Fatal(err)
 	}
-}
-
-// A program that uses this package is tested against a machine without hardware.
-func Example_drivertest() {
-	test := func(t *testing.T) {
-		m := drivertest.New(t)
-		m.AddModule(drivertest.Module{
-			Name:    "e1000",
-			Aliases: []string{"pci:v00008086d0000100Esv*sd*bc*sc*i*"},
-			Driver:  drivertest.Driver{Name: "e1000", Class: "net"},
-		})
-		m.Plug(drivertest.Function{
-			Address: "0000:00:02.0",
-			IDs:     pci.IDs{Vendor: 0x8086, Device: 0x100e},
-			Class:   0x020000,
-			BARs:    []drivertest.BAR{drivertest.Memory, drivertest.IO},
-		})
-		tree := m.Tree()
-		if err := tree.Rescan(t.Context()); err != nil {
-			t.Fatal(err)
-		}
-		// ... the program under test, given tree ...
-		m.Pull("0000:00:02.0")
-		dev, err := tree.Device(t.Context(), "0000:00:02.0")
-		if err != nil {
-			t.Fatal(err)
-		}
-		if v, err := tree.Verify(t.Context(), dev); err != nil || v != drivers.Absent {
-			t.Errorf("verdict %v, error %v", v, err)
-		}
-	}
-	_ = test
 }

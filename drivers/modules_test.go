@@ -212,6 +212,7 @@ func TestBind(t *testing.T) {
 		{"Unbind", func() error { return tree.Unbind(ctx, dev) }, ""},
 		{"SetOverride to none", func() error { return tree.SetOverride(ctx, dev, "") }, ""},
 		{"Bind", func() error { return tree.Bind(ctx, dev, "e1000") }, "e1000"},
+		{"Bind to the driver it has", func() error { return tree.Bind(ctx, dev, "e1000") }, "e1000"},
 	} {
 		if err := step.do(); err != nil {
 			t.Fatalf("%s: %v", step.name, err)
