@@ -256,11 +256,7 @@ func (w *worker) hold(ctx context.Context, c *client, lease *Lease) *Lease {
 		if ctx.Err() != nil {
 			return nil
 		}
-		ask := c.rebind
-		if lease.Phase(w.daemon.now()) == Renewing {
-			ask = c.renew
-		}
-		fresh, err := ask(ctx, lease)
+		fresh, err := w.extend(ctx, c, lease)
 		switch {
 		case err == nil:
 			w.log.Debug("lease extended", "lease", w.left(fresh))
@@ -279,6 +275,20 @@ func (w *worker) hold(ctx context.Context, c *client, lease *Lease) *Lease {
 		next = lease.NextTry(now)
 		w.log.Warn("lease not extended yet", "left", w.left(lease), "err", err)
 	}
+}
+
+// extend asks once for the extension of a lease, and no longer than it lasts.
+func (w *worker) extend(ctx context.Context, c *client, lease *Lease) (*Lease, error) {
+	now := w.daemon.now()
+	ctx, cancel := context.WithTimeout(ctx, lease.Expires-now)
+	defer cancel()
+	switch lease.Phase(now) {
+	case Renewing:
+		return c.renew(ctx, lease)
+	case Rebinding:
+		return c.rebind(ctx, lease)
+	}
+	return nil, context.DeadlineExceeded
 }
 
 // put makes the link what it should be and remembers it.
