@@ -1,0 +1,173 @@
+// Copyright 2026 the umbra Authors. All rights reserved.
+// Use of this source code is governed by a BSD-style
+// license that can be found in the LICENSE file.
+
+package main
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"os/exec"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+	"github.com/umbra-vm/umbra/init/config"
+	"github.com/umbra-vm/umbra/init/internal/supervise"
+	"github.com/umbra-vm/umbra/init/notify"
+)
+
+// allowed are the modules the guest's binary may be made of, beside the
+// standard library and umbra itself. Whatever is added here is added to PID 1.
+var allowed = []string{
+	"github.com/cilium/ebpf",
+	"github.com/insomniacslk/dhcp",
+	"github.com/josharian/native",
+	"github.com/klauspost/compress",
+	"github.com/mdlayher/ethtool",
+	"github.com/mdlayher/genetlink",
+	"github.com/mdlayher/kobject",
+	"github.com/mdlayher/netlink",
+	"github.com/mdlayher/packet",
+	"github.com/mdlayher/socket",
+	"github.com/pierrec/lz4/v4", // by u-root/uio
+	"github.com/safchain/ethtool",
+	"github.com/u-root/u-root",
+	"github.com/u-root/uio",
+	"github.com/ulikunitz/xz",
+	"github.com/vishvananda/netlink",
+	"github.com/vishvananda/netns",
+	"golang.org/x/net",
+	"golang.org/x/sync",
+	"golang.org/x/sys",
+}
+
+// heavy are packages of the standard library that would double the binary.
+var heavy = []string{"net/http", "crypto/tls", "html/template", "text/template", "testing"}
+
+func TestDependencies(t *testing.T) {
+	out, err := exec.Command("go", "list", "-deps", "-f", "{{if .Module}}{{.Module.Path}}{{end}} {{.ImportPath}}", ".").Output()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for line := range strings.Lines(string(out)) {
+		fields := strings.Fields(line)
+		module, pkg := "", fields[len(fields)-1]
+		if len(fields) == 2 {
+			module = fields[0]
+		}
+		switch {
+		case module == "":
+			if slices.Contains(heavy, pkg) {
+				t.Errorf("%s is in the guest's binary", pkg)
+			}
+		case module == "github.com/umbra-vm/umbra":
+			for _, host := range []string{"/image", "/migrate", "/ci", "/cmd"} {
+				if strings.HasPrefix(pkg, module+host) {
+					t.Errorf("%s is the host's and in the guest's binary", pkg)
+				}
+			}
+		case !slices.Contains(allowed, module):
+			t.Errorf("module %s (package %s) is not on the list", module, pkg)
+		}
+	}
+}
+
+func TestSpecs(t *testing.T) {
+	cfg := &config.Config{
+		Roles: []config.Role{{Name: "net0", Class: config.ClassNet}},
+		Services: []config.Service{{
+			Name: "app", Argv: []string{"/bin/app", "-v"}, Env: []string{"K=V"}, Dir: "/data", Needs: []string{"net0"},
+			Restart: config.RestartOnFailure, Backoff: config.Backoff{Min: 50, Max: 1000},
+		}},
+	}
+	got := specs(cfg)
+	var names []string
+	for _, s := range got {
+		names = append(names, s.Name)
+	}
+	if diff := cmp.Diff([]string{"shadowd", "netcfgd", "app"}, names); diff != "" {
+		t.Fatalf("programs in the order of their start (-want +got):\n%s", diff)
+	}
+	want := supervise.Spec{
+		Name: "app", Path: "/bin/app", Argv: []string{"/bin/app", "-v"}, Env: []string{"K=V"}, Dir: "/data", Needs: []string{"net0"},
+		Restart: supervise.OnFailure, Backoff: supervise.Backoff{Min: 50 * time.Millisecond, Max: time.Second},
+		Stage: stageServices, StopTimeout: supervise.DefaultStopTimeout,
+	}
+	if diff := cmp.Diff(want, got[2]); diff != "" {
+		t.Errorf("the service (-want +got):\n%s", diff)
+	}
+	if diff := cmp.Diff([][]string{{"app"}, {"netcfgd"}, {"shadowd"}}, supervise.StopOrder(got)); diff != "" {
+		t.Errorf("order of the stop (-want +got):\n%s", diff)
+	}
+	for _, s := range got {
+		if s.KeepsFDs != (s.Name == "shadowd") {
+			t.Errorf("%s is lent descriptors: %t", s.Name, s.KeepsFDs)
+		}
+		if isDaemon(s.Name) && (s.Restart != supervise.Always || s.OOMScoreAdj >= 0) {
+			t.Errorf("%s is not kept alive: %+v", s.Name, s)
+		}
+	}
+}
+
+func TestPolicyNamesAgree(t *testing.T) {
+	for c, s := range map[config.Restart]supervise.Policy{
+		config.RestartAlways: supervise.Always, config.RestartOnFailure: supervise.OnFailure, config.RestartNever: supervise.Never,
+	} {
+		if supervise.Policy(c) != s {
+			t.Errorf("policy %q of the configuration is not %q of the supervisor", c, s)
+		}
+	}
+}
+
+func TestShadowctlRefusesWhatItDoesNotUnderstand(t *testing.T) {
+	for _, tt := range []struct{ name, line string }{
+		{"no command", ""},
+		{"an unknown command", "frobnicate"},
+		{"status takes no role", "status net0"},
+		{"reload needs one", "reload"},
+		{"one role at most", "timeline net0 net1"},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			var out bytes.Buffer
+			err := shadowctlRun(context.Background(), &out, strings.Fields(tt.line), false)
+			if !errors.Is(err, errUsage) || out.Len() != 0 {
+				t.Errorf("error %v, output %q", err, out.String())
+			}
+		})
+	}
+	var out bytes.Buffer
+	if err := shadowctlRun(context.Background(), &out, []string{"help"}, false); err != nil || out.String() != shadowctlUsage {
+		t.Errorf("help says %q, %v", out.String(), err)
+	}
+}
+
+func TestShadowctlFlags(t *testing.T) {
+	for line, want := range map[string]string{"status --json": "status", "--json log net0": "log net0", "-json timeline": "timeline"} {
+		asJSON, words := shadowctlFlags(strings.Fields(line))
+		if got := strings.Join(words, " "); !asJSON || got != want {
+			t.Errorf("%q: json %t, words %q", line, asJSON, got)
+		}
+	}
+}
+
+func TestRenderServices(t *testing.T) {
+	var out strings.Builder
+	err := renderServices(&out, &notify.Status{Services: []notify.Service{
+		{Name: "app", State: "running", PID: 71, For: 90 * time.Second, Starts: 2, LastExit: "exit code 1"},
+		{Name: "once", State: "waiting"},
+	}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := "" +
+		"SERVICE          STATE           PID        FOR STARTS  LAST END\n" +
+		"app              running          71      1m30s      2  exit code 1\n" +
+		"once             waiting           -          -      0  \n"
+	if diff := cmp.Diff(want, out.String()); diff != "" {
+		t.Errorf("table (-want +got):\n%s", diff)
+	}
+}
