@@ -33,6 +33,12 @@
 // Run returns ErrUnknownOutcome and leaves the source stopped: the caller must
 // make sure that the destination is dead before the source may go on.
 //
+// If the process that called Run is killed, the same holds, but for the
+// roll-back: a source that was still sending goes on by itself; one that had
+// finished ("postmigrate") stays stopped beside a destination that is paused,
+// and waits for somebody to decide. Only in the instant of the point of no
+// return has that somebody to ask the destination first.
+//
 // Run never ends either QEMU. After success the source stays behind, stopped;
 // after failure the destination does, unable to start: both are the caller's to
 // quit.

@@ -32,6 +32,7 @@ type fault struct {
 	src, dst machineSpec // added to those of a migration that would work
 	opts     Options
 	deferred bool
+	disk     bool // both machines have the same disk
 
 	// before is called when both machines are up.
 	before func(*faultRun)
@@ -94,6 +95,10 @@ func TestFailureLeavesTheSourceRunning(t *testing.T) {
 		}, {
 			name: "context ends when the destination has loaded the guest",
 			at:   StageLoaded, inject: cancel,
+			want: []error{errEnough},
+		}, {
+			name: "context ends when the destination has loaded the guest, whose disk both have",
+			disk: true, at: StageLoaded, inject: cancel,
 			want: []error{errEnough},
 		}, {
 			name: "somebody cancels the migration at the source",
@@ -281,11 +286,40 @@ func TestRefusesMachinesInTheWrongState(t *testing.T) {
 // A process that runs the relay can be killed at any time, with nobody left to
 // roll back.
 func TestRelayProcessKilled(t *testing.T) {
-	t.Parallel()
-	r := newFaultRun(t, fault{opts: slow})
+	for _, tt := range []struct {
+		name  string
+		stage Stage
+		opts  Options
+		cont  bool // the source has to be told to go on
+	}{
+		{"while RAM is sent: the source goes on by itself", StageRAM, slow, false},
+		{"before the point of no return: the source goes on when it is told to", StageLoaded, Options{}, true},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			t.Parallel()
+			r := newFaultRun(t, fault{opts: tt.opts})
+			killRelayProcess(r, tt.stage)
+			if tt.cont {
+				r.src.stands(r.ctx)
+				r.dst.stands(r.ctx)
+				if err := r.src.qmp.Execute(r.ctx, "cont", nil, nil); err != nil {
+					t.Fatal(err)
+				}
+			}
+			r.src.lives(r.ctx)
+			if status, err := r.dst.qmp.Status(r.ctx); err == nil && status == "running" {
+				t.Error("the destination runs as well")
+			}
+		})
+	}
+}
+
+// killRelayProcess migrates in another process, which it kills at a stage.
+func killRelayProcess(r *faultRun, stage Stage) {
+	t := r.t
 	relay := exec.Command(os.Args[0])
 	relay.Env = append(os.Environ(), relayEnv+"="+strings.Join([]string{
-		filepath.Join(r.src.dir, "qmp2"), filepath.Join(r.dst.dir, "qmp2"), r.opts.Incoming,
+		filepath.Join(r.src.dir, "qmp2"), filepath.Join(r.dst.dir, "qmp2"), r.opts.Incoming, string(stage),
 	}, ","))
 	relay.Stderr = os.Stderr
 	out, err := relay.StdoutPipe()
@@ -298,19 +332,12 @@ func TestRelayProcessKilled(t *testing.T) {
 	line, err := bufio.NewReader(out).ReadString('\n')
 	relay.Process.Kill()
 	relay.Wait()
-	if err != nil || line != relayBusy+"\n" {
+	if err != nil || line != string(stage)+"\n" {
 		t.Fatalf("relay process said %q, %v", line, err)
-	}
-	r.src.lives(r.ctx)
-	if status, err := r.dst.qmp.Status(r.ctx); err == nil && status == "running" {
-		t.Error("the destination runs as well")
 	}
 }
 
-const (
-	relayEnv  = "UMBRA_MIGRATE_TEST_RELAY"
-	relayBusy = "pages have passed"
-)
+const relayEnv = "UMBRA_MIGRATE_TEST_RELAY"
 
 func TestMain(m *testing.M) {
 	if v := os.Getenv(relayEnv); v != "" {
@@ -333,12 +360,15 @@ func relayProcess(args []string) error {
 	if err != nil {
 		return err
 	}
-	opts, said := slow, false
+	opts, stage := slow, Stage(args[3])
+	if stage != StageRAM {
+		opts.BandwidthBps, opts.DowntimeLimit = 0, 0
+	}
 	opts.Incoming = args[2]
 	opts.OnEvent = func(e Event) {
-		if e.Progress.Pages > 0 && !said {
-			said = true
-			fmt.Println(relayBusy)
+		if e.Stage == stage && e.Progress.Pages > 0 {
+			fmt.Println(stage)
+			select {} // until it is killed
 		}
 	}
 	_, err = Run(ctx, src, dst, opts)
@@ -365,6 +395,10 @@ func newFaultRun(t *testing.T, f fault) *faultRun {
 	dst.nic, dst.incoming = nicRTL8139, r.opts.Incoming
 	if f.deferred {
 		dst.incoming = "defer"
+	}
+	if f.disk {
+		args := diskArgs(t)
+		src.extra, dst.extra = append(src.extra, args...), append(dst.extra, args...)
 	}
 	r.src = startVM(ctx, t, "source", src)
 	r.dst = startVM(ctx, t, "destination", dst)

@@ -5,8 +5,10 @@
 package migrate
 
 import (
+	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
@@ -188,4 +190,45 @@ func TestDirectDeviceBehindBridge(t *testing.T) {
 		t.Errorf("dropped %v", rep.Dropped)
 	}
 	dst.lives(ctx)
+}
+
+// Every NIC that QEMU can emulate on a PC stays behind, on a machine with two
+// processors, a disk and video memory.
+func TestEveryNIC(t *testing.T) {
+	models := []string{
+		"e1000", "e1000-82544gc", "e1000-82545em", "e1000e", "i82550", "i82551", "i82557a", "i82557b",
+		"i82557c", "i82558a", "i82558b", "i82559a", "i82559b", "i82559c", "i82559er", "i82562", "i82801",
+		"ne2k_pci", "pcnet", "rtl8139", "tulip", "virtio-net-pci", "vmxnet3",
+	}
+	for _, machine := range []string{"pc", "q35"} {
+		t.Run(machine, func(t *testing.T) {
+			t.Parallel()
+			ctx := testContext(t)
+			in := incomingAddr(t)
+			common := append(diskArgs(t), "-smp", "2", "-m", "64", "-device", "VGA,addr=3,romfile=")
+			src := machineSpec{machine: machine, nic: nicE1000, extra: slices.Clone(common)}
+			opts := Options{Direct: []string{"direct-net0"}, Incoming: in, Deferred: true}
+			for i, model := range models {
+				id := fmt.Sprintf("nic%d", i)
+				opts.Direct = append(opts.Direct, id)
+				src.extra = append(src.extra, "-device", fmt.Sprintf("%s,id=%s,addr=%#x,romfile=", model, id, 7+i))
+			}
+			a := startVM(ctx, t, "source", src)
+			b := startVM(ctx, t, "destination", machineSpec{machine: machine, incoming: "defer", extra: common})
+			a.lives(ctx)
+			rep, err := Run(ctx, a.qmp, b.qmp, opts)
+			if err != nil {
+				t.Fatal(err)
+			}
+			// Some have an EEPROM with a section of its own.
+			for i, p := range rep.Direct {
+				of := func(s stream.Section) bool { return strings.HasPrefix(s.Name, p.String()+"/") }
+				if !slices.ContainsFunc(rep.Dropped, of) || slices.ContainsFunc(rep.Kept, of) {
+					t.Errorf("%s at %v: dropped %v, kept %v", opts.Direct[i], p, rep.Dropped, rep.Kept)
+				}
+			}
+			b.lives(ctx)
+			a.stands(ctx)
+		})
+	}
 }

@@ -114,6 +114,18 @@ func incomingAddr(t *testing.T) string {
 	return "unix:" + filepath.Join(dir, "in")
 }
 
+// diskArgs describe a disk for any number of machines.
+func diskArgs(t *testing.T) []string {
+	path := filepath.Join(t.TempDir(), "disk")
+	if err := os.WriteFile(path, make([]byte, 1<<20), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	return []string{
+		"-drive", "if=none,id=disk0,format=raw,file=" + path,
+		"-device", "virtio-blk-pci,drive=disk0,addr=6",
+	}
+}
+
 // kill ends the QEMU process and waits until it is gone.
 func (v *vm) kill() {
 	v.cmd.Process.Kill()
