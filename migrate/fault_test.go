@@ -166,7 +166,7 @@ func TestFailureLeavesTheSourceRunning(t *testing.T) {
 		}, {
 			name: "destination refuses to go on",
 			before: func(r *faultRun) {
-				r.dst.qmp = brokenMonitor(r, func(line string, out, _ io.Writer) bool {
+				r.dst.qmp = brokenMonitor(r, func(line string, out, _ net.Conn) bool {
 					_, rest, _ := strings.Cut(line, `"id":"`)
 					id, _, _ := strings.Cut(rest, `"`)
 					fmt.Fprintf(out, `{"id":%q,"error":{"class":"GenericError","desc":"Failed to get \"write\" lock"}}`+"\n", id)
@@ -228,9 +228,10 @@ func TestUnknownOutcomeLeavesTheSourceStopped(t *testing.T) {
 		t.Run(tt.name, func(t *testing.T) {
 			t.Parallel()
 			f := fault{before: func(r *faultRun) {
-				r.dst.qmp = brokenMonitor(r, func(line string, out, in io.Writer) bool {
+				r.dst.qmp = brokenMonitor(r, func(line string, sender, qemu net.Conn) bool {
+					sender.Close()
 					if tt.pass {
-						io.WriteString(in, line)
+						io.WriteString(qemu, line)
 					}
 					return false
 				})
@@ -461,7 +462,7 @@ func cutAfter(t *testing.T, to string, n int64) string {
 // brokenMonitor is a monitor of the destination whose command "cont" is handled
 // by handle instead: it may write to whoever sent it and to QEMU, and returns
 // false to break the connection.
-func brokenMonitor(r *faultRun, handle func(line string, sender, qemu io.Writer) bool) *qmp.Client {
+func brokenMonitor(r *faultRun, handle func(line string, sender, qemu net.Conn) bool) *qmp.Client {
 	qemu, err := net.Dial("unix", filepath.Join(r.dst.dir, "qmp2"))
 	if err != nil {
 		r.t.Fatal(err)
