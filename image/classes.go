@@ -85,19 +85,23 @@ var bootModules = []struct {
 }
 
 // suggest returns a hint for a name that is not among the known ones: those
-// that differ from it by little.
+// that differ least from it, if they differ by little.
 func suggest(name string, known []string) string {
-	var near []string
+	var nearest []string
+	least := 1 + len(name)/5
 	for _, k := range known {
-		if editDistance(normalize(name), normalize(k)) <= 1+len(name)/5 {
-			near = append(near, k)
+		switch d := editDistance(normalize(name), normalize(k)); {
+		case d < least:
+			nearest, least = []string{k}, d
+		case d == least:
+			nearest = append(nearest, k)
 		}
 	}
-	if len(near) == 0 || len(near) > 5 {
+	if len(nearest) == 0 || len(nearest) > 5 {
 		return ""
 	}
-	slices.Sort(near)
-	return " (did you mean " + strings.Join(near, " or ") + "?)"
+	slices.Sort(nearest)
+	return " (did you mean " + strings.Join(nearest, " or ") + "?)"
 }
 
 func normalize(module string) string { return strings.ReplaceAll(module, "-", "_") }

@@ -1,0 +1,206 @@
+// Copyright 2026 the umbra Authors. All rights reserved.
+// Use of this source code is governed by a BSD-style
+// license that can be found in the LICENSE file.
+
+package image
+
+import (
+	"errors"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+	"github.com/umbra-vm/umbra/image/machine"
+	"github.com/umbra-vm/umbra/init/config"
+)
+
+const description = `# an appliance
+[image]
+hostname = "box"
+compression = "xz"
+cmdline = "mitigations=auto"
+files = ["motd:/etc/motd"]
+
+[kernel]
+deb = "linux.deb"
+
+[drivers]
+classes = ["qemu-net"]
+modules = ["igbvf"]
+
+[[role]]
+name = "net0"
+class = "net"
+match = { mac = "52:54:00:12:34:56" }
+network = { method = "static", addresses = ["10.0.2.15/24"], gateway = "10.0.2.2" }
+
+[[role]]
+name = "net1"
+class = "net"
+
+[[service]]
+name = "app"
+exec = ["/bin/app", "-v"]
+files = ["app:/bin/app"]
+needs = ["net0"]
+restart = "on-failure"
+backoff_ms = { min = 50 }
+
+[machine]
+memory_mb = 512
+type = "q35"
+`
+
+func TestParse(t *testing.T) {
+	c, err := Parse("/srv/box.toml", []byte(description))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if diff := cmp.Diff(Image{
+		Name: "box", Hostname: "box", Compression: XZ, Cmdline: "mitigations=auto", Files: []string{"motd:/etc/motd"},
+	}, c.Image); diff != "" {
+		t.Errorf("image (-want +got):\n%s", diff)
+	}
+	if diff := cmp.Diff(MachineDefaults{MemoryMB: 512, CPUs: 1, Type: machine.Q35, NIC: "e1000"}, c.Machine); diff != "" {
+		t.Errorf("machine (-want +got):\n%s", diff)
+	}
+	want := []fileSpec{
+		{"image.files[0]", "/srv/motd", "/etc/motd"},
+		{"service[0].files[0]", "/srv/app", "/bin/app"},
+	}
+	files, err := c.files()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if diff := cmp.Diff(want, files, cmp.AllowUnexported(fileSpec{})); diff != "" {
+		t.Errorf("files (-want +got):\n%s", diff)
+	}
+	guest := c.guest([]string{"tun"}, []string{"igbvf"})
+	if guest.Roles[1].Network.Method != config.MethodDHCP {
+		t.Errorf("role without network: %+v, want DHCP", guest.Roles[1].Network)
+	}
+	if s := guest.Services[0]; s.Backoff.Min != 50 || s.Backoff.Max != config.DefaultBackoffMax || s.Argv[0] != "/bin/app" {
+		t.Errorf("service became %+v", s)
+	}
+	if got, want := c.cmdline(), "console=ttyS0 panic=-1 quiet mitigations=auto"; got != want {
+		t.Errorf("command line %q, want %q", got, want)
+	}
+}
+
+func TestDefaultsOfAnEmptyDescription(t *testing.T) {
+	c, err := Parse("/srv/app.toml", nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if c.Image.Name != "app" || c.Image.Compression != Zstd || c.Kernel.Package != "linux-image-amd64" || c.Drivers.Classes[0] != "qemu-net" {
+		t.Errorf("defaults: %+v", c)
+	}
+}
+
+func TestParseRefuses(t *testing.T) {
+	for _, tt := range []struct {
+		name, text string
+		want       string // beginning of the message, with file, line and key
+	}{
+		{"what is not TOML", "[image\n", "app.toml:1: "},
+		{"a key it does not know", "[image]\nhostnam = 'x'\n", "app.toml:2: image.hostnam: no such key"},
+		{"a table it does not know", "\n[imag]\nname = 'x'\n", "app.toml:2: imag: no such key"},
+		{"a value of another type", "[image]\n\nhostname = 5\n", "app.toml:3: image.hostname: "},
+		{"a compression the kernel lacks", "[image]\ncompression = 'rar'\n", `app.toml:2: image.compression: "rar": `},
+		{"a name that would leave the directory", "[image]\nname = '../x'\n", "app.toml:2: image.name: "},
+		{"a command line of two lines", "[image]\ncmdline = \"a\\nb\"\n", "app.toml:2: image.cmdline: "},
+		{"a file without destination", "[image]\nfiles = ['a:/a',\n  'b']\n", `app.toml:3: image.files[1]: "b": `},
+		{"a relative destination", "[[service]]\nname = 's'\nexec = ['/s']\nfiles = ['s:s']\n", "app.toml:4: service[0].files[0]: "},
+		{"a class there is not, with a hint", "[drivers]\nclasses = ['qemu-nets']\n", `app.toml:2: drivers.classes[0]: "qemu-nets": no such class (did you mean qemu-net?)`},
+		{"two kernels", "[kernel]\npackage = 'a'\ndeb = 'b'\n", "app.toml:1: kernel: "},
+		{"a kernel without modules", "[kernel]\nvmlinuz = 'a'\n", "app.toml:1: kernel: "},
+		{"a machine too small to boot", "[machine]\nmemory_mb = 16\n", "app.toml:2: machine.memory_mb: "},
+		{"an unknown machine", "[machine]\ntype = 'microvm'\n", "app.toml:2: machine.type: "},
+		{"a fault that only the guest would see", "[[role]]\nname = 'a'\nclass = 'net'\n[[role]]\nname = 'b'\nclass = 'net'\n[role.network]\nmethod = 'static'\n",
+			"app.toml:7: role[1].network.addresses: "},
+		{"a fault in an inline table", "[[role]]\nname = 'a'\nclass = 'net'\nnetwork = { gateway = 'x' }\n", `app.toml:4: role[0].network.gateway: "x": `},
+		{"a program without a path", "[[service]]\nname = 's'\nexec = ['s']\n", `app.toml:3: service[0].exec[0]: "s": `},
+		{"a need no role meets", "[[service]]\nname = 's'\nexec = ['/s']\nneeds = [\n'net0']\n", `app.toml:5: service[0].needs[0]: "net0": `},
+		{"a host name that is none", "[image]\nhostname = 'a b'\n", "app.toml:2: image.hostname: "},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			c, err := Parse("app.toml", []byte(tt.text))
+			if err == nil {
+				t.Fatalf("accepted as %+v", c)
+			}
+			if !errors.Is(err, ErrConfig) {
+				t.Errorf("error %v is not ErrConfig", err)
+			}
+			if !strings.HasPrefix(err.Error(), tt.want) {
+				t.Errorf("error %q\ndoes not start %q", err, tt.want)
+			}
+		})
+	}
+}
+
+func TestParseReportsEveryFault(t *testing.T) {
+	_, err := Parse("app.toml", []byte("[image]\nnam = 1\nhostnam = 2\n"))
+	if err == nil || len(strings.Split(err.Error(), "\n")) != 2 {
+		t.Errorf("unknown keys: %v, want two lines", err)
+	}
+	_, err = Parse("app.toml", []byte("[image]\ncompression = 'rar'\n[machine]\ncpus = -1\n"))
+	if err == nil || len(strings.Split(err.Error(), "\n")) != 2 {
+		t.Errorf("bad values: %v, want two lines", err)
+	}
+}
+
+func TestLoadOfAMissingFile(t *testing.T) {
+	if _, err := Load(filepath.Join(t.TempDir(), "none.toml")); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("error %v, want os.ErrNotExist", err)
+	}
+}
+
+func TestPositions(t *testing.T) {
+	pos := findPositions([]byte(description))
+	for _, tt := range []struct {
+		path string
+		line int
+	}{
+		{"image", 2},
+		{"image.cmdline", 5},
+		{"image.files[0]", 6},
+		{"drivers.modules[0]", 13},
+		{"role[0]", 15},
+		{"role[0].match.mac", 18},
+		{"role[0].network.addresses[0]", 19},
+		{"role[1]", 21},
+		{"role[1].class", 23},
+		{"service[0].backoff_ms.min", 31},
+		{"role[1].network.gateway", 21}, // not there: its role
+		{"image.shadow", 2},             // not there: its table
+		{"nothing.of.it", 0},
+	} {
+		if got := pos.line(tt.path); got != tt.line {
+			t.Errorf("line of %s: %d, want %d", tt.path, got, tt.line)
+		}
+	}
+}
+
+func FuzzParse(f *testing.F) {
+	f.Add([]byte(description))
+	f.Add([]byte("[[role]]\n[role.match]\nmac='x'\n[[role]]\nname='a'\n"))
+	f.Add([]byte("[[service]]\nexec=[\n# comment\n'/a', # b\n]\n"))
+	f.Add([]byte("image.name='x'\nimage.files=[]\n"))
+	f.Fuzz(func(t *testing.T, text []byte) {
+		c, err := Parse("app.toml", text)
+		if err != nil {
+			if !errors.Is(err, ErrConfig) {
+				t.Fatalf("error %v is not ErrConfig", err)
+			}
+			if !strings.HasPrefix(err.Error(), "app.toml") {
+				t.Fatalf("error %q does not name the file", err)
+			}
+			return
+		}
+		if err := c.guest(nil, nil).Validate(); err != nil {
+			t.Fatalf("accepted, but the guest would refuse it: %v", err)
+		}
+	})
+}
