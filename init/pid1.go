@@ -80,7 +80,7 @@ func beInit() {
 // up brings the machine up. Nothing that fails keeps the rest from being tried.
 func (p *pid1) up(context.Context) {
 	p.background("console", func(context.Context) { p.console.Run() })
-	p.console.Print("umbra: umbra " + version + " on " + boot.Describe())
+	p.log.Info("umbra " + version + " on " + boot.Describe())
 	if err := p.earlyDevices(); err != nil {
 		p.log.Error("early devices", "err", err)
 	}

@@ -143,11 +143,15 @@ func tellAll(cs []change, tell func(change)) {
 }
 
 // sleep waits for d or until ctx is done.
-func sleep(ctx context.Context, d time.Duration) {
+func sleep(ctx context.Context, d time.Duration) { sleepUnless(ctx, d, nil) }
+
+// sleepUnless waits for d, until ctx is done or until there is news.
+func sleepUnless(ctx context.Context, d time.Duration, news <-chan struct{}) {
 	timer := time.NewTimer(d)
 	defer timer.Stop()
 	select {
 	case <-timer.C:
 	case <-ctx.Done():
+	case <-news:
 	}
 }

@@ -24,6 +24,10 @@ const (
 	lastRetry  = 30 * time.Second
 )
 
+// settle is how long an exchange that is under way may go on when there is
+// news about its link: the news may be that it works now.
+const settle = 100 * time.Millisecond
+
 // nap bounds one sleep. Timers stand still while the machine sleeps and leases
 // do not, so the clock is looked at from time to time.
 const nap = 10 * time.Minute
@@ -180,11 +184,7 @@ func (w *worker) dhcp(ctx context.Context, link Link) {
 	for ctx.Err() == nil {
 		if lease == nil {
 			kept = false
-			w.retry(ctx, "no lease yet", func() (err error) {
-				lease, err = c.acquire(ctx)
-				return err
-			})
-			if lease == nil {
+			if lease = w.acquire(ctx, c); lease == nil {
 				return
 			}
 		}
@@ -212,6 +212,40 @@ func (w *worker) dhcp(ctx context.Context, link Link) {
 			}
 		}
 	}
+}
+
+// acquire gets a new lease; nil means that ctx is done. News about the link
+// begin the exchange again: what was sent before may have gone nowhere, for
+// instance because there was no hardware below it yet.
+func (w *worker) acquire(ctx context.Context, c *client) (lease *Lease) {
+	for wait := firstRetry; ctx.Err() == nil; wait = min(2*wait, lastRetry) {
+		_, news := w.box.get()
+		attempt, cancel := context.WithCancel(ctx)
+		go func() {
+			select {
+			case <-news:
+				sleep(attempt, settle)
+				cancel()
+			case <-attempt.Done():
+			}
+		}()
+		lease, err := c.acquire(attempt)
+		cancel()
+		if err == nil {
+			return lease
+		}
+		select {
+		case <-news:
+			wait = firstRetry
+			continue
+		default:
+		}
+		if ctx.Err() == nil {
+			w.log.Warn("no lease yet", "again_in", wait, "err", err)
+			sleepUnless(ctx, wait, news)
+		}
+	}
+	return nil
 }
 
 // takeOver returns the remembered lease if it can still be used. kept says

@@ -322,6 +322,33 @@ func TestAnInterfaceIsBroughtUpOnce(t *testing.T) {
 	})
 }
 
+func TestNewsAboutTheLinkBeginTheExchangeAgain(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t, dhcpRole)
+		defer w.stop()
+		w.server.set(func() { w.server.silent = true })
+		w.link(&nic)
+		time.Sleep(9 * time.Second) // the next message would go out 15 s after the first
+		synctest.Wait()
+		w.server.take()
+		w.server.set(func() { w.server.silent = false })
+		w.link(&nic)
+		time.Sleep(settle)
+		w.want(t, "the hardware is there now", leased, exchange, true)
+	})
+}
+
+func TestNewsDuringAnExchangeThatWorksDoNoHarm(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t, dhcpRole)
+		defer w.stop()
+		w.box.put(&nic)
+		w.link(&nic)
+		w.link(&nic)
+		w.want(t, "one exchange", leased, exchange, true)
+	})
+}
+
 func TestALossOfCarrierChangesNothing(t *testing.T) {
 	inBubble(t, func(t *testing.T, w world) {
 		defer w.stop()
