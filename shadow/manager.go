@@ -12,6 +12,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"time"
 
 	"github.com/umbra-vm/umbra/drivers"
 	"github.com/umbra-vm/umbra/shadow/ctl"
@@ -71,6 +72,7 @@ type Manager struct {
 	mu      sync.Mutex
 	roles   []*role
 	refused map[string]string // bus address -> why its driver did not take it
+	leaving map[string]bool   // bus addresses of devices gone and not yet removed
 }
 
 // role is a Role with its state. The Manager's mu guards all but the shadow.
@@ -81,10 +83,10 @@ type role struct {
 	journal *journal.Journal
 	auto    bool // made for a device that no configured role claimed
 
-	dev        drivers.Device   // zero Address while vacant
-	last       Identity         // of the device before
-	old        []drivers.Device // gone, but not yet detached
-	retired    []drivers.Device // detached, but their driver not yet unloaded
+	dev        drivers.Device // zero Address while vacant
+	last       Identity       // of the device before
+	old        []Old          // gone, but not yet detached
+	retired    []Old          // detached, but their driver not yet unloaded
 	passive    bool
 	opening    bool // dev has been chosen and is being brought up
 	since      int64
@@ -102,6 +104,7 @@ func NewManager(opt Options) (*Manager, error) {
 	m := &Manager{
 		opt: opt, hw: opt.Hardware, log: opt.Logger,
 		refused: make(map[string]string),
+		leaving: make(map[string]bool),
 	}
 	for _, r := range opt.Roles {
 		i := slices.IndexFunc(opt.Classes, func(c Class) bool { return c.Name() == r.Class })
@@ -301,8 +304,12 @@ func (m *Manager) note(role string, err error) {
 	}
 }
 
-// resumed puts the time at which the guest went on into the timelines that
-// began after it.
+// clockSlack is how far a host may be off when it says how long ago it resumed
+// the guest: its message waits for the guest's first moments like all else. In ns.
+const clockSlack = int64(time.Second)
+
+// resumed puts the time at which the guest went on into the timelines of the
+// recoveries that followed. No signal can be older than the resumption.
 func (m *Manager) resumed(sig Signal) {
 	if sig.Resumed == 0 {
 		return
@@ -310,12 +317,17 @@ func (m *Manager) resumed(sig Signal) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	for _, r := range m.roles {
-		if r.rec != nil && began(r.rec.Timeline()) >= sig.Resumed {
-			r.rec.StampAt(ctl.StampResumed, sig.Resumed)
+		if r.rec != nil {
+			if at := began(r.rec.Timeline()); at != 0 && at+clockSlack >= sig.Resumed {
+				r.rec.StampAt(ctl.StampResumed, min(at, sig.Resumed))
+			}
 			continue
 		}
-		if n := len(r.done); n > 0 && began(r.done[n-1]) >= sig.Resumed {
-			r.done[n-1] = withStamp(r.done[n-1], ctl.StampResumed, sig.Resumed)
+		if n := len(r.done); n > 0 {
+			if at := began(r.done[n-1]); at != 0 && at+clockSlack >= sig.Resumed {
+				r.done[n-1] = withStamp(r.done[n-1], ctl.StampResumed, min(at, sig.Resumed))
+				m.note(r.Name, r.journal.Done(r.done[n-1]))
+			}
 		}
 	}
 }

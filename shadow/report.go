@@ -27,7 +27,7 @@ func (m *Manager) Roles() []ctl.RoleStatus {
 		m.mu.Lock()
 		st := ctl.RoleStatus{
 			Name: r.Name, Class: r.Class, Mode: ctl.ModeActive,
-			Device: r.dev.Address, Driver: cmp.Or(r.dev.Module, r.dev.Driver),
+			Device: r.dev.Address, Driver: driverOf(r.dev),
 			Since: r.since + offset, Message: r.message,
 		}
 		if r.passive {

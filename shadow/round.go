@@ -5,9 +5,12 @@
 package shadow
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
+	"maps"
 	"slices"
 	"sync"
 
@@ -91,19 +94,20 @@ func (m *Manager) vacate(ctx context.Context, sig Signal, lost []loss) {
 		r.last = r.class.Identify(dev)
 		m.mu.Unlock()
 
-		if err := r.shadow.Activate(ctx, dev, rec); err != nil {
+		old := m.old(l.verdict, dev)
+		if err := r.shadow.Activate(ctx, old, rec); err != nil {
 			m.fail(r, &RoleError{r.Name, "enter active mode", dev.Address, err})
 		}
 		rec.Stamp(ctl.StampActive)
 		if l.verdict == drivers.Absent {
 			m.mu.Lock()
-			r.old = append(r.old, dev)
+			r.old = append(r.old, old)
 			r.dev = drivers.Device{}
 			m.mu.Unlock()
 			return
 		}
-		m.detach(ctx, r, dev, rec)
-		if err := m.hw.Remove(ctx, dev); err != nil && !errors.Is(err, drivers.ErrNoDevice) {
+		m.detach(ctx, r, old, rec)
+		if err := old.Remove(ctx); err != nil {
 			m.fail(r, &RoleError{r.Name, "remove", dev.Address, err})
 		}
 		if sig.Role == r.Name {
@@ -114,17 +118,29 @@ func (m *Manager) vacate(ctx context.Context, sig Signal, lost []loss) {
 		}
 		rec.Stamp(ctl.StampUnloaded)
 		m.mu.Lock()
-		r.retired = append(r.retired, dev)
+		r.retired = append(r.retired, old)
 		r.dev = drivers.Device{}
 		m.mu.Unlock()
 	})
 }
 
-func (m *Manager) detach(ctx context.Context, r *role, dev drivers.Device, rec *Recovery) {
-	if err := r.shadow.Detach(ctx, dev, rec); err != nil {
-		m.fail(r, &RoleError{r.Name, "detach", dev.Address, err})
+// old describes a device to be given up. Only the first call of its Remove
+// does anything: later the address may hold the next device.
+func (m *Manager) old(v drivers.Verdict, dev drivers.Device) Old {
+	var once sync.Once
+	return Old{dev, v, func(ctx context.Context) (err error) {
+		once.Do(func() { err = m.hw.Remove(ctx, dev) })
+		if errors.Is(err, drivers.ErrNoDevice) {
+			return nil // the kernel noticed by itself
+		}
+		return err
+	}}
+}
+
+func (m *Manager) detach(ctx context.Context, r *role, old Old, rec *Recovery) {
+	if err := r.shadow.Detach(ctx, old, rec); err != nil {
+		m.fail(r, &RoleError{r.Name, "detach", old.Address, err})
 	}
-	rec.Stamp(ctl.StampHarvested)
 }
 
 // fill finds devices for the vacant roles and completes every role that is
@@ -198,7 +214,7 @@ type free struct {
 // loadFree loads, in parallel, the drivers of the devices that serve no role.
 func (m *Manager) loadFree(ctx context.Context, sig Signal, devs []drivers.Device) []*free {
 	m.mu.Lock()
-	owned := make(map[string]bool)
+	owned := maps.Clone(m.leaving)
 	for _, r := range m.roles {
 		// A device that only has a shadow of its own may still take a
 		// configured role of its class.
@@ -231,11 +247,11 @@ func (m *Manager) loadFree(ctx context.Context, sig Signal, devs []drivers.Devic
 		if dev.Driver == "" || class != m.opt.Generic {
 			bound, err := m.Load(ctx, dev)
 			if err != nil {
-				level := m.log.Info
+				level := slog.LevelDebug
 				if class != m.opt.Generic {
-					level = m.log.Error
+					level = slog.LevelError
 				}
-				level("device without a driver", "device", describe(dev), "ids", dev.IDs.String(), "err", err)
+				m.log.Log(ctx, level, "device without a driver", "device", describe(dev), "ids", dev.IDs.String(), "err", err)
 				return
 			}
 			dev = bound
@@ -293,7 +309,13 @@ func (m *Manager) assign(vacant []*role, frees []*free) {
 			r := rs[name]
 			of[i].taken = true
 			m.mu.Lock()
-			m.roles = slices.DeleteFunc(m.roles, func(a *role) bool { return a.auto && a.dev.Address == of[i].dev.Address })
+			m.roles = slices.DeleteFunc(m.roles, func(a *role) bool {
+				if !a.auto || a.dev.Address != of[i].dev.Address {
+					return false
+				}
+				m.note(a.Name, a.journal.Close())
+				return true
+			})
 			r.dev, r.opening = of[i].dev, true
 			if r.rec != nil {
 				r.rec.Stamp(ctl.StampProbed)
@@ -363,6 +385,9 @@ func (m *Manager) complete(ctx context.Context, r *role, sig Signal) error {
 	tl := rec.Timeline()
 	r.passive, r.opening, r.since, r.message = true, false, Now(), ""
 	retired := append(r.retired, r.old...)
+	for _, o := range r.old {
+		m.leaving[o.Address] = true
+	}
 	r.rec, r.old, r.retired = nil, nil, nil
 	r.last = r.class.Identify(dev)
 	r.done = append(r.done, tl)
@@ -381,15 +406,19 @@ func (m *Manager) complete(ctx context.Context, r *role, sig Signal) error {
 // retire removes, off the critical path, what a recovery left behind: the
 // kernel's idea of devices that are gone, and their drivers, which are then
 // loaded afresh for the next move.
-func (m *Manager) retire(ctx context.Context, name string, tl ctl.Timeline, retired []drivers.Device) {
-	for _, d := range retired {
-		if err := m.hw.Remove(ctx, d); err != nil && !errors.Is(err, drivers.ErrNoDevice) {
-			m.log.Warn("old device not removed", "role", name, "device", d.Address, "err", err)
+func (m *Manager) retire(ctx context.Context, name string, tl ctl.Timeline, retired []Old) {
+	for _, old := range retired {
+		err := old.Remove(ctx)
+		m.mu.Lock()
+		delete(m.leaving, old.Address)
+		m.mu.Unlock()
+		if err != nil {
+			m.log.Warn("old device not removed", "role", name, "device", old.Address, "err", err)
 			continue
 		}
 		m.stampDone(name, tl.Recovery, ctl.StampUnloaded)
-		if err := m.unload(ctx, d.Module); err != nil && !errors.Is(err, drivers.ErrInUse) {
-			m.log.Warn("old driver not unloaded", "role", name, "module", d.Module, "err", err)
+		if err := m.unload(ctx, old.Module); err != nil && !errors.Is(err, drivers.ErrInUse) {
+			m.log.Warn("old driver not unloaded", "role", name, "module", old.Module, "err", err)
 		}
 	}
 	m.prefetch(ctx)
@@ -429,6 +458,7 @@ func (m *Manager) stampDone(name string, recovery uint64, stamp string) {
 		for i, tl := range r.done {
 			if tl.Recovery == recovery {
 				r.done[i] = withStamp(tl, stamp, Now())
+				m.note(name, r.journal.Done(r.done[i]))
 			}
 		}
 	}
@@ -478,15 +508,25 @@ func (m *Manager) reportVacant(devs []drivers.Device) {
 
 // describe names a device for a person, e.g. "e1000 at 0000:00:02.0".
 func describe(d drivers.Device) string {
-	switch {
-	case d.Address == "":
+	if d.Address == "" {
 		return ""
-	case d.Module != "":
-		return d.Module + " at " + d.Address
-	case d.Driver != "":
-		return d.Driver + " at " + d.Address
+	}
+	if name := driverOf(d); name != "" {
+		return name + " at " + d.Address
 	}
 	return d.Address
+}
+
+// driverOf names the driver that does the work: of a virtio function that of
+// the device behind it, not that of the transport.
+func driverOf(d drivers.Device) string {
+	for _, c := range d.Children {
+		if c.Driver != "" {
+			d = c
+			break
+		}
+	}
+	return cmp.Or(d.Module, d.Driver)
 }
 
 // parallel runs f on every element at once and waits for all.

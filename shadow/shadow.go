@@ -81,11 +81,11 @@ type Class interface {
 // each must be safe to repeat after a crash of the process in its middle.
 type Shadow interface {
 	// Activate enters active mode: from its return on, what applications
-	// send is held. old is the device that went, zero if there was none.
-	Activate(ctx context.Context, old drivers.Device, rec *Recovery) error
+	// send is held.
+	Activate(ctx context.Context, old Old, rec *Recovery) error
 	// Detach takes the old device out of the proxy and harvests what its
-	// driver had not sent. The device may be dead, replaced or gone.
-	Detach(ctx context.Context, old drivers.Device, rec *Recovery) error
+	// driver had not sent.
+	Detach(ctx context.Context, old Old, rec *Recovery) error
 	// Open brings dev, whose driver is bound, below the proxy, with the
 	// part of the log replayed that must come first.
 	Open(ctx context.Context, dev drivers.Device, rec *Recovery) error
@@ -99,6 +99,17 @@ type Shadow interface {
 	Status(st *ctl.RoleStatus)
 	// Log returns the role's log for people and tools.
 	Log() []ctl.LogEntry
+}
+
+// Old is the device that a role had, and what its address holds now: Alive
+// (the driver is being reloaded), Replaced, Reset, or Absent.
+type Old struct {
+	drivers.Device
+	Verdict drivers.Verdict
+	// Remove makes the kernel give the device up. The Manager does that
+	// after Detach in any case, for what is gone only once the role is in
+	// passive mode again; a shadow that cannot wait calls it itself.
+	Remove func(ctx context.Context) error
 }
 
 // Hardware is what a Manager needs of the hardware side; *drivers.Tree is the

@@ -98,7 +98,7 @@ type charShadow struct {
 
 // Activate reads the settings of old for the last time. There is nothing to
 // hold: see the package comment.
-func (s *charShadow) Activate(ctx context.Context, old drivers.Device, _ *shadow.Recovery) error {
+func (s *charShadow) Activate(ctx context.Context, old shadow.Old, _ *shadow.Recovery) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if old.Address == "" || old.Address != s.dev.Address {

@@ -279,7 +279,7 @@ func (r *role) serve(dev drivers.Device) ctl.Timeline {
 func (r *role) lose(dev drivers.Device) {
 	r.t.Helper()
 	rec := shadow.NewRecovery("dev0", ctl.CauseMigration, nil)
-	if err := errors.Join(r.s.Activate(r.t.Context(), dev, rec), r.s.Detach(r.t.Context(), shadow.Old{Device: dev}, rec)); err != nil {
+	if err := errors.Join(r.s.Activate(r.t.Context(), shadow.Old{Device: dev}, rec), r.s.Detach(r.t.Context(), shadow.Old{Device: dev}, rec)); err != nil {
 		r.t.Fatal(err)
 	}
 }

@@ -42,6 +42,10 @@ import (
 
 const className = "net"
 
+// Modules returns what the class's proxies are made of, for the Manager to
+// load before all else. bonding would make an interface of its own.
+func Modules() []string { return []string{"bonding max_bonds=0", "tun", "sch_plug"} }
+
 // Hardware is what the class asks of the hardware side.
 type Hardware interface {
 	// ClassDevices names the class devices that belong to dev.

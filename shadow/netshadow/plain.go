@@ -57,7 +57,7 @@ type plain struct {
 
 // Activate frees the name for the next device: the interface of the dead one
 // may live until its driver is unloaded.
-func (p *plain) Activate(context.Context, drivers.Device, *shadow.Recovery) error {
+func (p *plain) Activate(context.Context, shadow.Old, *shadow.Recovery) error {
 	l, err := netlink.LinkByName(p.name)
 	if errors.As(err, new(netlink.LinkNotFoundError)) {
 		return nil
@@ -74,7 +74,7 @@ func (p *plain) Activate(context.Context, drivers.Device, *shadow.Recovery) erro
 	return nil
 }
 
-func (p *plain) Detach(context.Context, drivers.Device, *shadow.Recovery) error { return nil }
+func (p *plain) Detach(context.Context, shadow.Old, *shadow.Recovery) error { return nil }
 
 func (p *plain) Open(ctx context.Context, dev drivers.Device, _ *shadow.Recovery) error {
 	iface, err := waitInterface(ctx, p.hw, dev)

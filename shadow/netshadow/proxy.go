@@ -5,6 +5,7 @@
 package netshadow
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -60,11 +61,14 @@ func (p proxy) link() (*netlink.Bond, error) {
 //     active one, and a bond drops what its inactive ports receive
 //     (drivers/net/bonding/bond_main.c, bond_should_deliver_exact_match).
 //   - miimon 0: the shadow decides when to fail over, not a timer.
-//   - fail_over_mac none: the MAC is the role's; each port is given it.
+//   - fail_over_mac active: the bond leaves its ports' MACs alone. Each port is
+//     given the role's before it joins, so that the bond's never changes. With
+//     "none" the bond gives a leaving port its own MAC back, which asks dead
+//     hardware for something.
 func (p proxy) create(mac net.HardwareAddr, tap *os.File) error {
 	b := netlink.NewLinkBond(netlink.LinkAttrs{Name: p.name, HardwareAddr: mac})
 	b.Mode = netlink.BOND_MODE_ACTIVE_BACKUP
-	b.FailOverMac = netlink.BOND_FAIL_OVER_MAC_NONE
+	b.FailOverMac = netlink.BOND_FAIL_OVER_MAC_ACTIVE
 	b.AllSlavesActive = 1
 	b.Miimon = 0
 	if err := netlink.LinkAdd(b); err != nil && !errors.Is(err, os.ErrExist) {
@@ -101,8 +105,32 @@ func (p proxy) enslave(iface string) error {
 	if err := netlink.LinkSetDown(l); err != nil {
 		return fmt.Errorf("set %s down before it joins %s: %w", iface, p.name, err)
 	}
+	if !bytes.Equal(l.Attrs().HardwareAddr, bond.HardwareAddr) {
+		if err := netlink.LinkSetHardwareAddr(l, bond.HardwareAddr); err != nil {
+			return fmt.Errorf("give %s the MAC %s of %s: %w", iface, bond.HardwareAddr, p.name, err)
+		}
+	}
 	if err := netlink.LinkSetMaster(l, bond); err != nil {
 		return fmt.Errorf("make %s a port of %s: %w", iface, p.name, err)
+	}
+	return nil
+}
+
+// close sets a port down, which makes its driver give up what it has. An
+// interface that is gone, or "", is no error.
+func (p proxy) close(iface string) error {
+	if iface == "" {
+		return nil
+	}
+	l, err := netlink.LinkByName(iface)
+	if errors.As(err, new(netlink.LinkNotFoundError)) {
+		return nil
+	}
+	if err == nil {
+		err = netlink.LinkSetDown(l)
+	}
+	if err != nil && !errors.Is(err, unix.ENODEV) {
+		return fmt.Errorf("close port %s of %s: %w", iface, p.name, err)
 	}
 	return nil
 }

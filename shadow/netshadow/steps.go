@@ -10,6 +10,7 @@ import (
 	"fmt"
 	"log/slog"
 	"os"
+	"slices"
 	"sync"
 	"time"
 
@@ -69,7 +70,7 @@ func newShadow(c *Class, p proxy, limits Limits, j *journal.Journal) (*netShadow
 // Activate holds what applications send. The harvest is armed first: frames
 // that are sent while the kernel exchanges the proxy's queueing discipline are
 // refused by it, and harvested too.
-func (s *netShadow) Activate(ctx context.Context, old drivers.Device, rec *shadow.Recovery) error {
+func (s *netShadow) Activate(ctx context.Context, old shadow.Old, rec *shadow.Recovery) error {
 	there, err := s.proxy.exists()
 	if err != nil || !there {
 		return err
@@ -83,30 +84,46 @@ func (s *netShadow) Activate(ctx context.Context, old drivers.Device, rec *shado
 	s.recorder.pause(ctx)
 	bond := ifindex(s.proxy.name)
 	s.arm(ctx, bond, rec)
-
-	var errs []error
-	err = s.class.plug.Hold(ctx, bond, s.limits.Hold.Bytes)
-	switch {
-	case errors.Is(err, hold.ErrRootBusy):
-		s.log.Info("the proxy's root queueing discipline is the user's: frames are held behind the TAP")
-	case err != nil:
-		// The TAP still holds them.
-		s.log.Warn("frames cannot be held on the proxy, they are held behind the TAP", "err", err)
-	}
 	if err := s.openTap(ctx); err != nil {
-		errs = append(errs, err)
+		return err
 	}
-	// Even with a plug in place: between a device that vanished by itself
-	// and this moment the bond may have sent to the TAP.
-	if s.reader == nil && s.tap != nil {
+	// Frames reach the TAP where there is no plug, and where a device
+	// vanished and the bond failed over before this moment.
+	if s.reader == nil {
 		if s.reader, err = hold.NewTapReader(s.log, s.tap, s.limits.Hold); err != nil {
-			errs = append(errs, err)
+			return err
 		}
 	}
-	if err := s.proxy.activate(s.proxy.tap); err != nil {
-		errs = append(errs, err)
+	err = s.class.plug.Hold(ctx, bond, s.limits.Hold.Bytes)
+	if err == nil && impatient(old) {
+		return s.Detach(ctx, old, rec)
 	}
-	return errors.Join(errs...)
+	if err == nil {
+		return nil
+	}
+	if errors.Is(err, hold.ErrRootBusy) {
+		s.log.Info("the proxy's root queueing discipline is the user's: frames are held behind the TAP")
+	} else {
+		s.log.Warn("frames cannot be held on the proxy, they are held behind the TAP", "err", err)
+	}
+	// Only the TAP as the active port holds now, and the dead one must be
+	// closed before.
+	return errors.Join(s.Detach(ctx, old, rec), s.proxy.activate(s.proxy.tap))
+}
+
+// impatient reports whether old must be removed before the proxy is changed in
+// any way. virtio_net sends filters and addresses to the device through a ring
+// and waits for its answer under the kernel's RTNL lock, without end when there
+// is no device (virtio_net.c, virtnet_send_command, up to Linux 6.9). Every
+// change of the bond's active port sends some, and so does setting the
+// interface down; unregistering it, as a removal does, closes it first, and a
+// closed interface is left alone (net/core/dev.c, __dev_set_rx_mode).
+func impatient(old shadow.Old) bool {
+	return onVirtio(old.Device) && old.Verdict != drivers.Alive
+}
+
+func onVirtio(dev drivers.Device) bool {
+	return slices.ContainsFunc(dev.Children, func(d drivers.Device) bool { return d.Bus == "virtio" })
 }
 
 // arm attaches the harvest to the device's interface. Without eBPF a recovery
@@ -129,36 +146,45 @@ func (s *netShadow) arm(ctx context.Context, bond int, rec *shadow.Recovery) {
 	s.armed = true
 }
 
-// Detach closes the old driver by taking its interface out of the proxy, and
-// keeps what it had not sent.
-func (s *netShadow) Detach(ctx context.Context, old drivers.Device, rec *shadow.Recovery) error {
-	ports, _, err := s.proxy.ports()
-	if err != nil {
-		if there, _ := s.proxy.exists(); !there {
-			return nil
-		}
+// Detach closes the old driver, takes its interface out of the proxy, and keeps
+// what it had not sent.
+func (s *netShadow) Detach(ctx context.Context, old shadow.Old, rec *shadow.Recovery) error {
+	if there, err := s.proxy.exists(); err != nil || !there {
 		return err
 	}
-	mine, err := s.class.Hardware.ClassDevices(old, "net")
+	mine, err := s.class.Hardware.ClassDevices(old.Device, "net")
 	if err != nil && !errors.Is(err, drivers.ErrNoDevice) {
 		return err
 	}
-	for _, port := range ports {
+	var errs []error
+	if !impatient(old) {
 		for _, name := range mine {
-			if port == name {
-				err = errors.Join(err, s.proxy.release(port))
-			}
+			errs = append(errs, s.proxy.close(name), s.failOver(name), s.proxy.release(name))
 		}
 	}
+	// virtio frees what is in its rings when the device goes, not when the
+	// interface is closed.
+	if onVirtio(old.Device) {
+		errs = append(errs, old.Remove(ctx))
+	}
 	s.mu.Lock()
-	for _, name := range mine {
-		if s.iface == name {
-			s.iface = ""
-		}
+	if slices.Contains(mine, s.iface) {
+		s.iface = ""
 	}
 	s.mu.Unlock()
 	s.recorder.forget(ctx, mine)
-	return errors.Join(err, s.collect(ctx, rec))
+	errs = append(errs, s.collect(ctx, rec))
+	rec.Stamp(ctl.StampHarvested)
+	return errors.Join(errs...)
+}
+
+// failOver makes the TAP the active port if name is.
+func (s *netShadow) failOver(name string) error {
+	_, active, err := s.proxy.ports()
+	if err != nil || active != name {
+		return err
+	}
+	return s.proxy.activate(s.proxy.tap)
 }
 
 // collect ends the harvest.

@@ -18,6 +18,7 @@ import (
 	"log/slog"
 	"net"
 	"os"
+	"slices"
 	"time"
 
 	"golang.org/x/sync/errgroup"
@@ -26,6 +27,7 @@ import (
 	"github.com/umbra-vm/umbra/drivers"
 	"github.com/umbra-vm/umbra/init/config"
 	"github.com/umbra-vm/umbra/shadow"
+	"github.com/umbra-vm/umbra/shadow/charshadow"
 	"github.com/umbra-vm/umbra/shadow/ctl"
 	"github.com/umbra-vm/umbra/shadow/netshadow"
 	"github.com/umbra-vm/umbra/shadow/netshadow/hold"
@@ -94,7 +96,8 @@ func newManager(ctx context.Context, opt Options, hw *drivers.Tree) (*shadow.Man
 	mo := shadow.Options{
 		Hardware: hw,
 		Classes:  []shadow.Class{net},
-		Modules:  opt.Config.Modules,
+		Generic:  charshadow.New(charshadow.Sysfs{}, opt.Logger),
+		Modules:  slices.Concat(netshadow.Modules(), opt.Config.Modules),
 		Prefetch: opt.Config.Prefetch,
 		StateDir: stateDir,
 		Logger:   opt.Logger,
