@@ -9,11 +9,9 @@ import (
 	"fmt"
 	"log/slog"
 	"maps"
-	"net/netip"
 	"sync"
 	"time"
 
-	"github.com/insomniacslk/dhcp/dhcpv4/nclient4"
 	"github.com/umbra-vm/umbra/init/config"
 	"golang.org/x/sys/unix"
 )
@@ -40,7 +38,7 @@ type Daemon struct {
 	kernel Kernel
 	store  Store
 	now    func() time.Duration
-	dial   func(Link, netip.Addr) (*nclient4.Client, error)
+	dial   dialFunc
 
 	mu     sync.Mutex
 	states map[string]State

@@ -8,6 +8,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"net"
 	"net/netip"
 	"strings"
@@ -38,6 +39,10 @@ var wanted = dhcpv4.WithRequestedOptions(
 	dhcpv4.OptionDomainName, dhcpv4.OptionClasslessStaticRoute,
 )
 
+// A dialFunc opens a client that sends from a leased address, or from none if
+// that is invalid.
+type dialFunc func(log *slog.Logger, l Link, from netip.Addr) (*nclient4.Client, error)
+
 // A client asks DHCP servers on behalf of one interface. The sockets are open
 // during an exchange only: a packet socket costs every frame that arrives.
 type client struct {
@@ -45,9 +50,8 @@ type client struct {
 	id       []byte // option 61
 	hostname string
 	now      func() time.Duration // CLOCK_BOOTTIME
-	// dial opens a client that sends from a leased address, or from none if
-	// it is invalid.
-	dial func(l Link, from netip.Addr) (*nclient4.Client, error)
+	dial     dialFunc
+	log      *slog.Logger
 }
 
 func (c *client) identity() []dhcpv4.Modifier {
@@ -60,7 +64,7 @@ func (c *client) identity() []dhcpv4.Modifier {
 
 // acquire gets a new lease.
 func (c *client) acquire(ctx context.Context) (*Lease, error) {
-	nc, err := c.dial(c.link, netip.Addr{})
+	nc, err := c.dial(c.log, c.link, netip.Addr{})
 	if err != nil {
 		return nil, fmt.Errorf("DHCP: %w", err)
 	}
@@ -95,7 +99,7 @@ func (c *client) rebind(ctx context.Context, old *Lease) (*Lease, error) {
 
 // confirm sends one DHCPREQUEST for an address that was leased before.
 func (c *client) confirm(ctx context.Context, op string, from netip.Addr, to *net.UDPAddr, how dhcpv4.Modifier) (*Lease, error) {
-	nc, err := c.dial(c.link, from)
+	nc, err := c.dial(c.log, c.link, from)
 	if err != nil {
 		return nil, fmt.Errorf("DHCP %s: %w", op, err)
 	}
@@ -216,11 +220,20 @@ func domain(s string) string {
 	return s
 }
 
+// messageLog tells the log about messages, for who debugs.
+type messageLog struct{ log *slog.Logger }
+
+func (m messageLog) PrintMessage(prefix string, msg *dhcpv4.DHCPv4) {
+	m.log.Debug("DHCP "+prefix, "type", msg.MessageType(), "xid", msg.TransactionID, "your_ip", msg.YourIPAddr)
+}
+
+func (m messageLog) Printf(format string, v ...any) { m.log.Debug("DHCP " + fmt.Sprintf(format, v...)) }
+
 // dialDHCP opens a client on a real interface. It hears every answer that
 // reaches the interface, whatever address it was sent to: servers differ in
 // whether they broadcast. Without a leased address it broadcasts; with one it
 // sends through the kernel, to the server alone.
-func dialDHCP(l Link, from netip.Addr) (*nclient4.Client, error) {
+func dialDHCP(log *slog.Logger, l Link, from netip.Addr) (*nclient4.Client, error) {
 	raw, err := packet.Listen(&net.Interface{Index: l.Index, Name: l.Name, MTU: l.MTU, HardwareAddr: l.MAC},
 		packet.Datagram, unix.ETH_P_IP, nil)
 	if err != nil {
@@ -235,7 +248,7 @@ func dialDHCP(l Link, from netip.Addr) (*nclient4.Client, error) {
 		}
 		conn = &unicastConn{PacketConn: conn, udp: udp}
 	}
-	nc, err := nclient4.NewWithConn(conn, l.MAC, nclient4.WithTimeout(firstTimeout), nclient4.WithRetry(tries))
+	nc, err := nclient4.NewWithConn(conn, l.MAC, nclient4.WithTimeout(firstTimeout), nclient4.WithRetry(tries), nclient4.WithLogger(messageLog{log}))
 	if err != nil {
 		conn.Close()
 		return nil, err

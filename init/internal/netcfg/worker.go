@@ -171,7 +171,7 @@ func (w *worker) static(ctx context.Context, link Link) {
 // dhcp gets a lease, puts it on the link and extends it.
 func (w *worker) dhcp(ctx context.Context, link Link) {
 	st := w.state()
-	c := &client{link: link, hostname: w.daemon.opt.Hostname, now: w.daemon.now, dial: w.daemon.dial}
+	c := &client{link: link, hostname: w.daemon.opt.Hostname, now: w.daemon.now, dial: w.daemon.dial, log: w.log}
 	// The identity of the first interface that bore the role's name stays,
 	// whatever its address is today: the server is to know us again.
 	if id, err := hex.DecodeString(st.ClientID); err == nil && len(id) > 1 {

@@ -238,7 +238,7 @@ func (w world) restart(role config.Role) world {
 		},
 		kernel: w.kernel, store: Store{Dir: w.dir}, states: make(map[string]State),
 		now: func() time.Duration { return time.Since(start) },
-		dial: func(l Link, from netip.Addr) (*nclient4.Client, error) {
+		dial: func(_ *slog.Logger, l Link, from netip.Addr) (*nclient4.Client, error) {
 			conn := &fakeConn{server: w.server, from: from, in: make(chan []byte, 8), closed: make(chan struct{})}
 			return nclient4.NewWithConn(conn, l.MAC, nclient4.WithTimeout(firstTimeout), nclient4.WithRetry(tries))
 		},
