@@ -1,0 +1,275 @@
+// Copyright 2026 the umbra Authors. All rights reserved.
+// Use of this source code is governed by a BSD-style
+// license that can be found in the LICENSE file.
+
+// Package rig is one guest that moves between hosts on a test network: it
+// starts QEMUs, migrates the guest from one to the next and asks the agent in
+// it what happened. The demonstration, the VM tests and the benchmarks are
+// built on it.
+//
+// It must not judge: what a move has to look like is its users' business.
+package rig
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"path/filepath"
+	"time"
+
+	"github.com/umbra-vm/umbra/ci/testbed"
+	"github.com/umbra-vm/umbra/ci/testbed/vm"
+	"github.com/umbra-vm/umbra/image"
+	"github.com/umbra-vm/umbra/image/machine"
+	"github.com/umbra-vm/umbra/migrate"
+	"github.com/umbra-vm/umbra/shadow/ctl"
+)
+
+// Role is the role whose NIC changes.
+const Role = "net0"
+
+// GuestMAC is the address of the guest's first NIC. The NICs of later hosts
+// have other addresses, as real ones would.
+const GuestMAC = "52:54:00:75:6d:00"
+
+// A NIC is the direct-access device of one host.
+type NIC struct {
+	Model string // QEMU's device name, e.g. "e1000"; empty for no NIC at all
+	Slot  string // PCI slot, e.g. "2"
+	MAC   string // GuestMAC with another last byte if empty
+}
+
+func (n NIC) String() string {
+	if n.Model == "" {
+		return "no NIC"
+	}
+	return fmt.Sprintf("%s in slot %s", n.Model, n.Slot)
+}
+
+// Options of a Rig. Bed, Bundle and Dir are required.
+type Options struct {
+	Bed    *testbed.Bed
+	Bundle *image.Bundle
+	Dir    string       // for sockets: keep it short
+	Type   machine.Type // PC by default
+	// Cmdline is added to the image's kernel command line.
+	Cmdline string
+	// NoGeneration leaves the VM generation id device out.
+	NoGeneration bool
+	// Mute keeps the host from telling the guest that it moved.
+	Mute bool
+	// Console, if not nil, gives the writer that a host's console goes to.
+	Console func(host string) io.Writer
+	// OnLine, if not nil, is called for every line of a console.
+	OnLine func(host string, l vm.Line)
+	// OnEvent, if not nil, is called for every step of a migration.
+	OnEvent func(migrate.Event)
+	ICount  *int
+	Logger  *slog.Logger
+}
+
+// A Rig is a guest and the host that it is on.
+type Rig struct {
+	Options
+	Host *vm.VM // where the guest is
+	NIC  NIC    // what it has there
+
+	hosts int
+}
+
+// Start boots the guest on its first host.
+func Start(ctx context.Context, opts Options, nic NIC) (*Rig, error) {
+	r := &Rig{Options: opts}
+	host, err := r.start(ctx, nic, "")
+	if err != nil {
+		return nil, err
+	}
+	r.Host, r.NIC = host, nic
+	return r, nil
+}
+
+// Close ends the host that the guest is on.
+func (r *Rig) Close() error { return r.Host.Close() }
+
+// Prepare starts the next host, which waits for the guest, and returns it and
+// the address that it waits at.
+func (r *Rig) Prepare(ctx context.Context, nic NIC) (*vm.VM, string, error) {
+	incoming := "unix:" + filepath.Join(r.Dir, fmt.Sprintf("in%d", r.hosts))
+	host, err := r.start(ctx, nic, incoming)
+	return host, incoming, err
+}
+
+func (r *Rig) start(ctx context.Context, nic NIC, incoming string) (*vm.VM, error) {
+	name := "host-" + string(rune('A'+r.hosts%26))
+	n := r.hosts
+	r.hosts++
+	m := machine.Machine{
+		Name:     name,
+		Kernel:   filepath.Join(r.Bundle.Dir, image.KernelFile),
+		Initrd:   filepath.Join(r.Bundle.Dir, r.Bundle.Initramfs),
+		Cmdline:  r.Bundle.Cmdline + " " + r.Cmdline,
+		Type:     r.Type,
+		Incoming: incoming,
+		ICount:   r.ICount,
+	}
+	if !r.NoGeneration {
+		m.GenerationID = fmt.Sprintf("756d6272-6100-4000-8000-%012x", n)
+	}
+	if nic.Model != "" {
+		netdev, _, err := r.Bed.Plug(fmt.Sprintf("%s-%d", name, n))
+		if err != nil {
+			return nil, err
+		}
+		if nic.MAC == "" {
+			nic.MAC = fmt.Sprintf("%s%02x", GuestMAC[:len(GuestMAC)-2], n)
+		}
+		m.NICs = []machine.NIC{{ID: machine.Direct + Role, Model: nic.Model, Address: nic.Slot, MAC: nic.MAC, Netdev: netdev}}
+	}
+	opts := vm.Options{Dir: r.Dir}
+	if r.Console != nil {
+		opts.Log = r.Console(name)
+	}
+	if r.OnLine != nil {
+		opts.OnLine = func(l vm.Line) { r.OnLine(name, l) }
+	}
+	return vm.Start(ctx, m, opts)
+}
+
+// Move migrates the guest to a new host with nic, ends the old host, and tells
+// the guest, unless the Rig is mute. If the migration fails, the guest is
+// where it was and the new host is ended.
+func (r *Rig) Move(ctx context.Context, nic NIC) (*migrate.Report, error) {
+	host, incoming, err := r.Prepare(ctx, nic)
+	if err != nil {
+		return nil, err
+	}
+	return r.MoveTo(ctx, host, incoming, nic)
+}
+
+// MoveTo is Move to a host that Prepare has started.
+func (r *Rig) MoveTo(ctx context.Context, host *vm.VM, incoming string, nic NIC) (*migrate.Report, error) {
+	opts := migrate.Options{Incoming: incoming, Logger: r.Logger, OnEvent: r.OnEvent}
+	if r.NIC.Model != "" {
+		opts.Direct = []string{machine.Direct + Role}
+	}
+	report, err := migrate.Run(ctx, r.Host.QMP, host.QMP, opts)
+	if err != nil {
+		said := host.Stderr()
+		host.Close()
+		if said != "" {
+			err = fmt.Errorf("%w (the destination said: %s)", err, said)
+		}
+		return nil, err
+	}
+	r.Host.Close()
+	r.Host, r.NIC = host, nic
+	if !r.Mute {
+		err = r.tell(ctx, report)
+	}
+	return report, err
+}
+
+func (r *Rig) tell(ctx context.Context, report *migrate.Report) error {
+	c, err := r.Ctl(ctx)
+	if err != nil {
+		return err
+	}
+	defer c.Close()
+	return c.Call(ctx, ctl.CmdMigrated, ctl.Migrated{
+		Generation: r.Host.Machine.GenerationID,
+		ResumedAgo: time.Since(report.ResumedAt).Nanoseconds(),
+	}, nil)
+}
+
+// Ctl connects to the agent in the guest.
+func (r *Rig) Ctl(ctx context.Context) (*ctl.Client, error) {
+	return ctl.Dial(ctx, r.Host.Machine.Ctl, nil)
+}
+
+// Call asks the agent one thing.
+func (r *Rig) Call(ctx context.Context, cmd string, args, out any) error {
+	c, err := r.Ctl(ctx)
+	if err != nil {
+		return err
+	}
+	defer c.Close()
+	return c.Call(ctx, cmd, args, out)
+}
+
+// Status asks the agent for its status.
+func (r *Rig) Status(ctx context.Context) (ctl.Status, error) {
+	var st ctl.Status
+	err := r.Call(ctx, ctl.CmdStatus, nil, &st)
+	return st, err
+}
+
+// RoleStatus asks for the status of one role.
+func (r *Rig) RoleStatus(ctx context.Context, role string) (ctl.RoleStatus, error) {
+	st, err := r.Status(ctx)
+	if err != nil {
+		return ctl.RoleStatus{}, err
+	}
+	for _, rs := range st.Roles {
+		if rs.Name == role {
+			return rs, nil
+		}
+	}
+	return ctl.RoleStatus{}, fmt.Errorf("guest has no role %s", role)
+}
+
+// ErrNoTimeline says that a role has fewer timelines than were asked for.
+var ErrNoTimeline = errors.New("no such timeline")
+
+// Timelines asks for all timelines of the role; the first one is of the boot.
+func (r *Rig) Timelines(ctx context.Context) ([]ctl.Timeline, error) {
+	var tls []ctl.Timeline
+	err := r.Call(ctx, ctl.CmdTimeline, ctl.RoleArgs{Role: Role}, &tls)
+	return tls, err
+}
+
+// Poll is how often the waiting methods ask the agent.
+const Poll = 100 * time.Millisecond
+
+// WaitPassive waits until the role has had n timelines, boot included, that
+// ended in passive mode, and returns the n-th.
+func (r *Rig) WaitPassive(ctx context.Context, n int) (ctl.Timeline, error) {
+	var last error
+	for {
+		tls, err := r.Timelines(ctx)
+		if err == nil && len(tls) >= n {
+			tl := tls[n-1]
+			if _, done := tl.Stamp(ctl.StampPassive); done {
+				return tl, nil
+			}
+			err = fmt.Errorf("recovery of %s is not over: %s", tl.Role, tl.Error)
+		}
+		if err != nil && ctx.Err() == nil {
+			last = err
+		}
+		select {
+		case <-ctx.Done():
+			return ctl.Timeline{}, errors.Join(context.Cause(ctx), last, fmt.Errorf("%w: %d", ErrNoTimeline, n))
+		case <-time.After(Poll):
+		}
+	}
+}
+
+// WaitRole waits until the role's status is as ok says.
+func (r *Rig) WaitRole(ctx context.Context, ok func(ctl.RoleStatus) bool) (ctl.RoleStatus, error) {
+	var last ctl.RoleStatus
+	for {
+		st, err := r.RoleStatus(ctx, Role)
+		if err == nil {
+			if last = st; ok(st) {
+				return st, nil
+			}
+		}
+		select {
+		case <-ctx.Done():
+			return last, fmt.Errorf("%w; role %s is %s: %s", context.Cause(ctx), Role, last.Mode, last.Message)
+		case <-time.After(Poll):
+		}
+	}
+}
