@@ -31,8 +31,8 @@ func (r refusal) Unwrap() error { return r.err }
 // deferred for good on this device.
 //
 // What an interface cannot do, an unknown key and a malformed value are
-// deferred, never an error. The error is about the interface as a whole: it
-// matches ErrNoInterface where there is none, or fs.ErrPermission.
+// deferred, never an error. The error is about the interface as a whole and
+// matches ErrNoInterface where there is none.
 func (c *Client) Apply(ctx context.Context, ifname string, ops []oplog.Op, phase Phase) ([]Deferred, error) {
 	link, err := c.link(ctx, ifname)
 	if err != nil {
@@ -46,7 +46,7 @@ func (c *Client) Apply(ctx context.Context, ifname string, ops []oplog.Op, phase
 		if err := ctx.Err(); err != nil {
 			return nil, err
 		}
-		d, err := c.applyGroup(ifname, link.index, g, p[g])
+		d, err := c.applyGroup(ifname, link.index, g, p[g], phase)
 		if err != nil {
 			return nil, &OpError{"set " + g.String(), ifname, err}
 		}
@@ -91,34 +91,36 @@ func plan(ops []oplog.Op, phase Phase) (p [numGroups][]oplog.Op, deferred []Defe
 	return p, deferred
 }
 
-func (c *Client) applyGroup(ifname string, index int, g group, ops []oplog.Op) ([]Deferred, error) {
+func (c *Client) applyGroup(ifname string, index int, g group, ops []oplog.Op, phase Phase) ([]Deferred, error) {
 	cur, err := c.k.get(g, index)
 	if err != nil {
-		if fatal(err) {
+		if !refused(err) {
 			return nil, err
 		}
 		return deferAll(ops, reason(err)), nil
 	}
-	differ := slices.DeleteFunc(slices.Clone(ops), func(op oplog.Op) bool { return cur.values[op.Key] == op.Value })
+	differ := slices.DeleteFunc(slices.Clone(ops), func(op oplog.Op) bool {
+		return cur.values[op.Key] == op.Value || phase == AfterOpen && untold(op, cur)
+	})
 	if len(differ) == 0 {
 		return nil, nil
 	}
-	refused := make(map[string]string) // key to reason
+	reasons := make(map[string]string) // by key, of what was refused
 	for _, unit := range units(g, ops, differ) {
-		if err := c.settle(index, g, unit, cur, refused); err != nil {
+		if err := c.settle(index, g, unit, cur, reasons); err != nil {
 			return nil, err
 		}
 	}
 	now, err := c.k.get(g, index)
 	if err != nil {
-		if fatal(err) {
+		if !refused(err) {
 			return nil, err
 		}
 		return deferAll(differ, reason(err)), nil
 	}
 	var deferred []Deferred
 	for _, op := range differ {
-		why, ok := refused[op.Key]
+		why, ok := reasons[op.Key]
 		if !ok {
 			why = judge(g, op, now)
 		}
@@ -150,18 +152,18 @@ func units(g group, ops, differ []oplog.Op) [][]oplog.Op {
 
 // settle sets a unit and, if the driver refuses, its operations one by one, so
 // that one that it cannot do does not keep out the others.
-func (c *Client) settle(index int, g group, unit []oplog.Op, cur report, refused map[string]string) error {
-	unit = offered(g, unit, cur, refused)
+func (c *Client) settle(index int, g group, unit []oplog.Op, cur report, reasons map[string]string) error {
+	unit = offered(g, unit, cur, reasons)
 	if len(unit) == 0 {
 		return nil
 	}
 	err := c.k.set(g, index, unit, cur)
-	if err == nil || isFatalSet(err) {
+	if err == nil || !refused(err) {
 		return err
 	}
 	if len(unit) == 1 || g == groupLinkModes {
 		for _, op := range unit {
-			refused[op.Key] = reason(err)
+			reasons[op.Key] = reason(err)
 		}
 		return nil
 	}
@@ -170,29 +172,27 @@ func (c *Client) settle(index int, g group, unit []oplog.Op, cur report, refused
 		if err == nil {
 			continue
 		}
-		if isFatalSet(err) {
+		if !refused(err) {
 			return err
 		}
-		refused[op.Key] = reason(err)
+		reasons[op.Key] = reason(err)
 	}
 	return nil
 }
 
 // offered leaves out the operations that the driver does not offer at all.
-func offered(g group, unit []oplog.Op, cur report, refused map[string]string) []oplog.Op {
+func offered(g group, unit []oplog.Op, cur report, reasons map[string]string) []oplog.Op {
 	if g != groupFeatures {
 		return unit
 	}
 	return slices.DeleteFunc(slices.Clone(unit), func(op oplog.Op) bool {
 		_, ok := cur.values[op.Key]
 		if !ok {
-			refused[op.Key] = "the driver cannot change this feature"
+			reasons[op.Key] = "the driver cannot change this feature"
 		}
 		return !ok
 	})
 }
-
-func isFatalSet(err error) bool { return !errors.As(err, new(refusal)) && fatal(err) }
 
 // judge compares what was set with what the driver says it did, and returns
 // the reason why the operation is not done, or nothing if it is.
@@ -214,14 +214,22 @@ func judge(g group, op oplog.Op, now report) string {
 		if len(missing) > 0 {
 			return "the device has no " + strings.Join(missing, ", ")
 		}
-	case (op.Key == keyLinkSpeed || op.Key == keyLinkDuplex) && !ok && now.values[keyLinkAuto] != "on":
-		// Drivers tell a forced speed only while there is a link.
+	case untold(op, now):
 		return ""
 	}
 	if !ok {
 		return "the driver took it but does not report it"
 	}
 	return fmt.Sprintf("the driver keeps %s", value)
+}
+
+// untold reports whether op forces what the driver of an interface with forced
+// link modes does not tell now: most tell speed and duplex only while there is a
+// link. On an interface that was just opened it is what was set before, and to
+// set it again would only take the link longer to come.
+func untold(op oplog.Op, cur report) bool {
+	_, told := cur.values[op.Key]
+	return !told && (op.Key == keyLinkSpeed || op.Key == keyLinkDuplex) && cur.values[keyLinkAuto] == "off"
 }
 
 func deferAll(ops []oplog.Op, why string) []Deferred {
@@ -245,6 +253,8 @@ func reason(err error) string {
 		return "the driver does not take this value"
 	case errors.Is(err, unix.EBUSY):
 		return "the driver does not take it while the interface is up"
+	case errors.Is(err, unix.EPERM), errors.Is(err, unix.EACCES):
+		return "not permitted"
 	case errors.Is(err, unix.ENODEV):
 		return "the device is away"
 	}

@@ -153,6 +153,12 @@ func TestApply(t *testing.T) {
 			ops:      []string{"net.link.autoneg=off", "net.link.speed=100"},
 			requests: []string{"net.link.autoneg=off net.link.speed=100"},
 		},
+		"an address that the host fixed": {
+			nic:      func(f *fakeNIC) { f.refuse = map[string]error{keyMAC: unix.EPERM} },
+			ops:      []string{"net.mac=52:54:00:00:00:09"},
+			requests: []string{"net.mac=52:54:00:00:00:09"},
+			deferred: []string{"net.mac=52:54:00:00:00:09: not permitted"},
+		},
 		"a malformed value and an unknown key are deferred": {
 			ops: []string{"net.colour=blue", "net.mtu=big", "net.flag.promisc=maybe", "net.feature.=on", "net.mac=1:2", "net.link.duplex=both"},
 			deferred: []string{
@@ -206,6 +212,20 @@ func TestApplyTriesAgainAfterOpen(t *testing.T) {
 	}
 }
 
+func TestApplyDoesNotForceTwice(t *testing.T) {
+	f := newFakeNIC()
+	f.ignore = map[string]bool{keyLinkSpeed: true, keyLinkDuplex: true} // no link, not told
+	list := ops(t, "net.link.autoneg=off", "net.link.speed=100", "net.link.duplex=full")
+	for _, phase := range []Phase{BeforeOpen, AfterOpen} {
+		if deferred, err := client(f).Apply(t.Context(), "nic0", list, phase); err != nil || len(deferred) != 0 {
+			t.Fatalf("%v: %v, %v", phase, deferred, err)
+		}
+	}
+	if diff := cmp.Diff([]string{"net.link.autoneg=off net.link.speed=100 net.link.duplex=full"}, f.requests); diff != "" {
+		t.Errorf("requests (-want +got)\n%s", diff)
+	}
+}
+
 func TestApplyErrors(t *testing.T) {
 	canceled, cancel := context.WithCancel(t.Context())
 	cancel()
@@ -217,7 +237,6 @@ func TestApplyErrors(t *testing.T) {
 	}{
 		"no such interface":                {t.Context(), "nic1", func(*fakeNIC) {}, ErrNoInterface},
 		"a name that no interface has":     {t.Context(), "a name that is too long", func(*fakeNIC) {}, ErrNoInterface},
-		"not permitted":                    {t.Context(), "nic0", func(f *fakeNIC) { f.refuse = map[string]error{keyMTU: unix.EPERM} }, fs.ErrPermission},
 		"an answer that cannot be read":    {t.Context(), "nic0", func(f *fakeNIC) { f.fail = fs.ErrInvalid }, fs.ErrInvalid},
 		"a context that is over":           {canceled, "nic0", func(*fakeNIC) {}, context.Canceled},
 		"the interface goes in the middle": {t.Context(), "nic0", func(f *fakeNIC) { f.refuse = map[string]error{keyMTU: goes{f}} }, ErrNoInterface},

@@ -98,7 +98,7 @@ func (c *Client) read(ctx context.Context, ifname string, end group) (Values, er
 		}
 		r, err := c.k.get(g, link.index)
 		switch {
-		case err != nil && fatal(err):
+		case err != nil && !refused(err):
 			return nil, &OpError{"get " + g.String(), ifname, err}
 		case err != nil:
 			c.log.Debug("settings left out", "device", ifname, "group", g.String(), "err", err)
@@ -135,13 +135,12 @@ func (c *Client) link(ctx context.Context, ifname string) (report, error) {
 	return r, nil
 }
 
-// fatal tells errors about us or the kernel from those about one setting of one
-// driver. ENODEV is none: the kernel gives it also for an interface whose
-// hardware its driver believes to be asleep or away (netif_device_present).
-func fatal(err error) bool {
-	var errno unix.Errno
-	return !errors.As(err, &errno) || errno == unix.EPERM || errno == unix.EACCES
-}
+// refused tells what one driver thinks of one setting from errors of the
+// kernel's interface as a whole. Every errno may come from a driver: ENODEV
+// also for an interface whose hardware it believes to be asleep or away
+// (netif_device_present), EPERM from a virtual function whose host fixed its
+// address.
+func refused(err error) bool { return errors.As(err, new(unix.Errno)) || errors.As(err, new(refusal)) }
 
 // sockets is the real kernel.
 type sockets struct {

@@ -42,17 +42,24 @@
 //
 // All of these look like changes on the port. Whoever makes them puts the
 // Watcher on pause meanwhile, and rebases the Recorder on what Resume returns.
+// When a device may be gone, Pause and then Sync give the last word on it.
 //
 // # Observation
 //
 // Watch listens to RTNLGRP_LINK and to the "monitor" group of ethtool's generic
 // netlink family, which announce a change whoever makes it: netlink, the old
-// ioctls, or sysfs (measured on Linux 6.1). It takes the new values from the
-// notification itself and asks the driver nothing, since a notification may
-// come from a device that is no longer there. There is no polling.
-// A request to the kernel is sent on the socket that carries the
-// notifications, so that its answer takes its place in their order; lost
-// notifications (ENOBUFS) are made good by such requests.
+// ioctls, or sysfs (measured on Linux 6.1). The new values are in the
+// notification, so that no driver is asked: a notification may come from a
+// device that is no longer there. The one exception is a forced speed, which
+// drivers tell only while there is a link; it is read when the link comes.
+// There is no polling. A request to the kernel is sent on the socket that
+// carries the notifications, and its answer takes its place in their order;
+// lost notifications (ENOBUFS) are made good by such requests.
+//
+// Not seen: what a driver does not report as it was asked for, e.g. QEMU's
+// e1000 tells 1000 Mb/s whatever speed was forced; and pause of either
+// direction while pause is negotiated, since most drivers then report the
+// result instead of the wish.
 //
 // The package knows netlink and the names the kernel gives to settings. It
 // must never know a driver by name, nor bonds, roles or recoveries.

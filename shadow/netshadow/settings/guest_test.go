@@ -7,11 +7,8 @@
 package settings
 
 import (
-	"context"
 	"errors"
-	"fmt"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"slices"
 	"strconv"
@@ -20,172 +17,11 @@ import (
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+	"github.com/google/go-cmp/cmp/cmpopts"
 	"github.com/safchain/ethtool"
 
 	"github.com/umbra-vm/umbra/shadow/oplog"
 )
-
-// patience bounds how long a test waits for the kernel before it fails.
-const patience = 20 * time.Second
-
-// nics returns the interfaces to test with.
-func nics(t *testing.T) []string {
-	t.Helper()
-	list := strings.FieldsFunc(os.Getenv("UMBRA_GUEST_NICS"), func(r rune) bool { return r == ',' })
-	if len(list) < 2 {
-		t.Fatal("UMBRA_GUEST_NICS must name at least two interfaces")
-	}
-	return list
-}
-
-func open(t *testing.T) *Client {
-	t.Helper()
-	c, err := Open(t.Context())
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { c.Close() })
-	return c
-}
-
-func driver(t *testing.T, nic string) string {
-	t.Helper()
-	link, err := os.Readlink(filepath.Join("/sys/class/net", nic, "device/driver"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	return filepath.Base(link)
-}
-
-func run(args ...string) error {
-	if out, err := exec.Command(args[0], args[1:]...).CombinedOutput(); err != nil {
-		return fmt.Errorf("%s: %w: %s", strings.Join(args, " "), err, strings.TrimSpace(string(out)))
-	}
-	return nil
-}
-
-func mustRun(t *testing.T, args ...string) {
-	t.Helper()
-	if err := run(args...); err != nil {
-		t.Fatal(err)
-	}
-}
-
-func sysfs(nic, name, value string) error {
-	return os.WriteFile(filepath.Join("/sys/class/net", nic, name), []byte(value), 0)
-}
-
-// restore gives a NIC its baseline back when the test is over, and waits for
-// its link.
-func restore(t *testing.T, c *Client, nic string, baseline Values) {
-	t.Helper()
-	var list []oplog.Op
-	for key, value := range baseline {
-		list = append(list, oplog.Set(key, value))
-	}
-	ctx, cancel := context.WithTimeout(context.Background(), patience)
-	defer cancel()
-	mustRun(t, "ip", "link", "set", nic, "down")
-	if _, err := c.Apply(ctx, nic, list, BeforeOpen); err != nil {
-		t.Fatal(err)
-	}
-	mustRun(t, "ip", "link", "set", nic, "up")
-	deferred, err := c.Apply(ctx, nic, list, AfterOpen)
-	if err != nil {
-		t.Fatal(err)
-	}
-	for _, d := range deferred {
-		t.Errorf("%s: the baseline cannot be restored: %v", nic, d)
-	}
-	waitCarrier(t, nic)
-}
-
-func waitCarrier(t *testing.T, nic string) {
-	t.Helper()
-	for end := time.Now().Add(patience); time.Now().Before(end); time.Sleep(20 * time.Millisecond) {
-		if b, err := os.ReadFile(filepath.Join("/sys/class/net", nic, "carrier")); err == nil && string(b) == "1\n" {
-			return
-		}
-	}
-	t.Fatalf("%s: no link", nic)
-}
-
-// ioctls makes a change by the old interface.
-func ioctls(f func(*ethtool.Ethtool) error) error {
-	e, err := ethtool.NewEthtool()
-	if err != nil {
-		return err
-	}
-	defer e.Close()
-	return f(e)
-}
-
-// changes are made one at a time, by every way there is. An error of make means
-// that the driver has no such setting; each must work on one NIC at least.
-var changes = []struct {
-	name string
-	want []string // operations that must follow
-	make func(nic string) error
-}{
-	{"ip mtu", []string{"net.mtu=1400"}, func(n string) error { return run("ip", "link", "set", n, "mtu", "1400") }},
-	{"sysfs mtu", []string{"net.mtu=1300"}, func(n string) error { return sysfs(n, "mtu", "1300") }},
-	{"ip address", []string{"net.mac=52:54:00:00:77:77"}, func(n string) error {
-		return run("ip", "link", "set", n, "address", "52:54:00:00:77:77")
-	}},
-	{"ip promisc", []string{"net.flag.promisc=on"}, func(n string) error { return run("ip", "link", "set", n, "promisc", "on") }},
-	{"ip allmulticast", []string{"net.flag.allmulti=on"}, func(n string) error { return run("ip", "link", "set", n, "allmulticast", "on") }},
-	{"ip multicast", []string{"net.flag.multicast=off"}, func(n string) error { return run("ip", "link", "set", n, "multicast", "off") }},
-	{"ip arp", []string{"net.flag.arp=off"}, func(n string) error { return run("ip", "link", "set", n, "arp", "off") }},
-	{"sysfs flags", []string{"net.flag.promisc=on"}, func(n string) error {
-		b, err := os.ReadFile(filepath.Join("/sys/class/net", n, "flags"))
-		if err != nil {
-			return err
-		}
-		flags, err := strconv.ParseUint(strings.TrimSpace(string(b)), 0, 32)
-		if err != nil {
-			return err
-		}
-		return sysfs(n, "flags", fmt.Sprintf("%#x", flags|0x100))
-	}},
-	{"ip txqueuelen", []string{"net.txqueuelen=555"}, func(n string) error { return run("ip", "link", "set", n, "txqueuelen", "555") }},
-	{"sysfs tx_queue_len", []string{"net.txqueuelen=556"}, func(n string) error { return sysfs(n, "tx_queue_len", "556") }},
-	{"ethtool -K", []string{"net.feature.rx-gro=off"}, func(n string) error { return run("ethtool", "-K", n, "gro", "off") }},
-	{"ethtool -K of the hardware", []string{"net.feature.tx-scatter-gather=off", "net.feature.tx-tcp-segmentation=off"}, func(n string) error {
-		return run("ethtool", "-K", n, "tx-scatter-gather", "off", "tx-tcp-segmentation", "off")
-	}},
-	{"ioctl features", []string{"net.feature.rx-gro=off"}, func(n string) error {
-		return ioctls(func(e *ethtool.Ethtool) error {
-			return e.Change(n, map[string]bool{"rx-gro": false})
-		})
-	}},
-	{"ethtool -G", []string{"net.ring.rx=128", "net.ring.tx=128"}, func(n string) error { return run("ethtool", "-G", n, "rx", "128", "tx", "128") }},
-	{"ioctl rings", []string{"net.ring.rx=96"}, func(n string) error {
-		return ioctls(func(e *ethtool.Ethtool) error {
-			r, err := e.GetRing(n)
-			if err != nil {
-				return err
-			}
-			r.RxPending = 96
-			_, err = e.SetRing(n, r)
-			return err
-		})
-	}},
-	{"ethtool -A", []string{"net.pause.autoneg=off", "net.pause.rx=on", "net.pause.tx=off"}, func(n string) error {
-		return run("ethtool", "-A", n, "autoneg", "off", "rx", "on", "tx", "off")
-	}},
-	{"ioctl pause", []string{"net.pause.autoneg=off", "net.pause.rx=off", "net.pause.tx=on"}, func(n string) error {
-		return ioctls(func(e *ethtool.Ethtool) error {
-			_, err := e.SetPause(n, ethtool.Pause{Autoneg: 0, RxPause: 0, TxPause: 1})
-			return err
-		})
-	}},
-	{"ethtool -s forced", []string{"net.link.autoneg=off", "net.link.speed=100", "net.link.duplex=full"}, func(n string) error {
-		return run("ethtool", "-s", n, "autoneg", "off", "speed", "100", "duplex", "full")
-	}},
-	{"ethtool -s advertise", []string{"net.link.advertise=100baseT/Full"}, func(n string) error {
-		return run("ethtool", "-s", n, "autoneg", "on", "advertise", "0x008")
-	}},
-}
 
 // TestIntegrationSnapshot compares what is read by netlink with what the old
 // interfaces say.
@@ -360,20 +196,35 @@ func TestIntegrationRemembered(t *testing.T) {
 			if _, err := c.Apply(t.Context(), nic, []oplog.Op{oplog.Set(sg, "off")}, AfterOpen); err != nil {
 				t.Fatal(err)
 			}
-			baseline, err := c.Snapshot(t.Context(), nic)
+			w, err := c.Watch(t.Context())
 			if err != nil {
+				t.Fatal(err)
+			}
+			defer w.Close()
+			baseline, err := w.Add(t.Context(), nic)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if err := w.Pause(t.Context()); err != nil {
 				t.Fatal(err)
 			}
 			// ethtool fails where a wish has no effect; what counts is
 			// that the kernel took it.
 			run("ethtool", "-K", nic, "tx-generic-segmentation", "off")
+			want := []string{"net.feature.tx-generic-segmentation=off"}
 			now, err := c.Remembered(t.Context(), nic)
 			if err != nil {
 				t.Fatal(err)
 			}
-			want := []string{"net.feature.tx-generic-segmentation=off"}
 			if diff := cmp.Diff(want, lines(Ops(baseline, now))); diff != "" {
-				t.Errorf("(-want +got)\n%s", diff)
+				t.Errorf("Remembered (-want +got)\n%s", diff)
+			}
+			all, err := w.Sync(t.Context())
+			if err != nil {
+				t.Fatal(err)
+			}
+			if diff := cmp.Diff(want, lines(Ops(baseline, all[nic]))); diff != "" {
+				t.Errorf("Sync (-want +got)\n%s", diff)
 			}
 		})
 	}
@@ -396,12 +247,12 @@ func TestIntegrationReplay(t *testing.T) {
 				t.Logf("%s: not here: %v", driver(t, from), err)
 			}
 		}
-		mustRun(t, "ip", "link", "set", from, "address", baseline[keyMAC])
 		waitCarrier(t, from)
 		now, err := c.Snapshot(t.Context(), from)
 		if err != nil {
 			t.Fatal(err)
 		}
+		delete(now, keyMAC) // two NICs cannot have one
 		recorded := Ops(baseline, now)
 		if len(recorded) == 0 {
 			t.Errorf("%s: nothing recorded", driver(t, from))
@@ -436,6 +287,7 @@ func replay(t *testing.T, c *Client, nic string, recorded []oplog.Op) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	var misreported []Deferred
 	for _, op := range recorded {
 		i := slices.IndexFunc(deferred, func(d Deferred) bool { return d.Op == op })
 		switch {
@@ -443,6 +295,12 @@ func replay(t *testing.T, c *Client, nic string, recorded []oplog.Op) {
 			t.Errorf("%v is deferred without a reason", op)
 		case i >= 0:
 			t.Logf("deferred %v", deferred[i])
+		case strings.HasPrefix(op.Key, "net.ring."):
+			t.Logf("applied  %v, as %s", op, now[op.Key])
+		case op.Key == keyLinkSpeed && now[op.Key] != op.Value:
+			// QEMU's e1000 tells 1000 whatever was forced: known once
+			// there is a link.
+			misreported = append(misreported, Deferred{op, "the driver keeps " + now[op.Key]})
 		case now[op.Key] != op.Value:
 			t.Errorf("%v was applied, but the value is %q", op, now[op.Key])
 		default:
@@ -453,7 +311,7 @@ func replay(t *testing.T, c *Client, nic string, recorded []oplog.Op) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if diff := cmp.Diff(deferred, again); diff != "" {
+	if diff := cmp.Diff(append(deferred, misreported...), again, cmpopts.EquateEmpty(), cmpopts.SortSlices(func(a, b Deferred) bool { return a.Op.Key < b.Op.Key })); diff != "" {
 		t.Errorf("a second replay says something else (-first +second)\n%s", diff)
 	}
 }

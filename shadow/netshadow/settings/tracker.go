@@ -18,8 +18,8 @@ type query struct {
 // A tracker is the state of a Watcher without its sockets: it takes what the
 // kernel says, in order, and tells what changed and what to ask.
 //
-// The kernel announces settings with their new values, so nothing is asked
-// in normal operation. A query is answered on the socket of the notifications,
+// The kernel announces settings with their new values, so next to nothing is
+// asked in normal operation. A query is answered on the socket of the notifications,
 // but the kernel fills in an answer before it queues it: a notification of the
 // same group that comes between query and answer may be the newer one. Such an
 // answer is dropped and asked for again.
@@ -46,11 +46,10 @@ func socketOf(g group) int {
 
 // iface is what a tracker knows of one interface.
 type iface struct {
-	name    string
-	carrier bool
-	values  Values // now
-	told    Values // as of the last change that was delivered
-	gone    bool
+	name   string
+	values Values // now
+	told   Values // as of the last change that was delivered
+	gone   bool
 }
 
 func newTracker() *tracker { return &tracker{ifaces: make(map[int]*iface)} }
@@ -58,27 +57,25 @@ func newTracker() *tracker { return &tracker{ifaces: make(map[int]*iface)} }
 // add begins to track an interface and asks for all its settings.
 func (t *tracker) add(index int, name string) {
 	t.ifaces[index] = &iface{name: name, values: Values{}, told: Values{}}
-	t.ask(index)
+	t.ask(index, numGroups)
 }
 
 // remove forgets an interface.
 func (t *tracker) remove(index int) {
 	delete(t.ifaces, index)
-	for s := range t.queue {
-		t.queue[s] = slices.DeleteFunc(t.queue[s], func(q query) bool { return q.index == index })
-	}
+	t.forgetQueries(index)
 }
 
-// ask queues queries for all groups of an interface.
-func (t *tracker) ask(index int) {
-	for g := range numGroups {
+// ask queues queries for the groups of an interface below end.
+func (t *tracker) ask(index int, end group) {
+	for g := range end {
 		t.enqueue(query{index, g})
 	}
 }
 
-func (t *tracker) askAll() {
+func (t *tracker) askAll(end group) {
 	for _, index := range slices.Sorted(maps.Keys(t.ifaces)) {
-		t.ask(index)
+		t.ask(index, end)
 	}
 }
 
@@ -160,10 +157,9 @@ func (t *tracker) take(r report) {
 		}
 		// A link message need not have all attributes.
 		maps.Copy(i.values, r.values)
-		came := r.carrier && !i.carrier
-		i.carrier = r.carrier
-		// Drivers tell a forced speed only while there is a link.
-		if _, ok := i.values[keyLinkSpeed]; came && !ok && i.values[keyLinkAuto] == "off" {
+		// Drivers tell a forced speed only while there is a link. The
+		// notification of a link that went and came may be one.
+		if _, ok := i.values[keyLinkSpeed]; r.carrier && !ok && i.values[keyLinkAuto] == "off" {
 			t.enqueue(query{r.index, groupLinkModes})
 		}
 		return
@@ -207,11 +203,17 @@ func (t *tracker) delivered(c Change) {
 	}
 }
 
-// rebase takes all that is known as delivered, and returns it by interface.
-func (t *tracker) rebase() map[string]Values {
-	all := make(map[string]Values, len(t.ifaces))
+// rebase takes all that is known as delivered.
+func (t *tracker) rebase() {
 	for _, i := range t.ifaces {
 		i.told = i.values.clone()
+	}
+}
+
+// known returns all settings by interface.
+func (t *tracker) known() map[string]Values {
+	all := make(map[string]Values, len(t.ifaces))
+	for _, i := range t.ifaces {
 		if !i.gone {
 			all[i.name] = i.values.clone()
 		}

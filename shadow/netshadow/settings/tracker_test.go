@@ -130,7 +130,7 @@ func TestTracker(t *testing.T) {
 			expect(t, tr)
 		},
 		"one query is under way on a socket at a time": func(t *testing.T, tr *tracker, _ map[query]report) {
-			tr.ask(1)
+			tr.ask(1, numGroups)
 			for socket := range 2 {
 				if _, ok := tr.next(socket); !ok {
 					t.Errorf("socket %d: nothing asked", socket)
@@ -143,7 +143,7 @@ func TestTracker(t *testing.T) {
 		"lost notifications are made good": func(t *testing.T, tr *tracker, kernel map[query]report) {
 			kernel[query{1, groupLink}] = linkReport(1, "net.mtu", "9000")
 			kernel[query{1, groupRings}] = groupReport(groupRings, 1, "net.ring.rx", "64")
-			tr.ask(1) // an answer may be lost too
+			tr.ask(1, numGroups) // an answer may be lost too
 			tr.next(socketLink)
 			tr.next(socketEthtool)
 			tr.overrun(socketLink)
@@ -152,7 +152,7 @@ func TestTracker(t *testing.T) {
 			expect(t, tr, "net.mtu", "net.ring.rx")
 		},
 		"a refused query leaves what is known": func(t *testing.T, tr *tracker, _ map[query]report) {
-			tr.ask(1)
+			tr.ask(1, numGroups)
 			answer(t, tr, nil)
 			expect(t, tr)
 		},
@@ -179,7 +179,8 @@ func TestTracker(t *testing.T) {
 			tr.paused = true
 			tr.notified(linkReport(1, "net.mtu", "9000"))
 			expect(t, tr)
-			if got := tr.rebase()["nic1"]["net.mtu"]; got != "9000" {
+			tr.rebase()
+			if got := tr.known()["nic1"]["net.mtu"]; got != "9000" {
 				t.Errorf("after the pause the MTU is %q", got)
 			}
 			tr.paused = false
@@ -187,8 +188,19 @@ func TestTracker(t *testing.T) {
 			tr.notified(linkReport(1, "net.mtu", "1500"))
 			expect(t, tr, "net.mtu")
 		},
+		"what the kernel itself remembers is asked of no driver": func(t *testing.T, tr *tracker, kernel map[query]report) {
+			kernel[query{1, groupFeatures}] = groupReport(groupFeatures, 1, "net.feature.rx-all", "on")
+			kernel[query{1, groupRings}] = groupReport(groupRings, 1, "net.ring.rx", "65535")
+			tr.paused = true
+			tr.askAll(groupFeatures + 1)
+			answer(t, tr, kernel)
+			got := tr.known()["nic1"]
+			if got["net.feature.rx-all"] != "on" || got["net.ring.rx"] != "256" {
+				t.Errorf("got %v", got)
+			}
+		},
 		"an interface that goes is reported once, and forgotten": func(t *testing.T, tr *tracker, _ map[query]report) {
-			tr.ask(1)
+			tr.ask(1, numGroups)
 			gone := linkReport(1)
 			gone.gone = true
 			tr.notified(gone)
@@ -212,7 +224,7 @@ func TestTracker(t *testing.T) {
 			}
 		},
 		"an interface that is removed is not asked for": func(t *testing.T, tr *tracker, _ map[query]report) {
-			tr.ask(1)
+			tr.ask(1, numGroups)
 			tr.remove(1)
 			answer(t, tr, nil)
 			if len(tr.ifaces) != 0 || !tr.settled() {

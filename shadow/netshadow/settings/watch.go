@@ -117,6 +117,15 @@ func (w *Watcher) Remove(ctx context.Context, ifname string) error {
 	return err
 }
 
+// Sync returns the settings of all interfaces by name. Every change that was
+// made before the call is in them, also what the kernel never announced (see
+// Client.Remembered), and no driver is asked: it is for the moment when a device
+// may be gone. It can be called on pause, after which nothing escapes: what was
+// not yet received from Changes is in it.
+func (w *Watcher) Sync(ctx context.Context) (map[string]Values, error) {
+	return w.do(ctx, command{op: opSync})
+}
+
 // Pause holds changes back: what happens until Resume is our own doing.
 func (w *Watcher) Pause(ctx context.Context) error {
 	_, err := w.do(ctx, command{op: opPause})
@@ -136,6 +145,7 @@ type commandOp uint8
 const (
 	opAdd commandOp = iota
 	opRemove
+	opSync
 	opPause
 	opResume
 )
@@ -281,8 +291,11 @@ func (cmd command) start(t *tracker) bool {
 		t.paused = true
 		cmd.reply <- result{}
 		return false
+	case opSync:
+		t.askAll(groupFeatures + 1)
+		return true
 	}
-	t.askAll()
+	t.askAll(numGroups)
 	return true
 }
 
@@ -297,9 +310,12 @@ func (cmd command) finish(t *tracker) {
 		}
 		i.told = i.values.clone()
 		cmd.reply <- result{values: map[string]Values{cmd.ifname: i.values.clone()}}
+	case opSync:
+		cmd.reply <- result{values: t.known()}
 	case opResume:
 		t.paused = false
-		cmd.reply <- result{values: t.rebase()}
+		t.rebase()
+		cmd.reply <- result{values: t.known()}
 	}
 }
 

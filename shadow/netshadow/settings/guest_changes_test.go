@@ -1,0 +1,182 @@
+// Copyright 2026 the umbra Authors. All rights reserved.
+// Use of this source code is governed by a BSD-style
+// license that can be found in the LICENSE file.
+
+//go:build guest
+
+package settings
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/safchain/ethtool"
+
+	"github.com/umbra-vm/umbra/shadow/oplog"
+)
+
+// patience bounds how long a test waits for the kernel before it fails.
+const patience = 20 * time.Second
+
+// nics returns the interfaces to test with.
+func nics(t *testing.T) []string {
+	t.Helper()
+	list := strings.FieldsFunc(os.Getenv("UMBRA_GUEST_NICS"), func(r rune) bool { return r == ',' })
+	if len(list) < 2 {
+		t.Fatal("UMBRA_GUEST_NICS must name at least two interfaces")
+	}
+	return list
+}
+
+func open(t *testing.T) *Client {
+	t.Helper()
+	c, err := Open(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { c.Close() })
+	return c
+}
+
+func driver(t *testing.T, nic string) string {
+	t.Helper()
+	link, err := os.Readlink(filepath.Join("/sys/class/net", nic, "device/driver"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return filepath.Base(link)
+}
+
+func run(args ...string) error {
+	if out, err := exec.Command(args[0], args[1:]...).CombinedOutput(); err != nil {
+		return fmt.Errorf("%s: %w: %s", strings.Join(args, " "), err, strings.TrimSpace(string(out)))
+	}
+	return nil
+}
+
+func mustRun(t *testing.T, args ...string) {
+	t.Helper()
+	if err := run(args...); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func sysfs(nic, name, value string) error {
+	return os.WriteFile(filepath.Join("/sys/class/net", nic, name), []byte(value), 0)
+}
+
+// restore gives a NIC its baseline back when the test is over, and waits for
+// its link.
+func restore(t *testing.T, c *Client, nic string, baseline Values) {
+	t.Helper()
+	var list []oplog.Op
+	for key, value := range baseline {
+		list = append(list, oplog.Set(key, value))
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), patience)
+	defer cancel()
+	mustRun(t, "ip", "link", "set", nic, "up")
+	deferred, err := c.Apply(ctx, nic, list, AfterOpen)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, d := range deferred {
+		t.Errorf("%s: the baseline cannot be restored: %v", nic, d)
+	}
+	waitCarrier(t, nic)
+}
+
+func waitCarrier(t *testing.T, nic string) {
+	t.Helper()
+	for end := time.Now().Add(patience); time.Now().Before(end); time.Sleep(20 * time.Millisecond) {
+		if b, err := os.ReadFile(filepath.Join("/sys/class/net", nic, "carrier")); err == nil && string(b) == "1\n" {
+			return
+		}
+	}
+	t.Fatalf("%s: no link", nic)
+}
+
+// ioctls makes a change by the old interface.
+func ioctls(f func(*ethtool.Ethtool) error) error {
+	e, err := ethtool.NewEthtool()
+	if err != nil {
+		return err
+	}
+	defer e.Close()
+	return f(e)
+}
+
+// changes are made one at a time, by every way there is. An error of make means
+// that the driver has no such setting; each must work on one NIC at least.
+var changes = []struct {
+	name string
+	want []string // operations that must follow
+	make func(nic string) error
+}{
+	{"ip mtu", []string{"net.mtu=1400"}, func(n string) error { return run("ip", "link", "set", n, "mtu", "1400") }},
+	{"sysfs mtu", []string{"net.mtu=1300"}, func(n string) error { return sysfs(n, "mtu", "1300") }},
+	{"ip mtu jumbo", []string{"net.mtu=4000"}, func(n string) error { return run("ip", "link", "set", n, "mtu", "4000") }},
+	{"ip address", []string{"net.mac=52:54:00:00:77:77"}, func(n string) error {
+		return run("ip", "link", "set", n, "address", "52:54:00:00:77:77")
+	}},
+	{"ip promisc", []string{"net.flag.promisc=on"}, func(n string) error { return run("ip", "link", "set", n, "promisc", "on") }},
+	{"ip allmulticast", []string{"net.flag.allmulti=on"}, func(n string) error { return run("ip", "link", "set", n, "allmulticast", "on") }},
+	{"ip multicast", []string{"net.flag.multicast=off"}, func(n string) error { return run("ip", "link", "set", n, "multicast", "off") }},
+	{"ip arp", []string{"net.flag.arp=off"}, func(n string) error { return run("ip", "link", "set", n, "arp", "off") }},
+	{"sysfs flags", []string{"net.flag.promisc=on"}, func(n string) error {
+		b, err := os.ReadFile(filepath.Join("/sys/class/net", n, "flags"))
+		if err != nil {
+			return err
+		}
+		flags, err := strconv.ParseUint(strings.TrimSpace(string(b)), 0, 32)
+		if err != nil {
+			return err
+		}
+		return sysfs(n, "flags", fmt.Sprintf("%#x", flags|0x100))
+	}},
+	{"ip txqueuelen", []string{"net.txqueuelen=555"}, func(n string) error { return run("ip", "link", "set", n, "txqueuelen", "555") }},
+	{"sysfs tx_queue_len", []string{"net.txqueuelen=556"}, func(n string) error { return sysfs(n, "tx_queue_len", "556") }},
+	{"ethtool -K", []string{"net.feature.rx-gro=off"}, func(n string) error { return run("ethtool", "-K", n, "gro", "off") }},
+	{"ethtool -K of the hardware", []string{"net.feature.tx-scatter-gather=off", "net.feature.tx-tcp-segmentation=off"}, func(n string) error {
+		return run("ethtool", "-K", n, "tx-scatter-gather", "off", "tx-tcp-segmentation", "off")
+	}},
+	{"ioctl features", []string{"net.feature.rx-gro=off"}, func(n string) error {
+		return ioctls(func(e *ethtool.Ethtool) error {
+			return e.Change(n, map[string]bool{"rx-gro": false})
+		})
+	}},
+	{"ethtool -G", []string{"net.ring.rx=128", "net.ring.tx=128"}, func(n string) error { return run("ethtool", "-G", n, "rx", "128", "tx", "128") }},
+	{"ioctl rings", []string{"net.ring.rx=96"}, func(n string) error {
+		return ioctls(func(e *ethtool.Ethtool) error {
+			r, err := e.GetRing(n)
+			if err != nil {
+				return err
+			}
+			r.RxPending = 96
+			_, err = e.SetRing(n, r)
+			return err
+		})
+	}},
+	{"ethtool -A", []string{"net.pause.autoneg=off", "net.pause.rx=on", "net.pause.tx=off"}, func(n string) error {
+		return run("ethtool", "-A", n, "autoneg", "off", "rx", "on", "tx", "off")
+	}},
+	{"ioctl pause", []string{"net.pause.autoneg=off", "net.pause.rx=off", "net.pause.tx=on"}, func(n string) error {
+		return ioctls(func(e *ethtool.Ethtool) error {
+			_, err := e.SetPause(n, ethtool.Pause{Autoneg: 0, RxPause: 0, TxPause: 1})
+			return err
+		})
+	}},
+	{"ethtool -s forced", []string{"net.link.autoneg=off", "net.link.speed=100", "net.link.duplex=full"}, func(n string) error {
+		return run("ethtool", "-s", n, "autoneg", "off", "speed", "100", "duplex", "full")
+	}},
+	{"ethtool -s advertise", []string{"net.link.advertise=100baseT/Full"}, func(n string) error {
+		return run("ethtool", "-s", n, "autoneg", "on", "advertise", "0x008")
+	}},
+}
