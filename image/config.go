@@ -13,6 +13,7 @@ package image
 
 import (
 	"bytes"
+	_ "embed"
 	"errors"
 	"fmt"
 	"os"
@@ -25,6 +26,11 @@ import (
 	"github.com/umbra-vm/umbra/image/machine"
 	"github.com/umbra-vm/umbra/init/config"
 )
+
+// Example is a description that shows every key.
+//
+//go:embed example.toml
+var Example string
 
 // Config is the description of an image, the TOML file of umbra build.
 type Config struct {

@@ -8,6 +8,8 @@ import (
 	"errors"
 	"os"
 	"path/filepath"
+	"reflect"
+	"regexp"
 	"strings"
 	"testing"
 
@@ -97,6 +99,37 @@ func TestDefaultsOfAnEmptyDescription(t *testing.T) {
 	if c.Image.Name != "app" || c.Image.Compression != Zstd || c.Kernel.Package != "linux-image-amd64" || c.Drivers.Classes[0] != "qemu-net" {
 		t.Errorf("defaults: %+v", c)
 	}
+}
+
+func TestExampleShowsEveryKeyAndIsValid(t *testing.T) {
+	if _, err := Parse("app.toml", []byte(Example)); err != nil {
+		t.Errorf("as it is: %v", err)
+	}
+	// With every key that is commented out, the alternatives of kernel aside.
+	whole := regexp.MustCompile(`(?m)^#(\[|[a-z]+ = )`).ReplaceAllString(Example, "$1")
+	whole = regexp.MustCompile(`(?m)^(deb|vmlinuz|modules) = "[^"]*linux[^"]*".*|^(vmlinuz|modules) = "/.*`).ReplaceAllString(whole, "")
+	if _, err := Parse("app.toml", []byte(whole)); err != nil {
+		t.Errorf("with everything in it: %v", err)
+	}
+	var keys func(typ reflect.Type)
+	keys = func(typ reflect.Type) {
+		switch typ.Kind() {
+		case reflect.Slice:
+			keys(typ.Elem())
+		case reflect.Struct:
+			for f := range typ.Fields() {
+				key := f.Tag.Get("toml")
+				if key == "" {
+					continue
+				}
+				if !regexp.MustCompile(`(?m)(^#?|[{,] )(` + key + ` =|\[+(role\.)?` + key + `\])`).MatchString(Example) {
+					t.Errorf("%s.%s: no key %s in the example", typ.Name(), f.Name, key)
+				}
+				keys(f.Type)
+			}
+		}
+	}
+	keys(reflect.TypeFor[Config]())
 }
 
 func TestParseRefuses(t *testing.T) {

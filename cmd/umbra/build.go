@@ -22,6 +22,7 @@ func newBuild() *cobra.Command {
 		opts  image.Options
 		out   string
 		quiet bool
+		show  bool
 	)
 	cmd := &cobra.Command{
 		Use:   "build FILE.toml",
@@ -35,9 +36,18 @@ The classes of drivers are
 Init is compiled from the source of umbra: that of --source, else the module
 that the working directory is in or requires, else what this program was
 compiled from.`,
-		Example: "  umbra build app.toml\n  umbra build -o /srv/images/app app.toml",
-		Args:    cobra.ExactArgs(1),
+		Example: "  umbra build --example > app.toml\n  umbra build app.toml\n  umbra build -o /srv/images/app app.toml",
+		Args: func(cmd *cobra.Command, args []string) error {
+			if show {
+				return cobra.NoArgs(cmd, args)
+			}
+			return cobra.ExactArgs(1)(cmd, args)
+		},
 		RunE: func(cmd *cobra.Command, args []string) error {
+			if show {
+				_, err := io.WriteString(cmd.OutOrStdout(), image.Example)
+				return err
+			}
 			c, err := image.Load(args[0])
 			if err != nil {
 				return err
@@ -64,6 +74,7 @@ compiled from.`,
 	f.StringVar(&opts.CacheDir, "cache", "", "directory that keeps kernels and tools between builds (default umbra in the user's cache directory)")
 	f.StringVar(&opts.Source, "source", "", "directory of umbra's source")
 	f.StringVar(&opts.Init, "init", "", "Go package that becomes the guest's init (default umbra's own)")
+	f.BoolVar(&show, "example", false, "print a description that shows every key, and build nothing")
 	f.BoolVarP(&quiet, "quiet", "q", false, "say nothing unless it fails")
 	return cmd
 }
