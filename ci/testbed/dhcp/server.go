@@ -122,17 +122,17 @@ func (s *Server) Acks() uint64 {
 func (s *Server) handle(conn net.PacketConn, client net.Addr, m *dhcpv4.DHCPv4) {
 	reply, err := s.answer(m)
 	if err != nil {
-		s.log.Warn("dhcp request not served", "client", m.ClientHWAddr, "type", m.MessageType(), "err", err)
+		s.log.Warn("dhcp request not served", "client", m.ClientHWAddr.String(), "type", m.MessageType(), "err", err)
 		return
 	}
 	if reply == nil {
 		return
 	}
 	if _, err := conn.WriteTo(reply.ToBytes(), client); err != nil && !errors.Is(err, net.ErrClosed) {
-		s.log.Warn("dhcp reply not sent", "client", m.ClientHWAddr, "err", err)
+		s.log.Warn("dhcp reply not sent", "client", m.ClientHWAddr.String(), "err", err)
 		return
 	}
-	s.log.Debug("dhcp", "client", m.ClientHWAddr, "reply", reply.MessageType(), "address", reply.YourIPAddr)
+	s.log.Debug("dhcp", "client", m.ClientHWAddr.String(), "reply", reply.MessageType(), "address", reply.YourIPAddr)
 }
 
 // answer makes the reply to m by the table of RFC 2131 section 4.3; nil

@@ -1,0 +1,145 @@
+// Copyright 2026 the umbra Authors. All rights reserved.
+// Use of this source code is governed by a BSD-style
+// license that can be found in the LICENSE file.
+
+package testbed
+
+import (
+	"context"
+	"errors"
+	"net"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/umbra-vm/umbra/ci/testbed/peer"
+)
+
+func open(t *testing.T, opts Options) *Bed {
+	t.Helper()
+	dir, err := os.MkdirTemp("", "umbra-bed-")
+	if err != nil {
+		t.Fatal(err)
+	}
+	opts.Dir = dir
+	b, err := Open(t.Context(), opts)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		b.Close()
+		os.RemoveAll(dir)
+	})
+	return b
+}
+
+// neighbour puts another host on the bed's switch.
+func neighbour(t *testing.T, b *Bed) *peer.Host {
+	t.Helper()
+	port, err := b.Switch.Attach("neighbour", true)
+	if err != nil {
+		t.Fatal(err)
+	}
+	h, err := peer.New(port, peer.Config{
+		MAC:       net.HardwareAddr{2, 0, 0, 0, 0, 9},
+		Addresses: []netip.Prefix{netip.MustParsePrefix("10.99.0.200/24")},
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { h.Close() })
+	return h
+}
+
+func TestBedIsOneNetwork(t *testing.T) {
+	capture := filepath.Join(t.TempDir(), "all.pcapng")
+	b := open(t, Options{Capture: capture})
+	h := neighbour(t, b)
+	c, err := h.Dial(t.Context(), netip.MustParseAddrPort(WitnessAddr))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	if err := b.Witness.Wait(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if syn, rst := b.Flows.Port(WitnessPort); syn != 2 || rst != 0 {
+		t.Errorf("%d SYN and %d RST on the wire, want 2 and 0", syn, rst)
+	}
+	if err := b.Fault(); err != nil {
+		t.Errorf("Fault = %v", err)
+	}
+	if err := b.Close(); err != nil {
+		t.Errorf("Close: %v", err)
+	}
+	if s, err := os.Stat(capture); err != nil || s.Size() < 500 {
+		t.Errorf("capture: %v, %v", s, err)
+	}
+}
+
+func TestOwnLossIsConfessed(t *testing.T) {
+	b := open(t, Options{})
+	h := neighbour(t, b)
+	u, err := h.ListenPacket(netip.MustParseAddrPort("10.99.0.200:0"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer u.Close()
+	b.peerPort.Blackhole(true)
+	// The question for the peer's hardware address is lost already.
+	u.WriteTo([]byte("anybody there?"), net.UDPAddrFromAddrPort(netip.MustParseAddrPort(WitnessAddr)))
+	for b.peerPort.Counters().Blackholed == 0 {
+		if t.Context().Err() != nil {
+			t.Fatal("no frame came to the peer's port")
+		}
+		time.Sleep(time.Millisecond)
+	}
+	if err := b.Fault(); !errors.Is(err, ErrOwnLoss) {
+		t.Errorf("Fault = %v, want ErrOwnLoss", err)
+	}
+}
+
+func TestPlug(t *testing.T) {
+	b := open(t, Options{})
+	netdev, port, err := b.Plug("a")
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, path, ok := strings.Cut(netdev, "stream,server=off,addr.type=unix,addr.path=")
+	if !ok || path != port.Path() {
+		t.Errorf("back end %q for path %q", netdev, port.Path())
+	}
+	if _, _, err := b.Plug("a"); err == nil {
+		t.Error("the same name twice")
+	}
+	b.Close()
+	if _, err := os.Stat(path); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("the socket is still there: %v", err)
+	}
+}
+
+func TestBedEndsWithItsContext(t *testing.T) {
+	dir := t.TempDir()
+	ctx, cancel := context.WithCancel(t.Context())
+	b, err := Open(ctx, Options{Dir: dir})
+	if err != nil {
+		t.Fatal(err)
+	}
+	cancel()
+	// Close waits for the shutdown that the context has begun.
+	if err := b.Close(); err != nil {
+		t.Errorf("Close: %v", err)
+	}
+	if _, _, err := b.Plug("late"); err == nil {
+		t.Error("a closed bed took a cable")
+	}
+}
+
+func TestOpenFails(t *testing.T) {
+	if _, err := Open(t.Context(), Options{Dir: t.TempDir(), Capture: "/nonexistent/dir/file"}); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("Open = %v", err)
+	}
+}
