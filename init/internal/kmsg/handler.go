@@ -146,8 +146,8 @@ func value(v slog.Value) string {
 	return s
 }
 
-// Duration renders d with at most three significant digits below a second and
-// without the microseconds above, where nobody wants them.
+// Duration renders d without the digits that nobody reads: three are left
+// below a second, and none of a second's parts above a minute.
 func Duration(d time.Duration) string {
 	switch abs := d.Abs(); {
 	case abs >= time.Minute:
@@ -156,6 +156,8 @@ func Duration(d time.Duration) string {
 		return d.Round(10 * time.Millisecond).String()
 	case abs >= 10*time.Millisecond:
 		return d.Round(time.Millisecond).String()
+	case abs >= time.Millisecond:
+		return d.Round(10 * time.Microsecond).String()
 	}
 	return d.Round(time.Microsecond).String()
 }
