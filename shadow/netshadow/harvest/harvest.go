@@ -384,7 +384,7 @@ func (h *Harvester) Take() []frame.Frame {
 	count := make(map[origin]int)
 	for _, s := range order(samples) {
 		count[s.origin]++
-		fs, err := frame.Frames(s.skb, s.data)
+		fs, err := frame.Finish(s.skb, s.data)
 		if err != nil {
 			h.log.Warn("harvest: frame given up", "origin", s.origin, "len", len(s.data), "err", err)
 			h.mu.Lock()

@@ -47,6 +47,13 @@ type sample struct {
 	data   []byte
 }
 
+// Bits of sample.flags in bpf/harvest.c, SAMPLE_*.
+const (
+	flagVLAN   = 1 << 0
+	flagCRC    = 1 << 1
+	flagBehind = 1 << 2
+)
+
 // sampleLen is the size in bytes of struct sample in bpf/harvest.c.
 const sampleLen = 40
 
@@ -62,7 +69,7 @@ func parseSample(b []byte) (sample, error) {
 		number: le.Uint64(b),
 		queue:  le.Uint16(b[34:]),
 		origin: origin(b[38]),
-		behind: b[39] != 0,
+		behind: b[36]&flagBehind != 0,
 		skb: frame.SKB{
 			GSOType:    le.Uint32(b[16:]),
 			Priority:   le.Uint32(b[20:]),
@@ -71,7 +78,8 @@ func parseSample(b []byte) (sample, error) {
 			CsumOffset: le.Uint16(b[28:]),
 			VLANProto:  bits.ReverseBytes16(le.Uint16(b[30:])),
 			VLANTCI:    le.Uint16(b[32:]),
-			VLAN:       b[36] != 0,
+			VLAN:       b[36]&flagVLAN != 0,
+			CRC:        b[36]&flagCRC != 0,
 			IPSummed:   b[37],
 		},
 	}

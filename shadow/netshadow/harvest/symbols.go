@@ -34,6 +34,7 @@ var origins = map[string]origin{
 	"__rtnl_unlock":         fromQueued,  // all that used rtnl_kfree_skbs(), fq_codel for one
 	"kfree_skb_list_reason": fromRefused, // __dev_xmit_skb()
 	"kfree_skb_list":        fromRefused, // the same before 5.19
+	"drop_func":             fromRefused, // fq_codel, what has waited too long
 }
 
 func readSpans() ([maxSpans]span, error) {

@@ -155,15 +155,32 @@ func number(t *testing.T, b []byte) int {
 	return n
 }
 
-func numberedFrames(from, to, size int) []frame.Frame {
-	var fs []frame.Frame
+// transmit sends the frames from to to-1 as an application does, through the
+// interface's queue.
+func transmit(t *testing.T, ifindex, from, to, size int) {
+	t.Helper()
+	fd := applicationSocket(t)
+	defer unix.Close(fd)
 	for n := from; n < to; n++ {
-		fs = append(fs, frame.Frame{Data: numberedFrame(n, size)})
+		if err := unix.Sendto(fd, numberedFrame(n, size), 0, &unix.SockaddrLinklayer{Ifindex: ifindex}); err != nil {
+			t.Fatalf("send frame %d: %v", n, err)
+		}
 	}
-	return fs
 }
 
-// send puts frames on an interface and fails the test unless all were accepted.
+func applicationSocket(t *testing.T) int {
+	t.Helper()
+	fd, err := unix.Socket(unix.AF_PACKET, unix.SOCK_RAW|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_SNDBUFFORCE, 64<<20); err != nil {
+		t.Fatal(err)
+	}
+	return fd
+}
+
+// send puts frames on an interface by a Sender and fails the test unless all were accepted.
 func send(t *testing.T, ifindex int, frames []frame.Frame) {
 	t.Helper()
 	s, err := hold.NewSender(ifindex)
@@ -315,12 +332,12 @@ func TestGuestHarvestRing(t *testing.T) {
 
 	// Sent while the device lives, so the ring wraps in what follows.
 	const size, sent = 100, 200
-	send(t, dying.Attrs().Index, numberedFrames(0, sent, size))
+	transmit(t, dying.Attrs().Index, 0, sent, size)
 	wantNumbers(t, receive(t, c, sent), 0)
 
 	kill(t, dying)
 	const want = 150
-	send(t, dying.Attrs().Index, numberedFrames(sent, sent+want, size))
+	transmit(t, dying.Attrs().Index, sent, sent+want, size)
 	quiet(t, c)
 	arm(t, h, harvest.Target{Device: dying.Attrs().Index})
 	linkDown(t, dying)
@@ -342,7 +359,7 @@ func TestGuestHarvestQueue(t *testing.T) {
 	kill(t, dying)
 	// More than the ring's 256 descriptors: the rest is in the queue above.
 	const size, want = 64, 600
-	send(t, dying.Attrs().Index, numberedFrames(0, want, size))
+	transmit(t, dying.Attrs().Index, 0, want, size)
 	arm(t, h, harvest.Target{Device: dying.Attrs().Index})
 	linkDown(t, dying)
 	disarm(t, h)
@@ -366,8 +383,8 @@ func TestGuestHarvestLeavesReceivedAlone(t *testing.T) {
 	h := newHarvester(t)
 	arm(t, h, harvest.Target{Device: dying.Attrs().Index, Alive: true})
 	const n = 50
-	send(t, living.Attrs().Index, numberedFrames(0, n, 100))  // received
-	send(t, dying.Attrs().Index, numberedFrames(n, 2*n, 100)) // sent and completed
+	transmit(t, living.Attrs().Index, 0, n, 100)  // received
+	transmit(t, dying.Attrs().Index, n, 2*n, 100) // sent and completed
 	receive(t, tap, 2*n)
 	linkDown(t, dying)
 	disarm(t, h)
@@ -400,6 +417,8 @@ func TestGuestHarvestTCP(t *testing.T) {
 			ns := newNamespace(t, seen)
 			ns.do(t, func() { address(t, seen.Attrs().Name, tt.peer) })
 			address(t, dying.Attrs().Name, tt.local)
+			defer quietIPv6(t, dying, true)
+			defer flush(t, dying)
 
 			host := net.ParseIP(tt.peer[:len(tt.peer)-3]).String()
 			var ln net.Listener
@@ -415,6 +434,7 @@ func TestGuestHarvestTCP(t *testing.T) {
 				t.Fatal(err)
 			}
 			defer conn.Close()
+			conn.(*net.TCPConn).SetLinger(0)
 			peer, err := ln.Accept()
 			if err != nil {
 				t.Fatal(err)
@@ -442,19 +462,20 @@ func TestGuestHarvestTCP(t *testing.T) {
 			conn.(*net.TCPConn).SetWriteDeadline(time.Now().Add(100 * time.Millisecond))
 			conn.Write(data[warm:])
 
+			before, err := h.Counters()
+			if err != nil {
+				t.Fatal(err)
+			}
 			arm(t, h, harvest.Target{Device: dying.Attrs().Index})
 			linkDown(t, dying) // what arrives from now on was re-sent by us
 			disarm(t, h)
 			frames := h.Take()
-			segmented, payload := 0, 0
+			payload := 0
 			for _, f := range frames {
-				if f.Offload.GSOSize != 0 {
-					segmented++
-					payload += len(f.Data) - int(f.Offload.HeaderLen)
+				if len(f.Data) > 14+1500 {
+					t.Fatalf("harvested frame of %d bytes was not segmented", len(f.Data))
 				}
-			}
-			if segmented == 0 {
-				t.Fatalf("none of %d harvested frames was left to hardware to segment", len(frames))
+				payload += tcpPayload(f.Data)
 			}
 			send(t, living.Attrs().Index, frames)
 			got = make([]byte, payload)
@@ -465,9 +486,28 @@ func TestGuestHarvestTCP(t *testing.T) {
 			if !bytes.Equal(got, data[warm:warm+payload]) {
 				t.Error("peer read other bytes than were sent")
 			}
-			t.Logf("%d frames harvested, %d to be segmented, %d bytes of payload", len(frames), segmented, payload)
+			c, err := h.Counters()
+			if err != nil {
+				t.Fatal(err)
+			}
+			t.Logf("%d socket buffers harvested so far, %d frames now, %d bytes of payload", c.Taken, len(frames), payload)
+			if whole := c.Taken - before.Taken; uint64(len(frames)) <= whole {
+				t.Errorf("%d socket buffers became %d frames: none was to be segmented", whole, len(frames))
+			}
 		})
 	}
+}
+
+// tcpPayload returns the bytes of payload in a frame.
+func tcpPayload(b []byte) int {
+	ip, n, proto := 14+20, int(binary.BigEndian.Uint16(b[16:]))-20, b[23]
+	if b[14]>>4 == 6 {
+		ip, n, proto = 14+40, int(binary.BigEndian.Uint16(b[18:])), b[20]
+	}
+	if proto != unix.IPPROTO_TCP {
+		return 0
+	}
+	return n - int(b[ip+12]>>4)*4
 }
 
 // TestGuestPlug holds frames on a bond whose port is dead and releases them to
@@ -595,7 +635,7 @@ func TestGuestPlugSuccessor(t *testing.T) {
 		t.Fatal(err)
 	}
 	const size, n = 100, 40
-	send(t, index, numberedFrames(0, n, size))
+	transmit(t, index, 0, n, size)
 	first.Close()
 
 	second, err := hold.NewPlug(testLogger(t))
@@ -606,7 +646,7 @@ func TestGuestPlugSuccessor(t *testing.T) {
 	if err := second.Hold(ctx, index, 2<<20); err != nil {
 		t.Fatalf("hold what a predecessor holds: %v", err)
 	}
-	send(t, index, numberedFrames(n, 2*n, size))
+	transmit(t, index, n, 2*n, size)
 	quiet(t, c)
 	res, err := second.Release(ctx, index, 0)
 	if err != nil || res.Held != 2*n {
@@ -631,12 +671,9 @@ func TestGuestPlugLimit(t *testing.T) {
 	if err := p.Hold(ctx, index, 10*size); err != nil {
 		t.Fatal(err)
 	}
-	fd, err := unix.Socket(unix.AF_PACKET, unix.SOCK_RAW|unix.SOCK_CLOEXEC, 0)
-	if err != nil {
-		t.Fatal(err)
-	}
+	fd := applicationSocket(t)
 	defer unix.Close(fd)
-	for n := range 25 {
+	for n := range 25 { // fails from the tenth on
 		unix.Sendto(fd, numberedFrame(n, size), 0, &unix.SockaddrLinklayer{Ifindex: index})
 	}
 	res, err := p.Release(ctx, index, 0)
@@ -659,33 +696,26 @@ func TestGuestPlugBurst(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer p.Close()
-	if err := netlink.QdiscAdd(&netlink.GenericQdisc{
+	fifo := &netlink.GenericQdisc{
 		QdiscAttrs: netlink.QdiscAttrs{LinkIndex: living.Attrs().Index, Handle: 0x10000, Parent: netlink.HANDLE_ROOT},
 		QdiscType:  "pfifo_fast",
-	}); err != nil {
+	}
+	if err := netlink.QdiscAdd(fifo); err != nil {
 		t.Fatal(err)
 	}
+	defer netlink.QdiscDel(fifo)
 	if err := p.Hold(ctx, bond.Attrs().Index, 64<<20); err != nil {
 		t.Fatal(err)
 	}
-	const size, each, senders = 64, 1200, 5
-	for i := range senders { // each socket's send buffer has room for one share
-		s, err := hold.NewSender(bond.Attrs().Index)
-		if err != nil {
-			t.Fatal(err)
-		}
-		defer s.Close()
-		if res, err := s.Send(ctx, numberedFrames(i*each, (i+1)*each, size)); err != nil || res.Frames != each {
-			t.Fatalf("send: %+v, %v", res, err)
-		}
-	}
+	const size, held = 64, 6000
+	transmit(t, bond.Attrs().Index, 0, held, size)
 	arm(t, h, harvest.Target{Proxy: bond.Attrs().Index})
 	if err := h.Aim(harvest.Target{Proxy: bond.Attrs().Index, Port: living.Attrs().Index}); err != nil {
 		t.Fatal(err)
 	}
 	res, err := p.Release(ctx, bond.Attrs().Index, living.Attrs().Index)
-	if err != nil || res.Held != senders*each || res.Drops != 0 {
-		t.Errorf("release: %+v, %v, want %d held", res, err, senders*each)
+	if err != nil || res.Held != held || res.Drops != 0 {
+		t.Errorf("release: %+v, %v, want %d held", res, err, held)
 	}
 	disarm(t, h)
 	frames := h.Take()
@@ -693,7 +723,7 @@ func TestGuestPlugBurst(t *testing.T) {
 		t.Errorf("harvested %d frames of %d that the port refused", len(frames), res.PortDrops)
 	}
 	send(t, living.Attrs().Index, frames)
-	backwards := wantEach(t, c, senders*each)
+	backwards := wantEach(t, c, held)
 	t.Logf("%d refused by the port, %d steps backwards", res.PortDrops, backwards)
 	if backwards > 0 && res.PortDrops == 0 {
 		t.Errorf("%d steps backwards", backwards)
@@ -734,7 +764,7 @@ func TestGuestTap(t *testing.T) {
 	}
 	setActive(t, bond, "tap-test")
 	const size, sent, kept = 100, 130, 100
-	send(t, bond.Attrs().Index, numberedFrames(0, sent, size))
+	transmit(t, bond.Attrs().Index, 0, sent, size)
 	got := r.Take()
 	if total := r.Collected(); total.Frames != kept || total.Drops != sent-kept || len(got) != kept {
 		t.Errorf("took %d frames, collected %+v", len(got), total)
@@ -758,7 +788,8 @@ func TestGuestSenderWithoutInterface(t *testing.T) {
 	}
 	defer s.Close()
 	tap.Close()
-	res, err := s.Send(testContext(t), numberedFrames(0, 3, 100))
+	frames := []frame.Frame{{Data: numberedFrame(0, 100)}, {Data: numberedFrame(1, 100)}, {Data: numberedFrame(2, 100)}}
+	res, err := s.Send(testContext(t), frames)
 	var op *hold.OpError
 	if !errors.As(err, &op) || len(res.Rest) != 3 || res.Frames != 0 {
 		t.Errorf("send on an interface that is gone: %+v, %v", res, err)
@@ -824,13 +855,7 @@ func rootQdisc(t *testing.T, l netlink.Link) string {
 // is called, which returns how many.
 func sendUntilStopped(t *testing.T, ifindex, size int) func() int {
 	t.Helper()
-	fd, err := unix.Socket(unix.AF_PACKET, unix.SOCK_RAW|unix.SOCK_CLOEXEC, 0)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_SNDBUFFORCE, 64<<20); err != nil {
-		t.Fatal(err)
-	}
+	fd := applicationSocket(t)
 	stop, sent := make(chan struct{}), make(chan int)
 	go func() {
 		defer unix.Close(fd)
@@ -908,10 +933,23 @@ func address(t *testing.T, name, addr string) {
 		return
 	}
 	a.Flags |= unix.IFA_F_NODAD
-	if err := netlink.AddrAdd(l, a); err != nil {
+	if err := netlink.AddrReplace(l, a); err != nil {
 		t.Error(err)
 	}
 	if err := netlink.LinkSetUp(l); err != nil {
 		t.Error(err)
+	}
+}
+
+func flush(t *testing.T, l netlink.Link) {
+	t.Helper()
+	addrs, err := netlink.AddrList(l, netlink.FAMILY_ALL)
+	if err != nil {
+		t.Error(err)
+	}
+	for _, a := range addrs {
+		if err := netlink.AddrDel(l, &a); err != nil {
+			t.Error(err)
+		}
 	}
 }

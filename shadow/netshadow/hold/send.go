@@ -19,7 +19,7 @@ import (
 
 // Sent is the result of sending frames.
 type Sent struct {
-	Frames int // accepted by the interface's queue
+	Frames int // given to the driver
 	Failed int // refused for good
 	// Reasons counts the refused frames by error text.
 	Reasons map[string]int
@@ -30,22 +30,15 @@ type Sent struct {
 
 // Sender puts frames on an interface through a packet socket.
 //
-// Frames take the interface's own queue (no PACKET_QDISC_BYPASS): there they stay
-// ahead of those a plug above releases afterwards, and the kernel segments for a
-// device that cannot (__dev_direct_xmit() drops such frames). A frame's priority is
-// kept, so that the bands of that queue do not change the order within a flow.
+// Frames go to the driver itself (PACKET_QDISC_BYPASS): a frame accepted is in the
+// driver's ring, ahead of all that a plug releases afterwards, and no queueing
+// discipline drops it (fq_codel would, of frames that wait for a slow device).
 type Sender struct {
 	ifindex  int
 	file     *os.File
 	raw      syscall.RawConn
 	priority uint32
-	buf      []byte
 }
-
-// sendBuffer bounds the memory of frames waiting in the interface's queue, in
-// bytes. It holds several frames of 64 KiB, and fewer small ones than the queues
-// of drivers' interfaces take.
-const sendBuffer = 1 << 20
 
 // NewSender opens a packet socket for sending on the interface. It needs
 // CAP_NET_RAW.
@@ -65,11 +58,8 @@ func NewSender(ifindex int) (*Sender, error) {
 }
 
 func (s *Sender) setUp(fd int) (err error) {
-	if err := unix.SetsockoptInt(fd, unix.SOL_PACKET, unix.PACKET_VNET_HDR, 1); err != nil {
-		return os.NewSyscallError("setsockopt PACKET_VNET_HDR", err)
-	}
-	if err := unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_SNDBUFFORCE, sendBuffer); err != nil {
-		return os.NewSyscallError("setsockopt SO_SNDBUFFORCE", err)
+	if err := unix.SetsockoptInt(fd, unix.SOL_PACKET, unix.PACKET_QDISC_BYPASS, 1); err != nil {
+		return os.NewSyscallError("setsockopt PACKET_QDISC_BYPASS", err)
 	}
 	if err := unix.Bind(fd, &unix.SockaddrLinklayer{Ifindex: s.ifindex}); err != nil {
 		return os.NewSyscallError("bind", err)
@@ -78,11 +68,11 @@ func (s *Sender) setUp(fd int) (err error) {
 	return err
 }
 
-// Close closes the socket. Frames in the interface's queue stay there.
+// Close closes the socket. Frames given to the driver stay there.
 func (s *Sender) Close() error { return s.file.Close() }
 
-// Send sends the frames one after the other and waits when the interface's queue
-// is full, as long as ctx lasts. No frame disappears: each is in Frames, Failed or
+// Send sends the frames one after the other and waits when the driver's ring is full,
+// as long as ctx lasts. No frame disappears: each is in Frames, Failed or
 // Rest of the result. The error is nil unless there is a Rest.
 // Send must not be called concurrently.
 func (s *Sender) Send(ctx context.Context, frames []frame.Frame) (Sent, error) {
@@ -113,32 +103,32 @@ func (s *Sender) Send(ctx context.Context, frames []frame.Frame) (Sent, error) {
 }
 
 func (s *Sender) send(ctx context.Context, f frame.Frame) error {
-	s.buf = append(f.Offload.AppendHeader(s.buf[:0]), f.Data...)
 	for w := newWait(); ; {
-		err := s.write(f.Priority)
+		err := s.write(f)
 		if !errors.Is(err, unix.ENOBUFS) {
 			return err
 		}
-		// The queue was full and dropped the frame. Nothing tells when it is not.
+		// The driver took no frame (NETDEV_TX_BUSY, or its queue is stopped), and
+		// nothing tells when it does again.
 		if err := w.next(ctx); err != nil {
 			return err
 		}
 	}
 }
 
-// write sends s.buf, and waits while the socket's send buffer is full.
-func (s *Sender) write(priority uint32) error {
+// write sends f, and waits while the socket's send buffer is full.
+func (s *Sender) write(f frame.Frame) error {
 	var err error
 	werr := s.raw.Write(func(fd uintptr) bool {
-		if priority != s.priority {
-			if err = unix.SetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_PRIORITY, int(priority)); err != nil {
+		if f.Priority != s.priority {
+			if err = unix.SetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_PRIORITY, int(f.Priority)); err != nil {
 				err = os.NewSyscallError("setsockopt SO_PRIORITY", err)
 				return true
 			}
-			s.priority = priority
+			s.priority = f.Priority
 		}
 		for {
-			if _, err = unix.Write(int(fd), s.buf); err != unix.EINTR {
+			if _, err = unix.Write(int(fd), f.Data); err != unix.EINTR {
 				break
 			}
 		}

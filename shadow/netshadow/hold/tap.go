@@ -5,6 +5,7 @@
 package hold
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -27,14 +28,13 @@ type Limits struct {
 // Collected counts what a [TapReader] has read, in total.
 type Collected struct {
 	Frames int // kept
-	Drops  int // beyond the limits, or not to be parsed
+	Drops  int // beyond the limits
 }
 
-// OpenTap opens, and creates if need be, the TAP interface of that name with
-// IFF_NO_PI and IFF_VNET_HDR. It declares no offloads (TUNSETOFFLOAD 0), so the
-// kernel completes checksums and segments before a frame gets there: whatever is
-// read can be sent on any device whose MTU it fits. The interface lives as long as
-// the file or a duplicate of it.
+// OpenTap opens, and creates if need be, the TAP interface of that name, one frame a
+// read with nothing before it (IFF_NO_PI). It declares no offloads (TUNSETOFFLOAD 0),
+// so the kernel completes checksums and segments before a frame gets there, and what is
+// read is finished. The interface lives as long as the file or a duplicate of it.
 func OpenTap(name string) (*os.File, error) {
 	fd, err := unix.Open("/dev/net/tun", unix.O_RDWR|unix.O_NONBLOCK|unix.O_CLOEXEC, 0)
 	if err != nil {
@@ -52,7 +52,7 @@ func setTap(fd int, name string) error {
 	if err != nil {
 		return err
 	}
-	ifr.SetUint16(unix.IFF_TAP | unix.IFF_NO_PI | unix.IFF_VNET_HDR)
+	ifr.SetUint16(unix.IFF_TAP | unix.IFF_NO_PI)
 	if err := unix.IoctlIfreq(fd, unix.TUNSETIFF, ifr); err != nil {
 		return os.NewSyscallError("ioctl TUNSETIFF", err)
 	}
@@ -101,7 +101,7 @@ func NewTapReader(logger *slog.Logger, tap *os.File, limits Limits) (*TapReader,
 		file:   file,
 		raw:    raw,
 		done:   make(chan struct{}),
-		buf:    make([]byte, frame.HeaderLen+maxFrame),
+		buf:    make([]byte, maxFrame),
 	}
 	go r.read()
 	return r, nil
@@ -193,18 +193,11 @@ func (r *TapReader) drain(fd int) error {
 }
 
 func (r *TapReader) keep(b []byte) {
-	f, err := frame.Parse(b)
-	if err != nil {
-		r.total.Drops++
-		r.log.Warn("hold: frame from TAP", "err", err)
-		return
-	}
-	if r.bytes+len(f.Data) > r.limits.Bytes || len(r.frames) >= r.limits.Frames {
+	if r.bytes+len(b) > r.limits.Bytes || len(r.frames) >= r.limits.Frames {
 		r.total.Drops++
 		return
 	}
-	f.Data = append([]byte(nil), f.Data...)
-	r.frames = append(r.frames, f)
-	r.bytes += len(f.Data)
+	r.frames = append(r.frames, frame.Frame{Data: bytes.Clone(b)})
+	r.bytes += len(b)
 	r.total.Frames++
 }

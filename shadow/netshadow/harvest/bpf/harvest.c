@@ -54,6 +54,10 @@ __u64 taken;  /* of these, copied out */
 __u64 failed; /* of these, could not be copied, e.g. larger than a sample */
 __u64 lost;   /* of these, no room in the buffer */
 
+#define SAMPLE_VLAN (1 << 0)   /* a tag is in vlan_proto and vlan_tci */
+#define SAMPLE_CRC (1 << 1)    /* the checksum is a CRC32c */
+#define SAMPLE_BEHIND (1 << 2) /* freed on proxy or port: left after all others */
+
 struct sample {
 	__u64 number; /* of the freed frame, in order over all CPUs */
 	__u32 len;
@@ -66,10 +70,10 @@ struct sample {
 	__u16 vlan_proto;
 	__u16 vlan_tci;
 	__u16 queue;
-	__u8 vlan_present;
+	__u8 flags;
 	__u8 ip_summed;
 	__u8 origin;
-	__u8 behind; /* freed on the proxy or the port, so it left after all others */
+	__u8 unused;
 };
 
 struct {
@@ -126,7 +130,7 @@ static __always_inline bool in_exchange(struct net_device *dev, __u16 queue)
 	       BPF_CORE_READ(qdisc, qstats.drops) == 0;
 }
 
-static __always_inline void take(void *ctx, struct sk_buff *skb, enum origin origin, bool behind)
+static __always_inline void take(void *ctx, struct sk_buff *skb, enum origin origin, __u8 flags)
 {
 	struct sample s = {};
 	struct skb_shared_info *shared;
@@ -139,17 +143,18 @@ static __always_inline void take(void *ctx, struct sk_buff *skb, enum origin ori
 	s.priority = skb->priority;
 	s.queue = skb->queue_mapping;
 	s.origin = origin;
-	s.behind = behind;
 	s.pull = mac == MAC_HEADER_UNSET ? 0 : mac - (__u32)(skb->data - skb->head);
 	s.ip_summed = BPF_CORE_READ_BITFIELD(skb, ip_summed);
 	s.csum_start = skb->csum_start - (__u16)(skb->data - skb->head);
 	s.csum_offset = skb->csum_offset;
 	s.vlan_proto = skb->vlan_proto;
 	s.vlan_tci = skb->vlan_tci;
-	if (bpf_core_field_exists(skb->vlan_present))
-		s.vlan_present = BPF_CORE_READ_BITFIELD(skb, vlan_present);
-	else
-		s.vlan_present = skb->vlan_all != 0;
+	if (bpf_core_field_exists(skb->vlan_present) ? BPF_CORE_READ_BITFIELD(skb, vlan_present)
+						     : skb->vlan_all != 0)
+		flags |= SAMPLE_VLAN;
+	if (bpf_core_field_exists(skb->csum_not_inet) && BPF_CORE_READ_BITFIELD(skb, csum_not_inet))
+		flags |= SAMPLE_CRC;
+	s.flags = flags;
 	shared = (void *)(skb->head + skb->end);
 	s.gso_size = BPF_CORE_READ(shared, gso_size);
 	s.gso_type = BPF_CORE_READ(shared, gso_type);
@@ -180,13 +185,13 @@ static __always_inline int freed(void *ctx, struct sk_buff *skb, enum origin ori
 			return 0;
 		if (alive && origin == ORIGIN_DRIVER && (BPF_CORE_READ(dev, state) & LINK_STATE_START))
 			return 0;
-		take(ctx, skb, origin, false);
+		take(ctx, skb, origin, 0);
 	} else if (ifindex == proxy) {
 		if (origin == ORIGIN_REQUEUED || origin == ORIGIN_QUEUED ||
 		    (origin == ORIGIN_REFUSED && in_exchange(dev, skb->queue_mapping)))
-			take(ctx, skb, origin, true);
+			take(ctx, skb, origin, SAMPLE_BEHIND);
 	} else if (ifindex == port && origin == ORIGIN_REFUSED) {
-		take(ctx, skb, origin, true);
+		take(ctx, skb, origin, SAMPLE_BEHIND);
 	}
 	return 0;
 }

@@ -68,6 +68,7 @@ struct sk_buff {
 	__u8 vlan_present : 1; /* until 6.1 */
 	__u8 pkt_type : 3;
 	__u8 ip_summed : 2;
+	__u8 csum_not_inet : 1; /* with SCTP only */
 };
 
 struct skb_shared_info {

@@ -3,8 +3,8 @@
 // license that can be found in the LICENSE file.
 
 // Package frame describes an Ethernet frame on its way out of the guest, and
-// turns what a driver left of a socket buffer back into one that any other
-// driver can send.
+// finishes what was left to a device to do on one: checksum, segmentation, VLAN tag.
+// A finished frame can be sent by any device, whatever it can do in hardware.
 //
 // It holds pure functions over bytes. It must never know where a frame came
 // from (a dead driver's ring, a queueing discipline, a TAP) nor where it goes.
@@ -12,89 +12,142 @@ package frame
 
 import (
 	"encoding/binary"
+	"errors"
 	"fmt"
+	"hash/crc32"
 )
 
-// HeaderLen is the size in bytes of an encoded [Offload], the virtio_net_hdr
-// without num_buffers that AF_PACKET sockets with PACKET_VNET_HDR and TAPs with
-// IFF_VNET_HDR exchange (linux/virtio_net.h).
-const HeaderLen = 10
+var (
+	// ErrTruncated reports a frame that ends before the headers it announces.
+	ErrTruncated = errors.New("frame is truncated")
+	// ErrOffload reports a segmentation that only some hardware can do: of
+	// tunnels, SCTP and ESP.
+	ErrOffload = errors.New("segmentation is not supported")
+)
 
 // MinLen is the length in bytes of an Ethernet header, the least a frame has.
 const MinLen = 14
 
-// Flags of [Offload.Flags] (linux/virtio_net.h).
-const (
-	// NeedsChecksum says that the checksum at CsumStart+CsumOffset holds the
-	// pseudo-header's sum only, and is to be completed on transmission.
-	NeedsChecksum = 1
-)
-
-// Kinds of [Offload.GSOType] (linux/virtio_net.h).
-const (
-	GSONone  = 0
-	GSOTCPv4 = 1
-	GSOTCPv6 = 4
-	// GSOECN is a flag beside the kind: the first segment only carries CWR.
-	GSOECN = 0x80
-)
-
-// Offload is the work on a frame that was left to the hardware: a
-// virtio_net_hdr. Its zero value means that the frame is complete.
-// Offsets and lengths are in bytes from the start of the Ethernet header.
-type Offload struct {
-	Flags      uint8
-	GSOType    uint8
-	HeaderLen  uint16 // all headers up to the payload that is segmented
-	GSOSize    uint16 // payload bytes of each segment
-	CsumStart  uint16 // where the checksummed range begins
-	CsumOffset uint16 // where in that range the checksum is stored
-}
-
-// Frame is one outgoing Ethernet frame.
+// Frame is one finished Ethernet frame.
 type Frame struct {
 	// Data is the frame from the destination MAC on, VLAN tags in band,
 	// without frame check sequence.
 	Data []byte
-	// Offload says what is still to be done to Data on transmission.
-	Offload Offload
-	// Priority is the skb->priority its sender gave it (SO_PRIORITY).
+	// Priority is the skb->priority its sender gave it (SO_PRIORITY). It selects
+	// the queue on devices with traffic classes.
 	Priority uint32
 }
 
-// AppendHeader appends the encoded virtio_net_hdr, [HeaderLen] bytes in the
-// machine's own byte order (little endian on every machine we run on).
-func (o Offload) AppendHeader(b []byte) []byte {
-	b = append(b, o.Flags, o.GSOType)
-	b = binary.LittleEndian.AppendUint16(b, o.HeaderLen)
-	b = binary.LittleEndian.AppendUint16(b, o.GSOSize)
-	b = binary.LittleEndian.AppendUint16(b, o.CsumStart)
-	return binary.LittleEndian.AppendUint16(b, o.CsumOffset)
+// Values of [SKB.IPSummed] (linux/skbuff.h).
+const (
+	ChecksumNone    = 0
+	ChecksumPartial = 3
+)
+
+// SKB is what a socket buffer says about its frame beside the bytes.
+type SKB struct {
+	// IPSummed is ChecksumPartial if the checksum at CsumStart+CsumOffset holds
+	// the pseudo-header's sum only and is to be completed.
+	IPSummed   uint8
+	CsumStart  uint16 // bytes from the start of the Ethernet header
+	CsumOffset uint16 // bytes from CsumStart
+	CRC        bool   // the checksum is SCTP's CRC32c (skb->csum_not_inet)
+	GSOSize    uint16 // payload bytes of each segment; 0: not to be segmented
+	GSOType    uint32 // SKB_GSO_* bits
+	VLAN       bool   // a tag waits in VLANProto and VLANTCI
+	VLANProto  uint16 // tag protocol, e.g. 0x8100
+	VLANTCI    uint16
+	Priority   uint32
 }
 
-// Parse splits what a TAP with IFF_VNET_HDR delivers into its header and the
-// frame. The returned frame shares b's memory. It returns an error matching
-// [ErrTruncated] if b has no room for both headers, or the header points
-// outside the frame.
-func Parse(b []byte) (Frame, error) {
-	if len(b) < HeaderLen+MinLen {
-		return Frame{}, fmt.Errorf("frame: parse %d bytes: %w", len(b), ErrTruncated)
+// Finish turns the bytes and the meta data of an unsent socket buffer into frames
+// that any device can send: one, or one for each segment. It does not rely on what
+// drivers change in preparation for their hardware (they zero the IP length and
+// checksum and take the length out of the TCP pseudo-header's sum: e1000_tso() in
+// drivers/net/ethernet/intel/e1000/e1000_main.c, ixgbe_tso() in
+// drivers/net/ethernet/intel/ixgbe/ixgbe_main.c).
+//
+// Finish modifies data, and the result may share its memory. Errors match
+// [ErrTruncated] or [ErrOffload].
+func Finish(s SKB, data []byte) ([]Frame, error) {
+	if len(data) < MinLen {
+		return nil, fmt.Errorf("frame: %d bytes: %w", len(data), ErrTruncated)
 	}
-	f := Frame{
-		Offload: Offload{
-			Flags:      b[0],
-			GSOType:    b[1],
-			HeaderLen:  binary.LittleEndian.Uint16(b[2:]),
-			GSOSize:    binary.LittleEndian.Uint16(b[4:]),
-			CsumStart:  binary.LittleEndian.Uint16(b[6:]),
-			CsumOffset: binary.LittleEndian.Uint16(b[8:]),
-		},
-		Data: b[HeaderLen:],
+	segments := [][]byte{data}
+	var err error
+	switch {
+	case s.GSOSize != 0:
+		segments, err = segment(s, data)
+	case s.IPSummed == ChecksumPartial && s.CRC:
+		err = putCRC(data, int(s.CsumStart), int(s.CsumOffset))
+	case s.IPSummed == ChecksumPartial:
+		err = putChecksum(data, int(s.CsumStart), int(s.CsumOffset))
 	}
-	if f.Offload.Flags&NeedsChecksum != 0 {
-		if end := int(f.Offload.CsumStart) + int(f.Offload.CsumOffset) + 2; end > len(f.Data) {
-			return Frame{}, fmt.Errorf("frame: checksum field ends at %d of %d bytes: %w", end, len(f.Data), ErrTruncated)
+	if err != nil {
+		return nil, err
+	}
+	frames := make([]Frame, len(segments))
+	for i, b := range segments {
+		if s.VLAN {
+			b = insertVLAN(b, s.VLANProto, s.VLANTCI)
 		}
+		frames[i] = Frame{Data: b, Priority: s.Priority}
 	}
-	return f, nil
+	return frames, nil
+}
+
+// putChecksum completes an internet checksum (RFC 1071) over b[start:] whose field
+// holds the sum of what is not in there, the pseudo-header, as skb_checksum_help()
+// does (net/core/dev.c).
+func putChecksum(b []byte, start, offset int) error {
+	at := start + offset
+	if start < MinLen || at+2 > len(b) {
+		return fmt.Errorf("frame: checksum field at %d of %d bytes: %w", at, len(b), ErrTruncated)
+	}
+	c := ^fold(sum(b[start:]))
+	if c == 0 { // which says "no checksum" in UDP; its complement is the same sum
+		c = 0xffff
+	}
+	binary.BigEndian.PutUint16(b[at:], c)
+	return nil
+}
+
+// putCRC completes the CRC32c of an SCTP packet (RFC 9260 A).
+func putCRC(b []byte, start, offset int) error {
+	at := start + offset
+	if start < MinLen || at+4 > len(b) {
+		return fmt.Errorf("frame: checksum field at %d of %d bytes: %w", at, len(b), ErrTruncated)
+	}
+	binary.LittleEndian.PutUint32(b[at:], 0)
+	binary.LittleEndian.PutUint32(b[at:], crc32.Checksum(b[start:], crc32.MakeTable(crc32.Castagnoli)))
+	return nil
+}
+
+// insertVLAN puts a tag behind the MAC addresses (IEEE 802.1Q 9.3).
+func insertVLAN(b []byte, proto, tci uint16) []byte {
+	const at, size = 12, 4
+	d := make([]byte, 0, len(b)+size)
+	d = append(d, b[:at]...)
+	d = binary.BigEndian.AppendUint16(d, proto)
+	d = binary.BigEndian.AppendUint16(d, tci)
+	return append(d, b[at:]...)
+}
+
+// sum adds up b as big-endian 16-bit words. It cannot overflow below 128 KiB.
+func sum(b []byte) uint32 {
+	var s uint32
+	for ; len(b) >= 2; b = b[2:] {
+		s += uint32(binary.BigEndian.Uint16(b))
+	}
+	if len(b) == 1 {
+		s += uint32(b[0]) << 8
+	}
+	return s
+}
+
+func fold(s uint32) uint16 {
+	for s>>16 != 0 {
+		s = s&0xffff + s>>16
+	}
+	return uint16(s)
 }
