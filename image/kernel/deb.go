@@ -39,12 +39,15 @@ func openDeb(ctx context.Context, name string, opts Options) (*Kernel, error) {
 		return nil, fmt.Errorf("kernel package: %w", err)
 	}
 	dir := kernelDir(opts.CacheDir, sum)
-	if k, err := readCached(dir); err == nil {
+	k, err := readCached(dir)
+	if err == nil {
 		return k, nil
 	}
-	// Not there, or of a cache layout that is no longer known.
-	if err := os.RemoveAll(dir); err != nil {
-		return nil, fmt.Errorf("kernel cache: %w", err)
+	if !errors.Is(err, fs.ErrNotExist) {
+		// Of a layout that is no longer known.
+		if err := os.RemoveAll(dir); err != nil {
+			return nil, fmt.Errorf("kernel cache: %w", err)
+		}
 	}
 	opts.Progress("unpacking " + filepath.Base(name))
 	err = install(dir, func(tmp string) error {
