@@ -11,6 +11,7 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"runtime"
 	"strings"
 	"testing"
 	"time"
@@ -136,6 +137,30 @@ func TestBedEndsWithItsContext(t *testing.T) {
 	if _, _, err := b.Plug("late"); err == nil {
 		t.Error("a closed bed took a cable")
 	}
+}
+
+func TestClosedBedLeavesNoGoroutine(t *testing.T) {
+	before := runtime.NumGoroutine()
+	for range 3 {
+		b := open(t, Options{Capture: filepath.Join(t.TempDir(), "c")})
+		if _, _, err := b.Plug("a"); err != nil {
+			t.Fatal(err)
+		}
+		h := neighbour(t, b)
+		if _, err := h.Dial(t.Context(), netip.MustParseAddrPort(WitnessAddr)); err != nil {
+			t.Fatal(err)
+		}
+		b.Close()
+		h.Close()
+	}
+	for range 1000 { // a goroutine that has returned is still counted for a moment
+		if runtime.NumGoroutine() <= before {
+			return
+		}
+		time.Sleep(5 * time.Millisecond)
+	}
+	stacks := make([]byte, 1<<20)
+	t.Errorf("%d goroutines before, %d now:\n%s", before, runtime.NumGoroutine(), stacks[:runtime.Stack(stacks, true)])
 }
 
 func TestOpenFails(t *testing.T) {

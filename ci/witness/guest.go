@@ -276,7 +276,7 @@ func (g *Guest) status() string {
 }
 
 func (g *Guest) printf(format string, args ...any) {
-	fmt.Fprintf(g.Out, "witness: "+format+"\n", args...)
+	fmt.Fprintf(g.Out, format+"\n", args...)
 }
 
 // sendDatagrams numbers a datagram before it tries to send it: one that could

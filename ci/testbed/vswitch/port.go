@@ -11,7 +11,6 @@ import (
 	"fmt"
 	"io"
 	"net"
-	"os"
 	"sync"
 	"sync/atomic"
 )
@@ -215,19 +214,17 @@ func (p *Port) serve(conn net.Conn) {
 		}
 		conn.Close()
 	})
-	var once sync.Once
-	hangup := func() { once.Do(func() { close(gone) }) }
 	wg.Go(func() {
-		defer hangup()
-		if err := p.transmit(conn, gone); err != nil {
-			p.sw.log.Debug("transmit ended", "port", p.name, "err", err)
-		}
+		// A host that takes nothing any more may have sent something before
+		// it went: that is read to its end, so the connection stays.
+		err := p.transmit(conn, gone)
+		p.carrier.Store(false)
+		p.sw.log.Debug("transmit ended", "port", p.name, "err", err)
 	})
-	err := p.receive(conn, gone)
-	hangup()
+	err := p.receive(conn)
+	close(gone)
 	wg.Wait()
 
-	p.carrier.Store(false)
 	p.sw.forget(p)
 	p.drain()
 	p.taken.Store(false)
@@ -241,15 +238,15 @@ func (p *Port) serve(conn net.Conn) {
 	}
 }
 
-func (p *Port) receive(conn net.Conn, gone <-chan struct{}) error {
+func (p *Port) receive(conn net.Conn) error {
 	r := bufio.NewReaderSize(conn, 64*1024)
 	for {
 		f, err := readFrame(r)
 		if err != nil {
 			return err
 		}
-		if !p.gate.wait(gone) {
-			return os.ErrClosed
+		if p.gate.wait(p.done); p.isClosed() {
+			return ErrClosed
 		}
 		p.sw.ingress(p, f)
 	}

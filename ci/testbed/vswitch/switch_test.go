@@ -306,6 +306,31 @@ func TestUnpluggedPort(t *testing.T) {
 	}
 }
 
+// A host that ends right after it sent, as the source of a migration does, has
+// sent: that the switch cannot deliver to it any more changes nothing.
+func TestLastFramesOfAHostArrive(t *testing.T) {
+	const last = 50
+	s := newSwitch(t)
+	a := attach(t, s, "a")
+	for range 20 {
+		p, qemu := plug(t, s, "q")
+		p.Pause()
+		for range last {
+			send(t, a, ether(macB, macA, "undeliverable"))
+			qemu.Write(newWireFrame(ether(macA, macB, "last words")))
+		}
+		qemu.Close()
+		p.Resume()
+		for i := range last {
+			if _, err := a.ReadFrame(t.Context()); err != nil {
+				t.Fatalf("frame %d: %v", i, err)
+			}
+		}
+		eventually(t, "loss of carrier", func() bool { return !p.taken.Load() })
+		p.Close()
+	}
+}
+
 func TestSecondConnectionIsRefused(t *testing.T) {
 	s := newSwitch(t)
 	p, _ := plug(t, s, "q")
