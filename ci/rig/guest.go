@@ -38,6 +38,10 @@ func Build(ctx context.Context, opts GuestOptions) (*image.Bundle, error) {
 		return nil, err
 	}
 	opts.Source = src
+	// The description's paths are relative to its own directory.
+	if opts.Dir, err = filepath.Abs(opts.Dir); err != nil {
+		return nil, err
+	}
 	if err := os.MkdirAll(opts.Dir, 0o755); err != nil {
 		return nil, err
 	}

@@ -52,6 +52,7 @@ Exit codes:
 		newRun(),
 		newMigrate(),
 		newStatus(),
+		newDemo(),
 	)
 	return root
 }
