@@ -1,22 +1,26 @@
 # umbra: make demo and make test are all that a fresh Debian 12 machine needs.
 # Both say what they install before they install it; Go and make they presume.
 
-GO       ?= go
+# Where https://go.dev/doc/install puts Go, for shells that were not told.
+export PATH := $(PATH):/usr/local/go/bin
 export CGO_ENABLED = 0
-GOFLAGS  += -trimpath
-CONTROL  ?=
-TESTTIME ?= 25m
-BENCHOUT ?= out/bench
+# A checkout that belongs to somebody else is built all the same.
+export GOFLAGS := $(GOFLAGS) -buildvcs=false
 
-.PHONY: all demo test unit lint bench generate umbra deps clean
+CONTROL ?=
+TIMEOUT ?= 25m
+
+.PHONY: all demo test unit lint bench generate generated umbra deps clean
 
 all: umbra
 
+# What is missing on this machine.
 deps:
-	@GO="$(GO)" sh ci/deps.sh
+	@sh ci/deps.sh
 
 umbra: deps
-	@$(GO) build -trimpath -o out/umbra ./cmd/umbra
+	@echo "umbra: compiling out/umbra"
+	@go build -trimpath -o out/umbra ./cmd/umbra
 
 # The main job, to look at: a guest that lives on while its NIC changes from
 # e1000 to RTL8139 to virtio-net and back. CONTROL=1 leaves the shadow out.
@@ -25,22 +29,27 @@ demo: umbra
 
 # Unit tests, then the VM tests; everything through go test.
 test: deps
-	$(GO) test -timeout $(TESTTIME) ./...
+	go test -timeout $(TIMEOUT) ./...
 
 # Only what needs no VM.
 unit: deps
-	$(GO) test -short -timeout 10m ./...
+	go test -short -timeout 10m ./...
 
 lint: deps
 	@sh ci/lint.sh
 
 bench: deps
-	$(GO) run ./ci/bench -out $(BENCHOUT)
+	go run ./ci/bench
 
-# The eBPF objects are committed; this makes them anew (needs clang and libbpf-dev).
+# The eBPF objects are committed. generate makes them anew; generated fails if
+# that makes a difference. Both need clang and libbpf-dev.
 generate:
 	@sh ci/deps.sh clang
-	$(GO) generate ./shadow/...
+	go generate ./shadow/...
+
+generated:
+	@sh ci/deps.sh clang
+	@sh ci/generated.sh
 
 clean:
 	rm -rf out

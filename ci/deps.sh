@@ -1,18 +1,23 @@
 #!/bin/sh
 # deps.sh installs what umbra needs on this machine and says so: QEMU for the
-# demo and the VM tests, and with the argument "clang" the compiler of the eBPF
-# objects. Kernel package and Go modules are fetched by the programs themselves.
+# demo and the VM tests, apt's list of packages for the guest's kernel, and with
+# the argument "clang" the compiler of the eBPF objects. Kernel package and Go
+# modules are fetched by the programs themselves.
 set -eu
 
+say() { echo "umbra: $*" >&2; }
+
 need_go=1.26
-go=${GO:-go}
-if ! command -v "$go" >/dev/null 2>&1; then
-	echo "umbra: Go $need_go or newer is missing: see https://go.dev/doc/install" >&2
+if ! command -v go >/dev/null 2>&1; then
+	say "Go $need_go or newer is missing: see https://go.dev/doc/install"
 	exit 1
 fi
-have_go=$("$go" env GOVERSION | sed 's/^go//; s/[^0-9.].*//')
+# In this module a Go from 1.21 on may fetch the toolchain that go.mod asks for;
+# where it may not, or cannot, it says what it is somewhere else.
+have_go=$(go env GOVERSION 2>/dev/null) || have_go=$(cd / && GOTOOLCHAIN=local go env GOVERSION)
+have_go=$(echo "$have_go" | sed 's/^go//; s/[^0-9.].*//')
 if [ "$(printf '%s\n%s\n' "$need_go" "$have_go" | sort -V | head -n 1)" != "$need_go" ]; then
-	echo "umbra: Go $need_go or newer is needed, this is $have_go" >&2
+	say "Go $need_go or newer is needed, this is $have_go: see https://go.dev/doc/install"
 	exit 1
 fi
 
@@ -26,20 +31,33 @@ if [ "${1:-}" = clang ]; then
 	want llvm-strip llvm
 	[ -f /usr/include/bpf/bpf_helpers.h ] || packages="$packages libbpf-dev"
 fi
-[ -n "$packages" ] || exit 0
 
 if ! command -v apt-get >/dev/null 2>&1; then
-	echo "umbra: please install:$packages (this machine has no apt-get)" >&2
+	[ -z "$packages" ] && exit 0
+	say "this machine has no apt-get; please install what Debian calls$packages"
 	exit 1
 fi
+[ -e /etc/ssl/certs/ca-certificates.crt ] || packages="$packages ca-certificates"
+
+# A machine made from a container image often has no list of packages, without
+# which the guest's kernel is not found either.
+update=
+if [ -n "$packages" ] || ! ls /var/lib/apt/lists/*_Packages* >/dev/null 2>&1; then
+	update=yes
+fi
+[ -n "$update" ] || exit 0
+
 sudo=
 if [ "$(id -u)" -ne 0 ]; then
 	if ! command -v sudo >/dev/null 2>&1; then
-		echo "umbra: please install as root:$packages" >&2
+		say "please run as root: apt-get update${packages:+ && apt-get install$packages}"
 		exit 1
 	fi
 	sudo=sudo
 fi
-echo "umbra: installing$packages"
+say "reading the list of packages"
+$sudo apt-get update -qq
+[ -n "$packages" ] || exit 0
+say "installing$packages"
 # shellcheck disable=SC2086 # a list of words
-$sudo sh -c "apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -qq -y --no-install-recommends $packages >/dev/null"
+$sudo env DEBIAN_FRONTEND=noninteractive apt-get install -qq -y --no-install-recommends $packages >/dev/null

@@ -1,16 +1,28 @@
 #!/bin/sh
-# lint.sh: gofmt, go vet, staticcheck, and the rules that keep umbra's walls.
-set -eu
-go=${GO:-go}
+# lint.sh: gofmt, go vet, staticcheck, the walls of the tree and what its
+# documents say of it.
+set -u
 fail=0
-bad() { echo "lint: $1" >&2; printf '%s\n' "$2" >&2; fail=1; }
+run() { # run NAME COMMAND...
+	name=$1
+	shift
+	echo "lint: $name"
+	"$@" || fail=1
+}
 
-out=$(git ls-files -co --exclude-standard '*.go' | xargs gofmt -l)
-[ -z "$out" ] || bad "gofmt wants to change:" "$out"
-"$go" vet ./... || fail=1
-"$go" vet -tags guest ./shadow/... || fail=1
-"$go" run honnef.co/go/tools/cmd/staticcheck ./... || fail=1
+formatted() {
+	out=$(find . -name '*.go' -not -path './out/*' -not -path './.*' -exec "$(go env GOROOT)/bin/gofmt" -l {} +)
+	[ -z "$out" ] && return
+	echo "gofmt would change:"
+	echo "$out"
+	return 1
+} >&2
 
-out=$(git ls-files -co --exclude-standard '*.go' | xargs grep -LE '^// Copyright .* the umbra Authors|^// Code generated' || true)
-[ -z "$out" ] || bad "no licence header:" "$out"
+run gofmt formatted
+run "go vet" go vet ./...
+# What is compiled for the inside of a guest, or to make test data.
+run "go vet, tests that run in a guest" go vet -tags guest ./shadow/...
+run "go vet, captures" go vet -tags capture ./migrate/...
+run staticcheck go run honnef.co/go/tools/cmd/staticcheck ./...
+run "walls and documents" go test ./ci/archtest
 exit $fail
