@@ -16,18 +16,19 @@ import (
 //
 // Used for safe lookups in a Collection or CollectionSpec.
 const (
-	programsMapSamples   = "samples"
-	programsProgConsumed = "consumed"
-	programsProgDropped  = "dropped"
-	programsVarAlive     = "alive"
-	programsVarDevice    = "device"
-	programsVarFailed    = "failed"
-	programsVarLost      = "lost"
-	programsVarPort      = "port"
-	programsVarProxy     = "proxy"
-	programsVarSeen      = "seen"
-	programsVarSpans     = "spans"
-	programsVarTaken     = "taken"
+	programsMapSamples      = "samples"
+	programsProgConsumed    = "consumed"
+	programsProgDropped     = "dropped"
+	programsVarAlive        = "alive"
+	programsVarDevice       = "device"
+	programsVarFailed       = "failed"
+	programsVarLost         = "lost"
+	programsVarPort         = "port"
+	programsVarProxy        = "proxy"
+	programsVarSampleLayout = "sample_layout"
+	programsVarSeen         = "seen"
+	programsVarSpans        = "spans"
+	programsVarTaken        = "taken"
 )
 
 // loadPrograms returns the embedded CollectionSpec for programs.
@@ -87,15 +88,16 @@ type programsMapSpecs struct {
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type programsVariableSpecs struct {
-	Alive  *ebpf.VariableSpec `ebpf:"alive"`
-	Device *ebpf.VariableSpec `ebpf:"device"`
-	Failed *ebpf.VariableSpec `ebpf:"failed"`
-	Lost   *ebpf.VariableSpec `ebpf:"lost"`
-	Port   *ebpf.VariableSpec `ebpf:"port"`
-	Proxy  *ebpf.VariableSpec `ebpf:"proxy"`
-	Seen   *ebpf.VariableSpec `ebpf:"seen"`
-	Spans  *ebpf.VariableSpec `ebpf:"spans"`
-	Taken  *ebpf.VariableSpec `ebpf:"taken"`
+	Alive        *ebpf.VariableSpec `ebpf:"alive"`
+	Device       *ebpf.VariableSpec `ebpf:"device"`
+	Failed       *ebpf.VariableSpec `ebpf:"failed"`
+	Lost         *ebpf.VariableSpec `ebpf:"lost"`
+	Port         *ebpf.VariableSpec `ebpf:"port"`
+	Proxy        *ebpf.VariableSpec `ebpf:"proxy"`
+	SampleLayout *ebpf.VariableSpec `ebpf:"sample_layout"`
+	Seen         *ebpf.VariableSpec `ebpf:"seen"`
+	Spans        *ebpf.VariableSpec `ebpf:"spans"`
+	Taken        *ebpf.VariableSpec `ebpf:"taken"`
 }
 
 // programsObjects contains all objects after they have been loaded into the kernel.
@@ -131,15 +133,16 @@ func (m *programsMaps) Close() error {
 //
 // It can be passed to loadProgramsObjects or ebpf.CollectionSpec.LoadAndAssign.
 type programsVariables struct {
-	Alive  *ebpf.Variable `ebpf:"alive"`
-	Device *ebpf.Variable `ebpf:"device"`
-	Failed *ebpf.Variable `ebpf:"failed"`
-	Lost   *ebpf.Variable `ebpf:"lost"`
-	Port   *ebpf.Variable `ebpf:"port"`
-	Proxy  *ebpf.Variable `ebpf:"proxy"`
-	Seen   *ebpf.Variable `ebpf:"seen"`
-	Spans  *ebpf.Variable `ebpf:"spans"`
-	Taken  *ebpf.Variable `ebpf:"taken"`
+	Alive        *ebpf.Variable `ebpf:"alive"`
+	Device       *ebpf.Variable `ebpf:"device"`
+	Failed       *ebpf.Variable `ebpf:"failed"`
+	Lost         *ebpf.Variable `ebpf:"lost"`
+	Port         *ebpf.Variable `ebpf:"port"`
+	Proxy        *ebpf.Variable `ebpf:"proxy"`
+	SampleLayout *ebpf.Variable `ebpf:"sample_layout"`
+	Seen         *ebpf.Variable `ebpf:"seen"`
+	Spans        *ebpf.Variable `ebpf:"spans"`
+	Taken        *ebpf.Variable `ebpf:"taken"`
 }
 
 // programsPrograms contains all programs after they have been loaded into the kernel.

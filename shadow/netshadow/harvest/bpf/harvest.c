@@ -76,6 +76,8 @@ struct sample {
 	__u8 unused;
 };
 
+const struct sample *sample_layout; /* keeps the type in the object, for a test */
+
 struct {
 	__uint(type, BPF_MAP_TYPE_PERF_EVENT_ARRAY);
 	__uint(key_size, sizeof(__u32));
