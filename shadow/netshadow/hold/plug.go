@@ -22,7 +22,6 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"runtime"
 	"sync"
 	"time"
 
@@ -219,9 +218,9 @@ func (p *Plug) drain(ctx context.Context, ifindex, port, held int) error {
 			if err := p.execute(ctx, open); err != nil {
 				return err
 			}
-			runtime.Gosched()
-			if err := p.execute(ctx, shut); err != nil {
-				return err
+			err := newWait().next(ctx)
+			if err := errors.Join(err, p.execute(context.WithoutCancel(ctx), shut)); err != nil {
+				return fmt.Errorf("%d frames still held: %w", q.stats.Frames, err)
 			}
 		}
 		held = q.stats.Frames

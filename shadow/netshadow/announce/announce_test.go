@@ -1,0 +1,164 @@
+// Copyright 2026 the umbra Authors. All rights reserved.
+// Use of this source code is governed by a BSD-style
+// license that can be found in the LICENSE file.
+
+package announce
+
+import (
+	"encoding/hex"
+	"errors"
+	"net"
+	"net/netip"
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+	"github.com/vishvananda/netlink"
+)
+
+var mac = net.HardwareAddr{0x52, 0x54, 0, 0x12, 0x34, 0x56}
+
+func unhex(t *testing.T, s string) []byte {
+	t.Helper()
+	b, err := hex.DecodeString(strings.Join(strings.Fields(s), ""))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return b
+}
+
+func TestFrames(t *testing.T) {
+	padding := strings.Repeat("00", 18)
+	for _, tt := range []struct {
+		name  string
+		build func() ([]byte, error)
+		want  string
+	}{
+		{
+			name:  "an ARP announcement is a broadcast request for one's own address",
+			build: func() ([]byte, error) { return ARP(mac, netip.MustParseAddr("10.0.2.15")) },
+			want: "ffffffffffff 525400123456 0806 0001 0800 06 04 0001" +
+				"525400123456 0a00020f 000000000000 0a00020f" + padding,
+		},
+		{
+			name:  "a reverse ARP request asks for one's own MAC",
+			build: func() ([]byte, error) { return RARP(mac) },
+			want: "ffffffffffff 525400123456 8035 0001 0800 06 04 0003" +
+				"525400123456 00000000 525400123456 00000000" + padding,
+		},
+		{
+			name:  "an unsolicited advertisement goes to all nodes and overrides",
+			build: func() ([]byte, error) { return Advertisement(mac, netip.MustParseAddr("fd00::1"), false) },
+			want: "333300000001 525400123456 86dd 60000000 0020 3a ff" +
+				"fd000000000000000000000000000001 ff020000000000000000000000000001" +
+				"88 00 d5df 20000000 fd000000000000000000000000000001 02 01 525400123456",
+		},
+		{
+			name:  "a router's advertisement says so",
+			build: func() ([]byte, error) { return Advertisement(mac, netip.MustParseAddr("fe80::1%eth0"), true) },
+			want: "333300000001 525400123456 86dd 60000000 0020 3a ff" +
+				"fe800000000000000000000000000001 ff020000000000000000000000000001" +
+				"88 00 52df a0000000 fe800000000000000000000000000001 02 01 525400123456",
+		},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			got, err := tt.build()
+			if err != nil {
+				t.Fatal(err)
+			}
+			if d := cmp.Diff(hex.EncodeToString(unhex(t, tt.want)), hex.EncodeToString(got)); d != "" {
+				t.Error(d)
+			}
+		})
+	}
+}
+
+// TestAdvertisementChecksum adds up what a receiver does (RFC 4443 2.3).
+func TestAdvertisementChecksum(t *testing.T) {
+	for _, addr := range []string{"fd00::1", "2001:db8:ffff:ffff:ffff:ffff:ffff:fffe", "fe80::5054:ff:fe12:3456"} {
+		b, err := Advertisement(mac, netip.MustParseAddr(addr), false)
+		if err != nil {
+			t.Fatal(err)
+		}
+		sum := uint32(len(b)-54) + 58
+		for i := 22; i < len(b); i += 2 {
+			sum += uint32(b[i])<<8 | uint32(b[i+1])
+		}
+		for sum > 0xffff {
+			sum = sum>>16 + sum&0xffff
+		}
+		if sum != 0xffff {
+			t.Errorf("%s: sums up to %#x, want 0xffff", addr, sum)
+		}
+	}
+}
+
+func TestFramesRefuse(t *testing.T) {
+	v4, v6 := netip.MustParseAddr("10.0.2.15"), netip.MustParseAddr("fd00::1")
+	infiniband := make(net.HardwareAddr, 20)
+	for _, tt := range []struct {
+		name  string
+		build func() ([]byte, error)
+	}{
+		{"ARP for IPv6", func() ([]byte, error) { return ARP(mac, v6) }},
+		{"an advertisement for IPv4", func() ([]byte, error) { return Advertisement(mac, v4, false) }},
+		{"an advertisement for IPv4 in IPv6", func() ([]byte, error) { return Advertisement(mac, netip.MustParseAddr("::ffff:10.0.2.15"), false) }},
+		{"ARP of another link layer", func() ([]byte, error) { return ARP(infiniband, v4) }},
+		{"an advertisement of another link layer", func() ([]byte, error) { return Advertisement(infiniband, v6, false) }},
+		{"a reverse ARP request without MAC", func() ([]byte, error) { return RARP(nil) }},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			if b, err := tt.build(); err == nil {
+				t.Errorf("got % x", b)
+			}
+		})
+	}
+	if _, err := ARP(infiniband, v4); !errors.Is(err, ErrHardwareAddr) {
+		t.Errorf("got %v, want ErrHardwareAddr", err)
+	}
+}
+
+func TestInterfaceFrames(t *testing.T) {
+	i := Interface{MAC: mac, Addresses: []netip.Addr{netip.MustParseAddr("10.0.2.15"), netip.MustParseAddr("fd00::1")}}
+	frames, err := i.frames()
+	if err != nil || len(frames) != 2 || frames[0][13] != 0x06 || frames[1][12] != 0x86 {
+		t.Errorf("got %x, %v, want one ARP and one advertisement", frames, err)
+	}
+	i.Addresses = nil
+	frames, err = i.frames()
+	if err != nil || len(frames) != 1 || frames[0][12] != 0x80 {
+		t.Errorf("without addresses: got %x, %v, want one RARP", frames, err)
+	}
+}
+
+func TestAbove(t *testing.T) {
+	attrs := func(index, parent, master int) netlink.LinkAttrs {
+		return netlink.LinkAttrs{Index: index, ParentIndex: parent, MasterIndex: master}
+	}
+	bond := &netlink.Bond{LinkAttrs: attrs(2, 0, 6)}
+	links := []netlink.Link{
+		&netlink.Vlan{LinkAttrs: attrs(9, 8, 0)}, // on the macvlan, listed before it
+		&netlink.Device{LinkAttrs: attrs(1, 0, 2)},
+		bond,
+		&netlink.Vlan{LinkAttrs: attrs(3, 2, 0)},
+		&netlink.Veth{LinkAttrs: attrs(4, 2, 0)}, // its peer happens to have that index elsewhere
+		&netlink.Gretun{LinkAttrs: attrs(5, 2, 0)},
+		&netlink.Bridge{LinkAttrs: attrs(6, 0, 0)},
+		&netlink.Veth{LinkAttrs: attrs(7, 0, 6)}, // another port of the bridge
+		&netlink.Macvlan{LinkAttrs: attrs(8, 6, 0)},
+		&netlink.Vlan{LinkAttrs: attrs(10, 7, 0)},
+		&netlink.Vrf{LinkAttrs: attrs(11, 0, 0)},
+		&netlink.Vlan{LinkAttrs: attrs(12, 2, 11)},
+		&netlink.IPVlan{LinkAttrs: attrs(13, 12, 0)},
+	}
+	var got []int
+	for _, l := range above(links, 2) {
+		got = append(got, l.Attrs().Index)
+	}
+	if d := cmp.Diff([]int{2, 3, 6, 12, 8, 13, 9}, got); d != "" {
+		t.Error(d)
+	}
+	if got := above(links, 99); len(got) != 0 {
+		t.Errorf("above an interface that is gone: %v", got)
+	}
+}
