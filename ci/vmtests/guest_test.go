@@ -1,0 +1,307 @@
+// Copyright 2026 the umbra Authors. All rights reserved.
+// Use of this source code is governed by a BSD-style
+// license that can be found in the LICENSE file.
+
+package vmtests
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"log/slog"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/umbra-vm/umbra/ci/rig"
+	"github.com/umbra-vm/umbra/ci/testbed"
+	"github.com/umbra-vm/umbra/ci/testbed/vmtest"
+	"github.com/umbra-vm/umbra/ci/witness"
+	"github.com/umbra-vm/umbra/image"
+	"github.com/umbra-vm/umbra/shadow/ctl"
+)
+
+// NICs of the hosts, named by model and slot.
+var (
+	e1000At2   = rig.NIC{Model: "e1000", Slot: "2"}
+	rtl8139At2 = rig.NIC{Model: "rtl8139", Slot: "2"}
+	virtioAt2  = rig.NIC{Model: "virtio-net-pci", Slot: "2"}
+	virtioAt5  = rig.NIC{Model: "virtio-net-pci", Slot: "5"}
+	e1000At5   = rig.NIC{Model: "e1000", Slot: "5"}
+	e1000eAt2  = rig.NIC{Model: "e1000e", Slot: "2"}
+	noNIC      rig.NIC
+)
+
+// patience ends a test that hangs. It is no bound that anything has to meet.
+const patience = 5 * time.Minute
+
+// guest is a guest under test, and what a failure has to show of it.
+type guest struct {
+	*rig.Rig
+	t   testing.TB
+	ctx context.Context
+	bed *testbed.Bed
+	rec *recorder
+}
+
+// option changes how a guest is started.
+type option func(*rig.Options)
+
+func cmdline(words string) option { return func(o *rig.Options) { o.Cmdline = words } }
+
+// start boots a guest of the image with nic, waits until its witness is
+// connected, and ends it with the test. The test runs beside others.
+func start(t *testing.T, bundle func() (*image.Bundle, error), nic rig.NIC, opts ...option) *guest {
+	t.Helper()
+	if testing.Short() {
+		t.Skip("a VM test")
+	}
+	t.Parallel()
+	b, err := bundle()
+	if err != nil {
+		t.Fatalf("build the image: %v", err)
+	}
+	ctx, cancel := context.WithTimeoutCause(vmtest.Context(t), patience, errors.New("the test hangs"))
+	t.Cleanup(cancel)
+
+	g := &guest{t: t, ctx: ctx, rec: new(recorder)}
+	logger := slog.New(slog.NewTextHandler(g.rec, &slog.HandlerOptions{Level: slog.LevelDebug}))
+	dir := vmtest.Dir(t)
+	if g.bed, err = testbed.Open(ctx, testbed.Options{Dir: dir, Logger: logger}); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { g.bed.Close() })
+	ro := rig.Options{Bed: g.bed, Bundle: b, Dir: dir, Logger: logger, OnLine: g.rec.line}
+	for _, o := range opts {
+		o(&ro)
+	}
+	if g.Rig, err = rig.Start(ctx, ro, nic); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if t.Failed() {
+			g.dump()
+		}
+		g.Close()
+	})
+	if err := g.bed.Witness.Wait(ctx); err != nil {
+		t.Fatalf("the guest's witness did not connect: %v", err)
+	}
+	return g
+}
+
+// move migrates the guest to a host with nic.
+func (g *guest) move(nic rig.NIC) {
+	g.t.Helper()
+	if _, err := g.Move(g.ctx, nic); err != nil {
+		g.t.Fatalf("migration to a host with %v: %v", nic, err)
+	}
+}
+
+// recovered waits until the n-th recovery, the boot not counted, has ended in
+// passive mode, checks what every timeline has to obey, and returns it.
+func (g *guest) recovered(n int) ctl.Timeline {
+	g.t.Helper()
+	tl, err := g.WaitPassive(g.ctx, n+1)
+	if err != nil {
+		g.t.Fatalf("recovery %d: %v", n, err)
+	}
+	// The old driver may leave off the critical path.
+	for {
+		if _, ok := tl.Stamp(ctl.StampUnloaded); ok {
+			break
+		}
+		select {
+		case <-g.ctx.Done():
+			g.t.Fatalf("recovery %d: the old driver was never unloaded", n)
+		case <-time.After(rig.Poll):
+		}
+		if tls, err := g.Timelines(g.ctx); err == nil && len(tls) > n {
+			tl = tls[n]
+		}
+	}
+	g.legal(tl)
+	return tl
+}
+
+// order lists which stamp never comes before which, whatever the hardware.
+// "harvested" and "unloaded" have two places: see package shadow/ctl.
+var order = [][]string{
+	{ctl.StampResumed, ctl.StampDetected, ctl.StampActive, ctl.StampScanned, ctl.StampProbed, ctl.StampOpened,
+		ctl.StampLink, ctl.StampReplayed, ctl.StampReleased, ctl.StampPassive},
+	{ctl.StampDetected, ctl.StampHarvested, ctl.StampReleased},
+	{ctl.StampHarvested, ctl.StampUnloaded},
+}
+
+// legal reports stamps that are missing or out of order, and frames that are
+// not accounted for. Only a host that says so makes a stamp "resumed".
+func (g *guest) legal(tl ctl.Timeline) {
+	g.t.Helper()
+	for _, name := range ctl.StampNames() {
+		if _, ok := tl.Stamp(name); !ok && !(name == ctl.StampResumed && (g.Mute || tl.Cause != ctl.CauseMigration)) {
+			g.t.Errorf("recovery %d has no stamp %q", tl.Recovery, name)
+		}
+	}
+	for _, names := range order {
+		var last ctl.Stamp
+		for _, name := range names {
+			at, ok := tl.Stamp(name)
+			if !ok {
+				continue
+			}
+			if at < last.At {
+				g.t.Errorf("recovery %d: stamp %q lies before %q", tl.Recovery, name, last.Name)
+			}
+			last = ctl.Stamp{Name: name, At: at}
+		}
+	}
+	if f := tl.Frames; f.Resent < f.Harvested-f.Dropped {
+		g.t.Errorf("recovery %d: %d frames harvested, but %d re-sent and %d dropped", tl.Recovery, f.Harvested, f.Resent, f.Dropped)
+	}
+}
+
+// lossless is legal and more: no frame was dropped.
+func (g *guest) lossless(tl ctl.Timeline) {
+	g.t.Helper()
+	if tl.Frames.Dropped != 0 {
+		g.t.Errorf("recovery %d dropped %d frames", tl.Recovery, tl.Frames.Dropped)
+	}
+	if tl.Error != "" {
+		g.t.Errorf("recovery %d: %s", tl.Recovery, tl.Error)
+	}
+}
+
+// verdict asks the witness to finish.
+func (g *guest) verdict() witness.Verdict {
+	g.t.Helper()
+	v, err := g.bed.Witness.Final(g.ctx)
+	if err != nil {
+		g.t.Errorf("the witness did not finish: %v", err)
+	}
+	g.fair()
+	return v
+}
+
+// fair fails the test if its own network lost something: then no verdict
+// would be just.
+func (g *guest) fair() {
+	g.t.Helper()
+	if err := g.bed.Fault(); err != nil {
+		g.t.Errorf("not the guest's fault: %v", err)
+	}
+}
+
+// unharmed ends the run: nothing was reset, lost or altered, and the wire has
+// seen one connection, opened once.
+func (g *guest) unharmed() {
+	g.t.Helper()
+	if err := g.verdict().Err(); err != nil {
+		g.t.Error(err)
+	}
+	g.oneConnection()
+}
+
+// oneConnection checks the wire.
+func (g *guest) oneConnection() {
+	g.t.Helper()
+	directions := 0
+	for _, f := range g.bed.Flows.All() {
+		if f.Src.Port() == testbed.WitnessPort || f.Dst.Port() == testbed.WitnessPort {
+			directions++
+		}
+	}
+	if directions != 2 {
+		g.t.Errorf("%d directions of connections on the wire, want 2", directions)
+	}
+	if _, rst := g.bed.Flows.Port(testbed.WitnessPort); rst != 0 {
+		g.t.Errorf("%d RST segments on the wire", rst)
+	}
+}
+
+// traffic waits until the witness has gone on in both directions, and by UDP:
+// whatever the guest's state, it works now.
+func (g *guest) traffic() {
+	g.t.Helper()
+	first := g.bed.Witness.Snapshot()
+	for {
+		now := g.bed.Witness.Snapshot()
+		const enough = 20
+		if now.FromGuest.Records >= first.FromGuest.Records+enough &&
+			now.ToGuest.Records >= first.ToGuest.Records+enough &&
+			now.UDPOut.Received >= first.UDPOut.Received+enough {
+			return
+		}
+		select {
+		case <-g.ctx.Done():
+			g.t.Fatalf("the witness stands still: from %+v to %+v", first.Verdict, now.Verdict)
+		case <-time.After(rig.Poll):
+		}
+	}
+}
+
+// waitRole waits until the role's status is as ok says; what names it.
+func (g *guest) waitRole(what string, ok func(ctl.RoleStatus) bool) ctl.RoleStatus {
+	g.t.Helper()
+	st, err := g.WaitRole(g.ctx, ok)
+	if err != nil {
+		g.t.Fatalf("waiting for a role that is %s: %v", what, err)
+	}
+	return st
+}
+
+// waitConsole waits for a line of the guest's console, on whichever host.
+func (g *guest) waitConsole(pattern string) string {
+	g.t.Helper()
+	text, err := g.rec.wait(g.ctx, pattern)
+	if err != nil {
+		g.t.Fatal(err)
+	}
+	return text
+}
+
+// dump shows what a person needs to see of a test that failed: the guest's
+// console over all its hosts, the timelines, the last lines of the agent and
+// of the testbed.
+func (g *guest) dump() {
+	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
+	defer cancel()
+	var b strings.Builder
+	if g.Host != nil {
+		b.WriteString(vmtest.Describe(g.Host))
+	}
+	b.WriteString("console of the guest over all hosts:\n")
+	b.WriteString(g.rec.console(400))
+	b.WriteString("last lines of the shadow:\n")
+	b.WriteString(g.rec.agent(40))
+	b.WriteString("last lines of the testbed and of migrations:\n")
+	b.WriteString(g.rec.host(40))
+	var tls []ctl.Timeline
+	if err := g.Call(ctx, ctl.CmdTimeline, ctl.RoleArgs{}, &tls); err != nil {
+		fmt.Fprintf(&b, "no timelines: %v\n", err)
+	}
+	for _, tl := range tls {
+		fmt.Fprintln(&b)
+		if err := ctl.RenderTimeline(&b, tl); err != nil {
+			fmt.Fprintln(&b, err)
+		}
+		if tl.Error != "" {
+			fmt.Fprintln(&b, "error:", tl.Error)
+		}
+	}
+	if st, err := g.Status(ctx); err == nil {
+		if err := ctl.RenderStatus(&b, st); err != nil {
+			fmt.Fprintln(&b, err)
+		}
+	}
+	for _, p := range g.bed.Switch.Ports() {
+		fmt.Fprintf(&b, "switch port %s: %+v\n", p.Name(), p.Counters())
+	}
+	for _, f := range g.bed.Flows.All() {
+		fmt.Fprintf(&b, "flow %+v\n", f)
+	}
+	if v, err := json.MarshalIndent(g.bed.Witness.Snapshot().Verdict, "", " "); err == nil {
+		fmt.Fprintf(&b, "witness: %s\n", v)
+	}
+	g.t.Log(b.String())
+}

@@ -1,0 +1,80 @@
+// Copyright 2026 the umbra Authors. All rights reserved.
+// Use of this source code is governed by a BSD-style
+// license that can be found in the LICENSE file.
+
+package vmtests
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"sync"
+	"testing"
+
+	"github.com/umbra-vm/umbra/ci/rig"
+	"github.com/umbra-vm/umbra/image"
+)
+
+// workDir is where images are built, once for all tests.
+var workDir string
+
+func TestMain(m *testing.M) {
+	code, err := run(m)
+	if err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		code = 1
+	}
+	os.Exit(code)
+}
+
+func run(m *testing.M) (code int, err error) {
+	if workDir, err = os.MkdirTemp("", "umbra-vmtests-"); err != nil {
+		return 1, err
+	}
+	defer os.RemoveAll(workDir)
+	return m.Run(), nil
+}
+
+// The images, each built at its first use.
+var (
+	// fullImage has the drivers of every NIC of QEMU.
+	fullImage = buildOnce("full")
+	// e1000Image has one driver and no other.
+	e1000Image = buildOnce("e1000", "e1000")
+)
+
+func buildOnce(name string, modules ...string) func() (*image.Bundle, error) {
+	return sync.OnceValues(func() (*image.Bundle, error) {
+		dir := filepath.Join(workDir, name)
+		nemesis, err := compile(filepath.Join(dir, "nemesis"), "build", "./internal/nemesis")
+		if err != nil {
+			return nil, err
+		}
+		return rig.Build(context.Background(), rig.GuestOptions{
+			Dir: dir, Drivers: modules,
+			Extra: fmt.Sprintf("[[service]]\nname = \"nemesis\"\nexec = [\"/bin/nemesis\"]\nfiles = [%q]\nneeds = [%q]\nrestart = \"never\"\n",
+				nemesis+":/bin/nemesis", rig.Role),
+			Options: image.Options{Progress: progress},
+		})
+	})
+}
+
+// progress says what a build does that takes long, such as a download.
+func progress(step string) { fmt.Fprintln(os.Stderr, "vmtests:", step) }
+
+// compile makes a static program of a package and returns its path.
+func compile(out string, args ...string) (string, error) {
+	if err := os.MkdirAll(filepath.Dir(out), 0o755); err != nil {
+		return "", err
+	}
+	last := len(args) - 1
+	args = append(append(args[:last:last], "-trimpath", "-buildvcs=false", "-ldflags=-s -w", "-o", out), args[last])
+	cmd := exec.Command("go", args...)
+	cmd.Env = append(os.Environ(), "CGO_ENABLED=0", "GOOS=linux", "GOARCH=amd64")
+	if text, err := cmd.CombinedOutput(); err != nil {
+		return "", fmt.Errorf("go %v: %w\n%s", args, err, text)
+	}
+	return out, nil
+}

@@ -1,0 +1,59 @@
+// Copyright 2026 the umbra Authors. All rights reserved.
+// Use of this source code is governed by a BSD-style
+// license that can be found in the LICENSE file.
+
+package vmtests
+
+import (
+	"testing"
+
+	"github.com/umbra-vm/umbra/ci/rig"
+	"github.com/umbra-vm/umbra/image/machine"
+	"github.com/umbra-vm/umbra/shadow/ctl"
+)
+
+// TestMoves is the main job: a guest goes from one kind of NIC to the next,
+// and nobody who talks to it can tell from what arrives.
+func TestMoves(t *testing.T) {
+	for _, tc := range []struct {
+		name  string
+		typ   machine.Type
+		first rig.NIC
+		then  []rig.NIC
+	}{
+		{"to every kind and back: other model in the same slot, other bus family in another slot", machine.PC,
+			e1000At2, []rig.NIC{rtl8139At2, virtioAt5, e1000At2}},
+		{"virtio leaves a slot that is taken at once", machine.PC, virtioAt2, []rig.NIC{rtl8139At2}},
+		{"a fresh device of the same model in the same slot is not the old one", machine.PC, e1000At2, []rig.NIC{e1000At2}},
+		{"PCI Express: to virtio in another slot", machine.Q35, e1000eAt2, []rig.NIC{virtioAt5}},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			g := start(t, fullImage, tc.first, func(o *rig.Options) { o.Type = tc.typ })
+			g.traffic()
+			for i, nic := range tc.then {
+				g.move(nic)
+				tl := g.recovered(i + 1)
+				g.lossless(tl)
+				if tl.Cause != ctl.CauseMigration {
+					t.Errorf("cause of move %d is %q", i+1, tl.Cause)
+				}
+				g.traffic()
+			}
+			g.unharmed()
+		})
+	}
+}
+
+// TestControl moves a guest without the shadow: the witness must see that.
+func TestControl(t *testing.T) {
+	g := start(t, fullImage, e1000At2, cmdline("umbra.shadow=off"))
+	g.traffic()
+	g.move(rtl8139At2)
+	if _, err := g.WaitPassive(g.ctx, 2); err != nil {
+		t.Fatal(err)
+	}
+	v := g.verdict()
+	if v.UDPOut.Missing == 0 && v.Resets == 0 {
+		t.Errorf("without the shadow nothing is lost: the witness sees nothing, or the shadow is not needed: %+v", v)
+	}
+}
