@@ -1,0 +1,94 @@
+// Copyright 2026 the umbra Authors. All rights reserved.
+// Use of this source code is governed by a BSD-style
+// license that can be found in the LICENSE file.
+
+// Package record is the language between the program that measures in a guest
+// and the benchmark that reads the guest's console: one JSON object per line,
+// after a mark that nothing else prints.
+//
+// It knows what was measured, not what it is good for.
+package record
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"strings"
+)
+
+// Mark stands before every record. What is before it on the line, such as the
+// name of the program, is not looked at.
+const Mark = "bench: "
+
+// Kind tells what a record is about.
+type Kind string
+
+// The kinds of records.
+const (
+	Start Kind = "start" // the program began to run; Boottime
+	Quiet Kind = "quiet" // the guest has nothing else to do; Spin
+	UDP   Kind = "udp"   // one round of sends: Count datagrams, Work, Elapsed
+	TCP   Kind = "tcp"   // one round of sends: Count MiB, Work, Elapsed
+	Bare  Kind = "bare"  // a driver alone: Device, Driver, Probe, Open, Link
+	Done  Kind = "done"  // nothing follows
+	Fail  Kind = "fail"  // nothing follows; Error
+)
+
+// A Record is one measurement. Times are nanoseconds of the guest's clocks.
+type Record struct {
+	Kind     Kind    `json:"kind"`
+	Boottime int64   `json:"boottime_ns,omitempty"` // CLOCK_BOOTTIME
+	Count    int     `json:"count,omitempty"`
+	Work     float64 `json:"work_ns,omitempty"`    // what the guest's processor did for the round
+	Elapsed  int64   `json:"elapsed_ns,omitempty"` // with what it waited
+	Spin     float64 `json:"spin_ns,omitempty"`    // one turn of the idle loop
+	Device   string  `json:"device,omitempty"`     // bus address
+	Driver   string  `json:"driver,omitempty"`
+	Probe    int64   `json:"probe_ns,omitempty"` // bind
+	Open     int64   `json:"open_ns,omitempty"`  // set the interface up
+	Link     int64   `json:"link_ns,omitempty"`  // carrier
+	Error    string  `json:"error,omitempty"`
+}
+
+// Errors of Parse.
+var (
+	ErrNoRecord = errors.New("no record")
+	ErrBad      = errors.New("malformed record")
+)
+
+// Write prints r as one line, in one write: lines of others on the same
+// console come before or after it.
+func Write(w io.Writer, r Record) error {
+	b, err := json.Marshal(r)
+	if err != nil {
+		return fmt.Errorf("write %s record: %w", r.Kind, err)
+	}
+	_, err = fmt.Fprintf(w, "%s%s\n", Mark, b)
+	return err
+}
+
+// Parse reads the record in a line of a console. A line without one gives
+// ErrNoRecord, one with a record that cannot be read ErrBad.
+func Parse(line string) (Record, error) {
+	_, text, ok := strings.Cut(line, Mark+"{")
+	if !ok {
+		return Record{}, ErrNoRecord
+	}
+	dec := json.NewDecoder(strings.NewReader("{" + text))
+	dec.DisallowUnknownFields()
+	var r Record
+	if err := dec.Decode(&r); err != nil {
+		return Record{}, fmt.Errorf("%w: %w", ErrBad, err)
+	}
+	if rest := strings.TrimSpace(text[dec.InputOffset()-1:]); rest != "" {
+		return Record{}, fmt.Errorf("%w: %q after it", ErrBad, rest)
+	}
+	if r.Kind == "" {
+		return Record{}, fmt.Errorf("%w: no kind", ErrBad)
+	}
+	if r.Count < 0 || r.Elapsed < 0 || r.Boottime < 0 || r.Probe < 0 || r.Open < 0 || r.Link < 0 {
+		return Record{}, fmt.Errorf("%w: %s: negative number", ErrBad, r.Kind)
+	}
+	return r, nil
+}

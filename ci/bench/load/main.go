@@ -1,0 +1,84 @@
+// Copyright 2026 the umbra Authors. All rights reserved.
+// Use of this source code is governed by a BSD-style
+// license that can be found in the LICENSE file.
+
+// Command load is what the benchmarks run in a guest. It measures, and prints
+// what it measured on the console (see package record); it decides nothing.
+//
+// As a service of the guest it says when it was started, and then, with
+// bench.load=steady on the kernel's command line, what sending costs. As
+// process 1 (rdinit=/bin/load) it is a guest without umbra, and says what a
+// NIC's driver costs alone.
+package main
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"slices"
+	"strings"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/umbra-vm/umbra/ci/bench/internal/record"
+)
+
+func main() {
+	switch {
+	case os.Getpid() == 1:
+		alone()
+	case len(os.Args) > 1 && os.Args[1] == soakArg:
+		soak()
+	case len(os.Args) == 2:
+		if err := service(os.Args[1]); err != nil {
+			say(record.Record{Kind: record.Fail, Error: err.Error()})
+			os.Exit(1)
+		}
+	default:
+		fmt.Fprintln(os.Stderr, "usage: load PEER")
+		os.Exit(2)
+	}
+}
+
+// service is the program as a user's.
+func service(peer string) error {
+	say(record.Record{Kind: record.Start, Boottime: now(unix.CLOCK_BOOTTIME)})
+	args, err := os.ReadFile("/proc/cmdline")
+	if err != nil {
+		return err
+	}
+	if !slices.Contains(strings.Fields(string(args)), "bench.load=steady") {
+		return nil // the guest moves; nothing is to be in its way
+	}
+	if err := steady(peer); err != nil {
+		return err
+	}
+	say(record.Record{Kind: record.Done})
+	return nil
+}
+
+// alone is the program as process 1, which must not end.
+func alone() {
+	if err := bare(context.Background()); err != nil {
+		say(record.Record{Kind: record.Fail, Error: err.Error()})
+	}
+	for {
+		time.Sleep(time.Hour)
+	}
+}
+
+func say(r record.Record) {
+	if err := record.Write(os.Stdout, r); err != nil {
+		fmt.Fprintln(os.Stderr, err)
+	}
+}
+
+// now reads a clock in nanoseconds.
+func now(clock int32) int64 {
+	var ts unix.Timespec
+	if err := unix.ClockGettime(clock, &ts); err != nil {
+		panic(err) // every Linux has the clocks used here
+	}
+	return ts.Nano()
+}

@@ -1,0 +1,149 @@
+// Copyright 2026 the umbra Authors. All rights reserved.
+// Use of this source code is governed by a BSD-style
+// license that can be found in the LICENSE file.
+
+// Command bench measures what umbra costs, as ratios of two things measured
+// side by side in one run, so that the machine it runs on cancels out:
+//
+//   - steady: instructions of the guest for sending, proxy against bare NIC;
+//   - recovery: resumed until the first frame on the new NIC, against what the
+//     new NIC's driver needs alone;
+//   - boot: kernel hand-over until the user's program runs with its network,
+//     and the sizes of what is booted.
+//
+// Each number is printed with its target, and as "over target" if it is that;
+// the exit status is 1 only if something could not be measured.
+package main
+
+import (
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"io"
+	"os"
+	"os/signal"
+	"path/filepath"
+	"slices"
+	"strings"
+	"syscall"
+	"time"
+
+	"github.com/umbra-vm/umbra/ci/testbed"
+	"github.com/umbra-vm/umbra/ci/testbed/vm"
+	"github.com/umbra-vm/umbra/image"
+)
+
+func main() {
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	err := run(ctx, os.Args[1:], os.Stdout)
+	stop()
+	switch {
+	case errors.Is(err, flag.ErrHelp):
+	case errors.Is(err, errUsage):
+		os.Exit(2)
+	case err != nil:
+		fmt.Fprintln(os.Stderr, "bench:", err)
+		os.Exit(1)
+	}
+}
+
+var errUsage = errors.New("usage")
+
+// parts are the benchmarks by name, in the order in which they run.
+var parts = []struct {
+	name string
+	run  func(*bench, context.Context) error
+}{
+	{"boot", (*bench).boot},
+	{"recovery", (*bench).recovery},
+	{"steady", (*bench).steady},
+}
+
+// bench is one run.
+type bench struct {
+	out     string // directory of results
+	work    string // directory of sockets: a short path
+	image   image.Options
+	nics    []string
+	rounds  int
+	cmdline string // added to that of every guest
+
+	say    io.Writer
+	bundle *image.Bundle
+	report Report
+}
+
+func run(ctx context.Context, args []string, say io.Writer) (err error) {
+	b := &bench{say: say}
+	var only, nics string
+	fs := flag.NewFlagSet("bench", flag.ContinueOnError)
+	fs.StringVar(&b.out, "out", "out/bench", "`directory` of bench.json, the consoles and the image")
+	fs.StringVar(&only, "only", "", "benchmarks to run, of boot,recovery,steady (default all)")
+	fs.StringVar(&nics, "nics", "virtio-net-pci,rtl8139,vmxnet3,e1000", "NICs to recover to, `names` as QEMU's")
+	fs.IntVar(&b.rounds, "rounds", 3, "moves to each NIC")
+	fs.StringVar(&b.cmdline, "cmdline", "", "`words` to add to the kernel command line of every guest")
+	fs.StringVar(&b.image.CacheDir, "cache", "", "`directory` that keeps kernels and tools between builds")
+	if err := fs.Parse(args); err != nil {
+		return errors.Join(errUsage, err)
+	}
+	if fs.NArg() > 0 || b.rounds < 1 {
+		fs.Usage()
+		return errUsage
+	}
+	b.nics = strings.Split(nics, ",")
+	if err := os.MkdirAll(b.out, 0o755); err != nil {
+		return err
+	}
+	if b.work, err = os.MkdirTemp("", "ubench-"); err != nil {
+		return err
+	}
+	defer os.RemoveAll(b.work)
+
+	start := time.Now()
+	if err := b.build(ctx); err != nil {
+		return err
+	}
+	var errs []error
+	for _, p := range parts {
+		if only != "" && !slices.Contains(strings.Split(only, ","), p.name) {
+			continue
+		}
+		if err := p.run(b, ctx); err != nil {
+			errs = append(errs, fmt.Errorf("%s: %w", p.name, err))
+		}
+	}
+	b.report.Seconds = time.Since(start).Seconds()
+	fmt.Fprintln(say)
+	b.report.Render(say)
+	errs = append(errs, b.report.Save(filepath.Join(b.out, "bench.json")))
+	return errors.Join(errs...)
+}
+
+func (b *bench) progress(format string, args ...any) {
+	fmt.Fprintf(b.say, "bench: "+format+"\n", args...)
+}
+
+// bed opens a test network with its sockets in a directory of that name.
+func (b *bench) bed(ctx context.Context, name string) (bed *testbed.Bed, dir string, err error) {
+	dir = filepath.Join(b.work, name)
+	if err := os.Mkdir(dir, 0o755); err != nil {
+		return nil, "", err
+	}
+	bed, err = testbed.Open(ctx, testbed.Options{Dir: dir})
+	return bed, dir, err
+}
+
+// console makes the log of a guest's consoles.
+func (b *bench) console(guest string) (*os.File, error) {
+	return os.Create(filepath.Join(b.out, "console-"+guest+".log"))
+}
+
+// lastLines is what a person wants to see of a guest that did not do its part.
+func lastLines(v *vm.VM) string {
+	var s strings.Builder
+	for _, l := range v.Console.Tail(20) {
+		fmt.Fprintf(&s, "\n\t| %s", l.Text)
+	}
+	return s.String()
+}

@@ -1,0 +1,312 @@
+// Copyright 2026 the umbra Authors. All rights reserved.
+// Use of this source code is governed by a BSD-style
+// license that can be found in the LICENSE file.
+
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/umbra-vm/umbra/ci/bench/internal/record"
+	"github.com/umbra-vm/umbra/ci/bench/internal/stats"
+	"github.com/umbra-vm/umbra/ci/rig"
+	"github.com/umbra-vm/umbra/ci/testbed"
+	"github.com/umbra-vm/umbra/ci/testbed/vswitch"
+	"github.com/umbra-vm/umbra/shadow/ctl"
+)
+
+// recoveryTarget bounds resumed → first frame over the driver's own time, when
+// the new NIC sits in another slot.
+const recoveryTarget = 1.5
+
+// slots of the NICs, by turns.
+var slots = []string{"2", "5"}
+
+// moveLimit bounds one move with its recovery. A guest that needs longer is
+// broken, not slow.
+const moveLimit = 2 * time.Minute
+
+var errNotInTime = errors.New("the guest was not there in time")
+
+// settled is the agent's line after the old driver is gone and loaded afresh.
+const settled = "drivers prefetched"
+
+// watch is how often the switch is asked where the role's MAC is.
+const watch = 200 * time.Microsecond
+
+// recovery moves two guests from NIC to NIC, by turns: one with umbra, and one
+// in which a program does nothing but probe, open and wait for the link.
+func (b *bench) recovery(ctx context.Context) (err error) {
+	full, err := b.startFull(ctx)
+	if err != nil {
+		return err
+	}
+	defer full.close()
+	bare, err := b.startBare(ctx)
+	if err != nil {
+		return err
+	}
+	defer bare.close()
+
+	for i := range b.rounds * len(b.nics) {
+		nic := rig.NIC{Model: b.nics[i%len(b.nics)], Slot: slots[(i+1)%len(slots)]}
+		b.progress("recovery %d of %d: %s → %s", i+1, b.rounds*len(b.nics), full.NIC, nic)
+		m, err := b.pair(ctx, full, bare, nic)
+		if err != nil {
+			return fmt.Errorf("move to %s: %w", nic, err)
+		}
+		b.report.move(m)
+	}
+	return nil
+}
+
+// pair moves both guests to the same kind of NIC.
+func (b *bench) pair(ctx context.Context, full *fullGuest, bare *bareGuest, nic rig.NIC) (Move, error) {
+	m := Move{NIC: nic.Model, Slot: nic.Slot}
+	if err := full.move(ctx, nic, &m); err != nil {
+		return m, err
+	}
+	if err := bare.move(ctx, nic, &m); err != nil {
+		return m, fmt.Errorf("driver alone: %w", err)
+	}
+	return m, nil
+}
+
+// guest is a rig with what it stands on.
+type guest struct {
+	*rig.Rig
+	bed *testbed.Bed
+	log io.Closer
+}
+
+func (g *guest) close() {
+	g.Rig.Close()
+	g.bed.Close()
+	g.log.Close()
+}
+
+func (b *bench) start(ctx context.Context, name string, opts rig.Options, nic rig.NIC) (*guest, error) {
+	bed, dir, err := b.bed(ctx, name)
+	if err != nil {
+		return nil, err
+	}
+	log, err := b.console(name)
+	if err != nil {
+		bed.Close()
+		return nil, err
+	}
+	opts.Bed, opts.Bundle, opts.Dir = bed, b.bundle, dir
+	opts.Cmdline += " " + b.cmdline
+	opts.Console = func(host string) io.Writer {
+		fmt.Fprintf(log, "\n--- %s\n", host)
+		return log
+	}
+	r, err := rig.Start(ctx, opts, nic)
+	if err != nil {
+		bed.Close()
+		log.Close()
+		return nil, err
+	}
+	return &guest{r, bed, log}, nil
+}
+
+// fullGuest is a guest with umbra.
+type fullGuest struct {
+	*guest
+	mac   vswitch.MAC
+	count uint64 // recoveries so far
+}
+
+func (b *bench) startFull(ctx context.Context) (*fullGuest, error) {
+	g, err := b.start(ctx, "umbra", rig.Options{}, rig.NIC{Model: "e1000", Slot: slots[0]})
+	if err != nil {
+		return nil, err
+	}
+	f := &fullGuest{guest: g}
+	bound, cancel := context.WithTimeoutCause(ctx, moveLimit, errNotInTime)
+	defer cancel()
+	if err := f.booted(bound); err != nil {
+		err = fmt.Errorf("%w%s", err, lastLines(g.Host))
+		g.close()
+		return nil, err
+	}
+	return f, nil
+}
+
+func (f *fullGuest) booted(ctx context.Context) error {
+	if _, _, err := next(ctx, f.Host, record.Start, 0); err != nil {
+		return err
+	}
+	if _, err := f.Host.WaitConsole(ctx, settled); err != nil {
+		return err
+	}
+	st, err := f.RoleStatus(ctx, rig.Role)
+	if err != nil {
+		return err
+	}
+	mac, err := net.ParseMAC(st.MAC)
+	if err != nil || len(mac) != len(f.mac) {
+		return fmt.Errorf("role %s: MAC %q: %w", rig.Role, st.MAC, err)
+	}
+	f.mac = vswitch.MAC(mac)
+	tls, err := f.Timelines(ctx)
+	if err != nil {
+		return err
+	}
+	for _, tl := range tls {
+		f.count = max(f.count, tl.Recovery)
+	}
+	return nil
+}
+
+// move moves the guest and waits until it is ready for the next move.
+func (f *fullGuest) move(ctx context.Context, nic rig.NIC, m *Move) error {
+	host, incoming, err := f.Prepare(ctx, nic)
+	if err != nil {
+		return err
+	}
+	// The host lives as long as ctx, the wait does not.
+	ctx, cancel := context.WithTimeoutCause(ctx, moveLimit, errNotInTime)
+	defer cancel()
+	ports := f.bed.Switch.Ports()
+	first := f.firstFrame(ctx, ports[len(ports)-1].Name())
+	report, err := f.MoveTo(ctx, host, incoming, nic)
+	if err != nil {
+		return err
+	}
+	tl, err := f.recovered(ctx)
+	if err != nil {
+		return fmt.Errorf("%w%s", err, lastLines(host))
+	}
+	at, ok := <-first
+	if !ok {
+		return errors.New("no frame from the new NIC")
+	}
+	m.From, m.To = tl.From, tl.To
+	m.FirstFrame = ms(at.Sub(report.ResumedAt))
+	m.Stamps = tl.Milliseconds()
+	_, err = host.WaitConsole(ctx, settled)
+	return err
+}
+
+// firstFrame tells when the role's MAC is first seen on a port. The channel is
+// closed without a time if it is not seen.
+//
+// The emulator itself announces each NIC after a migration, by the NIC's own
+// address; the role's comes from the guest alone.
+func (f *fullGuest) firstFrame(ctx context.Context, port string) <-chan time.Time {
+	seen := make(chan time.Time, 1)
+	go func() {
+		defer close(seen)
+		for ctx.Err() == nil {
+			if f.bed.Switch.Stations()[f.mac] == port {
+				seen <- time.Now()
+				return
+			}
+			time.Sleep(watch)
+		}
+	}()
+	return seen
+}
+
+// recovered waits for the timeline of the next recovery.
+func (f *fullGuest) recovered(ctx context.Context) (ctl.Timeline, error) {
+	var last error
+	for ctx.Err() == nil {
+		tls, err := f.Timelines(ctx)
+		if err == nil {
+			if i := slices.IndexFunc(tls, func(tl ctl.Timeline) bool { return tl.Recovery > f.count }); i >= 0 {
+				f.count = tls[len(tls)-1].Recovery
+				return tls[i], nil
+			}
+		} else if ctx.Err() == nil {
+			last = err
+		}
+		time.Sleep(rig.Poll)
+	}
+	return ctl.Timeline{}, errors.Join(context.Cause(ctx), last)
+}
+
+// bareGuest is a guest in which drivers run, and nothing else.
+type bareGuest struct{ *guest }
+
+func (b *bench) startBare(ctx context.Context) (*bareGuest, error) {
+	g, err := b.start(ctx, "bare", rig.Options{Cmdline: "rdinit=/bin/load", NoGeneration: true, Mute: true}, rig.NIC{})
+	if err != nil {
+		return nil, err
+	}
+	bound, cancel := context.WithTimeoutCause(ctx, moveLimit, errNotInTime)
+	defer cancel()
+	if _, _, err := next(bound, g.Host, record.Start, 0); err != nil {
+		g.close()
+		return nil, err
+	}
+	return &bareGuest{g}, nil
+}
+
+func (g *bareGuest) move(ctx context.Context, nic rig.NIC, m *Move) error {
+	host, incoming, err := g.Prepare(ctx, nic)
+	if err != nil {
+		return err
+	}
+	ctx, cancel := context.WithTimeoutCause(ctx, moveLimit, errNotInTime)
+	defer cancel()
+	if _, err := g.MoveTo(ctx, host, incoming, nic); err != nil {
+		return err
+	}
+	r, _, err := next(ctx, host, record.Bare, 0)
+	if err != nil {
+		return err
+	}
+	m.Driver = r.Driver
+	m.Bare = Bare{
+		Probe: ms(time.Duration(r.Probe)), Open: ms(time.Duration(r.Open)), Link: ms(time.Duration(r.Link)),
+	}
+	m.Ratio = stats.Ratio(m.FirstFrame, m.Bare.Total())
+	return nil
+}
+
+func ms(d time.Duration) float64 { return float64(d) / float64(time.Millisecond) }
+
+// stampOrder are the stamps up to the first frame, which the NIC sends right
+// after "link".
+var stampOrder = []string{
+	ctl.StampDetected, ctl.StampActive, ctl.StampHarvested, ctl.StampScanned, ctl.StampProbed, ctl.StampOpened, ctl.StampLink,
+}
+
+// timelineOf is the way of the median move in words: what each stamp added.
+func timelineOf(stamps map[string]float64) string {
+	type at struct {
+		name string
+		ms   float64
+	}
+	var s []at
+	for _, name := range stampOrder {
+		if t, ok := stamps[name]; ok {
+			s = append(s, at{name, t})
+		}
+	}
+	slices.SortStableFunc(s, func(a, b at) int {
+		switch {
+		case a.ms < b.ms:
+			return -1
+		case a.ms > b.ms:
+			return 1
+		}
+		return 0
+	})
+	var words []string
+	last := 0.0
+	for _, x := range s {
+		words = append(words, fmt.Sprintf("%s +%.0f", x.name, x.ms-last))
+		last = x.ms
+	}
+	return strings.Join(words, ", ")
+}

@@ -1,0 +1,252 @@
+// Copyright 2026 the umbra Authors. All rights reserved.
+// Use of this source code is governed by a BSD-style
+// license that can be found in the LICENSE file.
+
+package main
+
+import (
+	"encoding/json"
+	"fmt"
+	"io"
+	"os"
+	"slices"
+	"sync"
+	"text/tabwriter"
+
+	"github.com/umbra-vm/umbra/ci/bench/internal/record"
+	"github.com/umbra-vm/umbra/ci/bench/internal/stats"
+)
+
+// Report is bench.json. Times are in ms, sizes in bytes, work in instructions.
+type Report struct {
+	Seconds  float64    `json:"seconds"` // that the run took
+	Results  []Result   `json:"results"` // what has a target
+	Steady   []Steady   `json:"steady,omitempty"`
+	Recovery []Recovery `json:"recovery,omitempty"`
+	Moves    []Move     `json:"moves,omitempty"`
+	Boot     Boot       `json:"boot"`
+
+	mu     sync.Mutex
+	rounds map[string]map[record.Kind][]float64 // by guest; work per unit
+	share  map[string]map[record.Kind][]float64 // by guest; work over elapsed
+	boots  [2][]float64
+}
+
+// Result is a number and what it should be at the most.
+type Result struct {
+	Name   string  `json:"name"`
+	Value  float64 `json:"value"`
+	Target float64 `json:"target"`
+	Unit   string  `json:"unit,omitempty"` // none: a ratio
+	Over   bool    `json:"over_target"`
+}
+
+// Steady compares what one unit of sending costs.
+type Steady struct {
+	Unit  string       `json:"unit"`
+	Proxy stats.Sample `json:"proxy"`
+	Bare  stats.Sample `json:"bare"`
+	Ratio float64      `json:"ratio"` // of the medians
+	// Busy is which part of the elapsed time the proxy's guest worked.
+	Busy float64 `json:"busy"`
+}
+
+// Move is one recovery, and the same driver alone.
+type Move struct {
+	NIC    string `json:"nic"`
+	Slot   string `json:"slot"`
+	From   string `json:"from"`
+	To     string `json:"to"`
+	Driver string `json:"driver"`
+	// FirstFrame is from the host's RESUME to the first frame at the switch.
+	FirstFrame float64            `json:"first_frame_ms"`
+	Stamps     map[string]float64 `json:"timeline_ms"` // since resumed
+	Bare       Bare               `json:"bare_ms"`
+	Ratio      float64            `json:"ratio"`
+}
+
+// Bare is what a driver takes alone.
+type Bare struct {
+	Probe float64 `json:"probe"`
+	Open  float64 `json:"open"`
+	Link  float64 `json:"link"`
+}
+
+// Total is the time from the begin of the probe to the link.
+func (b Bare) Total() float64 { return b.Probe + b.Open + b.Link }
+
+// Recovery sums up the moves to one kind of NIC.
+type Recovery struct {
+	NIC        string       `json:"nic"`
+	Driver     string       `json:"driver"`
+	FirstFrame stats.Sample `json:"first_frame_ms"`
+	Bare       stats.Sample `json:"bare_ms"`
+	Ratio      stats.Sample `json:"ratio"` // of the pairs
+
+	// The medians of each stamp since resumed, and of the driver's steps.
+	Stamps map[string]float64 `json:"timeline_ms"`
+	Steps  Bare               `json:"bare_steps_ms"`
+}
+
+// Boot is what booting takes.
+type Boot struct {
+	Kernel    stats.Sample `json:"kernel_ms"` // the kernel's start → init
+	HandOver  stats.Sample `json:"user_ms"`   // init → the user's program, network up
+	Initramfs int64        `json:"initramfs"` // without a user's program
+	Init      int64        `json:"init"`      // stripped
+	Vmlinuz   int64        `json:"vmlinuz"`
+	Modules   int          `json:"modules"`
+}
+
+func (r *Report) target(name string, value, target float64, unit string) {
+	r.Results = append(r.Results, Result{name, value, target, unit, value > target})
+}
+
+// sizes takes what the image holds.
+func (r *Report) sizes(initramfs, init int64, modules int, vmlinuz int64) {
+	r.Boot.Initramfs, r.Boot.Init, r.Boot.Modules, r.Boot.Vmlinuz = initramfs, init, modules, vmlinuz
+}
+
+// boot takes one boot, in ms since the kernel's start.
+func (r *Report) boot(kernel, user float64) {
+	r.boots[0] = append(r.boots[0], kernel)
+	r.boots[1] = append(r.boots[1], user-kernel)
+}
+
+// move takes one move.
+func (r *Report) move(m Move) { r.Moves = append(r.Moves, m) }
+
+// round takes one round of sends. It may be called from any goroutine.
+func (r *Report) round(guest string, rec record.Record) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.rounds == nil {
+		r.rounds = make(map[string]map[record.Kind][]float64)
+		r.share = make(map[string]map[record.Kind][]float64)
+	}
+	if r.rounds[guest] == nil {
+		r.rounds[guest] = make(map[record.Kind][]float64)
+		r.share[guest] = make(map[record.Kind][]float64)
+	}
+	r.rounds[guest][rec.Kind] = append(r.rounds[guest][rec.Kind], stats.Ratio(rec.Work, float64(rec.Count)))
+	r.share[guest][rec.Kind] = append(r.share[guest][rec.Kind], stats.Ratio(rec.Work, float64(rec.Elapsed)))
+}
+
+// sum makes the report of what was taken. What was not measured is left out.
+func (r *Report) sum() {
+	r.Results, r.Steady, r.Recovery = nil, nil, nil
+	for _, s := range []struct {
+		kind   record.Kind
+		unit   string
+		target float64
+	}{{record.UDP, "UDP send of 64 bytes", udpTarget}, {record.TCP, "TCP send of 1 MiB", tcpTarget}} {
+		proxy, bare := stats.Of(r.rounds[guestProxy][s.kind]), stats.Of(r.rounds[guestBare][s.kind])
+		if proxy.N == 0 || bare.N == 0 {
+			continue
+		}
+		st := Steady{s.unit, proxy, bare, stats.Ratio(proxy.Median, bare.Median), stats.Of(r.share[guestProxy][s.kind]).Median}
+		r.Steady = append(r.Steady, st)
+		r.target("instructions per "+s.unit+", proxy/bare", st.Ratio, s.target, "")
+	}
+	for _, nic := range nicsOf(r.Moves) {
+		rec := sumMoves(nic, r.Moves)
+		r.Recovery = append(r.Recovery, rec)
+		r.target("resumed → first frame on "+nic+", recovery/driver alone", rec.Ratio.Median, recoveryTarget, "")
+	}
+	r.Boot.Kernel, r.Boot.HandOver = stats.Of(r.boots[0]), stats.Of(r.boots[1])
+	if r.Boot.Initramfs > 0 {
+		r.target("initramfs without the user's program", float64(r.Boot.Initramfs)/(1<<20), initramfsTarget>>20, "MiB")
+		r.target("init, stripped", float64(r.Boot.Init)/(1<<20), initTarget>>20, "MiB")
+	}
+}
+
+func nicsOf(moves []Move) (nics []string) {
+	for _, m := range moves {
+		if !slices.Contains(nics, m.NIC) {
+			nics = append(nics, m.NIC)
+		}
+	}
+	return nics
+}
+
+func sumMoves(nic string, moves []Move) Recovery {
+	out := Recovery{NIC: nic, Stamps: make(map[string]float64)}
+	var first, bare, ratio, probe, open, link []float64
+	stamps := make(map[string][]float64)
+	for _, m := range moves {
+		if m.NIC != nic {
+			continue
+		}
+		out.Driver = m.Driver
+		first, bare, ratio = append(first, m.FirstFrame), append(bare, m.Bare.Total()), append(ratio, m.Ratio)
+		probe, open, link = append(probe, m.Bare.Probe), append(open, m.Bare.Open), append(link, m.Bare.Link)
+		for name, at := range m.Stamps {
+			stamps[name] = append(stamps[name], at)
+		}
+	}
+	out.FirstFrame, out.Bare, out.Ratio = stats.Of(first), stats.Of(bare), stats.Of(ratio)
+	out.Steps = Bare{stats.Of(probe).Median, stats.Of(open).Median, stats.Of(link).Median}
+	for name, at := range stamps {
+		out.Stamps[name] = stats.Of(at).Median
+	}
+	return out
+}
+
+// Render writes the report for people.
+func (r *Report) Render(w io.Writer) {
+	r.sum()
+	if len(r.Steady) > 0 {
+		fmt.Fprintln(w, "Steady state, instructions of the guest (median, ± spread)")
+		t := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
+		fmt.Fprintln(t, "  per\tproxy\tbare NIC\tratio\tbusy")
+		for _, s := range r.Steady {
+			fmt.Fprintf(t, "  %s\t%.0f ±%.2f%%\t%.0f ±%.2f%%\t%.3f\t%.0f%%\n", s.Unit,
+				s.Proxy.Median, 100*s.Proxy.Spread, s.Bare.Median, 100*s.Bare.Spread, s.Ratio, 100*s.Busy)
+		}
+		t.Flush()
+		fmt.Fprintln(w)
+	}
+	if len(r.Recovery) > 0 {
+		fmt.Fprintln(w, "Recovery at another slot, resumed → first frame at the switch (medians, ms)")
+		t := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
+		fmt.Fprintln(t, "  NIC\tdriver\tfirst frame\tdriver alone\t(probe + open + link)\tratio\tmoves")
+		for _, x := range r.Recovery {
+			fmt.Fprintf(t, "  %s\t%s\t%.0f\t%.0f\t(%.0f + %.0f + %.0f)\t%.2f\t%d\n", x.NIC, x.Driver, x.FirstFrame.Median,
+				x.Bare.Median, x.Steps.Probe, x.Steps.Open, x.Steps.Link, x.Ratio.Median, x.Ratio.N)
+		}
+		t.Flush()
+		fmt.Fprintln(w, "  where it goes, ms after the stamp before:")
+		for _, x := range r.Recovery {
+			fmt.Fprintf(w, "    %s: %s\n", x.NIC, timelineOf(x.Stamps))
+		}
+		fmt.Fprintln(w)
+	}
+	if b := r.Boot; b.HandOver.N > 0 {
+		fmt.Fprintf(w, "Boot (median of %d)\n", b.HandOver.N)
+		fmt.Fprintf(w, "  kernel %.0f ms, then init → user's program with its network up %.0f ms\n", b.Kernel.Median, b.HandOver.Median)
+		fmt.Fprintf(w, "  vmlinuz %.1f MiB, %d modules in the image\n\n", float64(b.Vmlinuz)/(1<<20), b.Modules)
+	}
+	if len(r.Results) == 0 {
+		return
+	}
+	fmt.Fprintln(w, "Targets")
+	t := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
+	for _, x := range r.Results {
+		word := "ok"
+		if x.Over {
+			word = "over target"
+		}
+		fmt.Fprintf(t, "  %s\t%.3g %s\t≤ %.3g\t%s\n", x.Name, x.Value, x.Unit, x.Target, word)
+	}
+	t.Flush()
+}
+
+// Save writes the report as JSON.
+func (r *Report) Save(name string) error {
+	r.sum()
+	b, err := json.MarshalIndent(r, "", "  ")
+	if err != nil {
+		return fmt.Errorf("write %s: %w", name, err)
+	}
+	return os.WriteFile(name, append(b, '\n'), 0o644)
+}
