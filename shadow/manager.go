@@ -169,25 +169,25 @@ func (m *Manager) Load(ctx context.Context, dev drivers.Device) (drivers.Device,
 	return bound, nil
 }
 
-// Run boots the roles and then serves signals until ctx ends or signals is
-// closed. ready, if not nil, is called once when every role that has a device
-// is in passive mode for the first time.
-func (m *Manager) Run(ctx context.Context, signals <-chan Signal, ready func()) error {
+// Run boots the roles, brings the drivers that a recovery may need into memory,
+// and then serves signals until ctx ends.
+func (m *Manager) Run(ctx context.Context, signals <-chan Signal) error {
 	if err := m.loadModules(ctx); err != nil {
 		return err
 	}
 	m.restore(ctx)
 
-	type outcome struct{ err error }
 	var (
-		finished = make(chan outcome, 1)
+		finished = make(chan error, 1)
+		booted   bool
 		pending  *Signal
 		stop     context.CancelFunc
+		retry    <-chan time.Time
 	)
 	start := func(sig Signal) {
 		var rctx context.Context
 		rctx, stop = context.WithCancel(ctx)
-		go func() { finished <- outcome{m.round(rctx, sig)} }()
+		go func() { finished <- m.round(rctx, sig) }()
 	}
 	start(Signal{Cause: CauseBoot})
 	for {
@@ -198,21 +198,29 @@ func (m *Manager) Run(ctx context.Context, signals <-chan Signal, ready func()) 
 				<-finished
 			}
 			return ctx.Err()
-		case o := <-finished:
+		case err := <-finished:
 			stop()
 			stop = nil
-			if o.err != nil && ctx.Err() == nil {
-				m.log.Warn("recovery not complete", "err", o.err)
+			if err != nil && ctx.Err() == nil {
+				m.log.Debug("recovery not complete", "err", err)
 			}
-			if ready != nil {
-				ready()
-				ready = nil
+			if !booted {
+				booted = true
 				go m.prefetch(ctx)
 			}
-			if pending != nil {
+			retry = nil
+			switch {
+			case pending != nil:
 				sig := *pending
 				pending = nil
 				start(sig)
+			case m.unfinished():
+				retry = time.After(retryAfter)
+			}
+		case <-retry:
+			retry = nil
+			if stop == nil {
+				start(Signal{Cause: "retry", Quiet: true})
 			}
 		case sig, ok := <-signals:
 			if !ok {
@@ -237,6 +245,17 @@ func (m *Manager) Run(ctx context.Context, signals <-chan Signal, ready func()) 
 			}
 		}
 	}
+}
+
+// retryAfter is how long a role that has no usable device waits for another
+// try when no signal comes.
+const retryAfter = time.Second
+
+// unfinished reports whether a configured role is not in passive mode.
+func (m *Manager) unfinished() bool {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return slices.ContainsFunc(m.roles, func(r *role) bool { return !r.auto && !r.passive })
 }
 
 func (m *Manager) loadModules(ctx context.Context) error {

@@ -22,10 +22,16 @@ import (
 // was, and takes them and the roles that were still vacant through a recovery.
 // Roles whose device is alive are not touched: that is what makes an aborted
 // migration harmless.
+//
+// ctx ends the round early when a newer migration makes it pointless. Only the
+// wait for a device to become usable ends then; steps that take something down
+// or move frames run to their end, which is bounded, so that nothing is lost
+// halfway.
 func (m *Manager) round(ctx context.Context, sig Signal) error {
-	lost := m.examine(ctx, sig)
+	whole := context.WithoutCancel(ctx)
+	lost := m.examine(whole, sig)
 	if len(lost) > 0 {
-		m.vacate(ctx, sig, lost)
+		m.vacate(whole, sig, lost)
 	}
 	if err := ctx.Err(); err != nil {
 		return ErrSuperseded
@@ -364,16 +370,17 @@ func (m *Manager) complete(ctx context.Context, r *role, sig Signal) error {
 	rec, dev, old := r.rec, r.dev, r.old
 	m.mu.Unlock()
 
-	if err := r.shadow.Open(ctx, dev, rec); err != nil {
+	whole := context.WithoutCancel(ctx)
+	if err := r.shadow.Open(whole, dev, rec); err != nil {
 		return m.fail(r, &RoleError{r.Name, "open", dev.Address, err})
 	}
 	rec.Stamp(ctl.StampOpened)
 	for _, d := range old {
-		m.detach(ctx, r, d, rec)
+		m.detach(whole, r, d, rec)
 	}
 	if err := r.shadow.Complete(ctx, dev, rec); err != nil {
 		if ctx.Err() != nil {
-			err = ErrSuperseded
+			return ErrSuperseded
 		}
 		return m.fail(r, &RoleError{r.Name, "complete", dev.Address, err})
 	}
@@ -398,7 +405,7 @@ func (m *Manager) complete(ctx context.Context, r *role, sig Signal) error {
 	m.note(r.Name, r.journal.Done(tl))
 	m.log.Info("passive mode", "role", r.Name, "device", describe(dev), "cause", tl.Cause, "ms", (Now()-began(tl))/1e6)
 	if len(retired) > 0 {
-		go m.retire(context.WithoutCancel(ctx), r.Name, tl, retired)
+		go m.retire(whole, r.Name, tl, retired)
 	}
 	return nil
 }
@@ -470,15 +477,20 @@ func withStamp(tl ctl.Timeline, stamp string, at int64) ctl.Timeline {
 	return rec.Timeline()
 }
 
+// fail records a step that failed. One that fails again and again in the same
+// way is told once.
 func (m *Manager) fail(r *role, err error) error {
 	m.mu.Lock()
+	known := r.message == err.Error()
 	r.message = err.Error()
 	rec := r.rec
 	m.mu.Unlock()
 	if rec != nil {
 		rec.Fail(err)
 	}
-	m.log.Error("recovery step failed", "role", r.Name, "err", err)
+	if !known {
+		m.log.Error("recovery step failed", "role", r.Name, "err", err)
+	}
 	return err
 }
 

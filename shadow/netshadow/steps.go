@@ -41,6 +41,7 @@ type netShadow struct {
 
 	harvester func() (*harvest.Harvester, error) // loads once, at the first call
 	armed     bool
+	counters  harvest.Counters // as of the last collection
 	pending   []frame.Frame // harvested, not yet re-sent
 	lost      int           // what a predecessor had harvested and not re-sent
 	tap       *os.File
@@ -132,8 +133,11 @@ func (s *netShadow) arm(ctx context.Context, bond int, rec *shadow.Recovery) {
 	s.mu.Lock()
 	index := s.index
 	s.mu.Unlock()
-	if index == 0 || s.armed {
+	if index == 0 {
 		return
+	}
+	if err := s.collect(ctx, rec, true); err != nil {
+		s.log.Warn("harvest of an earlier device not ended", "err", err)
 	}
 	h, err := s.harvester()
 	if err == nil {
@@ -173,7 +177,7 @@ func (s *netShadow) Detach(ctx context.Context, old shadow.Old, rec *shadow.Reco
 	}
 	s.mu.Unlock()
 	s.recorder.forget(ctx, mine)
-	errs = append(errs, s.collect(ctx, rec))
+	errs = append(errs, s.collect(ctx, rec, false))
 	rec.Stamp(ctl.StampHarvested)
 	return errors.Join(errs...)
 }
@@ -187,32 +191,38 @@ func (s *netShadow) failOver(name string) error {
 	return s.proxy.activate(s.proxy.tap)
 }
 
-// collect ends the harvest.
-func (s *netShadow) collect(ctx context.Context, rec *shadow.Recovery) error {
+// collect takes what has been harvested so far and, if it is the last time,
+// ends the harvest.
+func (s *netShadow) collect(ctx context.Context, rec *shadow.Recovery, last bool) error {
 	if !s.armed {
 		return nil
 	}
-	s.armed = false
 	h, err := s.harvester()
 	if err != nil {
 		return err
 	}
-	before, _ := h.Counters()
-	if err := h.Disarm(ctx); err != nil {
-		return fmt.Errorf("end the harvest: %w", err)
+	finish := h.Sync
+	if last {
+		s.armed = false
+		finish = h.Disarm
+	}
+	if err := finish(ctx); err != nil {
+		return fmt.Errorf("harvest: %w", err)
 	}
 	got := h.Take()
-	after, err := h.Counters()
+	now, err := h.Counters()
 	if err != nil {
 		return fmt.Errorf("harvest counters: %w", err)
 	}
+	bad := int(now.Failed + now.Lost - s.counters.Failed - s.counters.Lost)
+	s.counters = now
+	if len(got)+bad == 0 {
+		return nil
+	}
 	s.pending = append(s.pending, got...)
 	s.note(s.journal.Fact(factPending, len(s.pending)))
-	bad := int(after.Failed + after.Lost - before.Failed - before.Lost)
 	rec.Count(ctl.Frames{Harvested: len(got), Dropped: bad})
-	if len(got)+bad > 0 {
-		s.log.Info("harvested", "frames", len(got), "not to be saved", bad)
-	}
+	s.log.Info("harvested", "frames", len(got), "not to be saved", bad)
 	return nil
 }
 
@@ -297,6 +307,17 @@ func (s *netShadow) Complete(ctx context.Context, dev drivers.Device, rec *shado
 		return err
 	}
 	rec.Stamp(ctl.StampLink)
+	ctx = context.WithoutCancel(ctx) // from here on frames move
+	if _, err := s.class.plug.Stats(ctx, ifindex(s.proxy.name)); err == nil {
+		// While the plug holds what is sent, the port may become the active
+		// one at once. What the kernel then sets on it (filters, modes) is
+		// set before traffic comes, not in its midst: QEMU's e1000 takes no
+		// frame for a second after each change (hw/net/e1000.c,
+		// set_rx_control).
+		if err := s.proxy.activate(iface); err != nil {
+			return err
+		}
+	}
 	s.showMAC(ctx, index)
 	if err := s.recorder.replay(ctx, iface, rec); err != nil {
 		return err
@@ -313,6 +334,14 @@ func (s *netShadow) Complete(ctx context.Context, dev drivers.Device, rec *shado
 		return err
 	}
 	if err := s.closeReader(ctx, index, rec); err != nil {
+		return err
+	}
+	// What was sent while the plug was taken away was refused by the kernel,
+	// and harvested.
+	if err := s.collect(ctx, rec, true); err != nil {
+		return err
+	}
+	if err := s.resend(ctx, index, rec); err != nil {
 		return err
 	}
 	rec.Stamp(ctl.StampReleased)

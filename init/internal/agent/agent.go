@@ -80,7 +80,7 @@ func Run(ctx context.Context, opt Options) error {
 	// doing, and only on hosts that have one.
 	g.Go(func() error { return srv.ServePort(ctx, ctl.PortName) })
 	g.Go(func() error {
-		return m.Run(ctx, listen(ctx, opt.Logger, m, host, reloads), nil)
+		return m.Run(ctx, listen(ctx, opt.Logger, m, host, reloads))
 	})
 	if err := g.Wait(); err != nil && !errors.Is(err, context.Canceled) {
 		return err
