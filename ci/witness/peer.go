@@ -281,7 +281,10 @@ func (p *Peer) Snapshot() Snapshot {
 	p.mu.Lock()
 	if p.conn != nil {
 		s.Connected = p.resets == 0 && !p.final
-		s.Guest = p.conn.RemoteAddr().String()
+		// A connection that was cut may have forgotten its address.
+		if a := p.conn.RemoteAddr(); a != nil {
+			s.Guest = a.String()
+		}
 	}
 	p.mu.Unlock()
 	s.LastRecord, _ = p.records.stats()
