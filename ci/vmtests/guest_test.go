@@ -29,12 +29,17 @@ var (
 	virtioAt2  = rig.NIC{Model: "virtio-net-pci", Slot: "2"}
 	virtioAt5  = rig.NIC{Model: "virtio-net-pci", Slot: "5"}
 	e1000At5   = rig.NIC{Model: "e1000", Slot: "5"}
+	rtl8139At5 = rig.NIC{Model: "rtl8139", Slot: "5"}
 	e1000eAt2  = rig.NIC{Model: "e1000e", Slot: "2"}
 	noNIC      rig.NIC
 )
 
 // patience ends a test that hangs. It is no bound that anything has to meet.
-const patience = 5 * time.Minute
+const patience = 3 * time.Minute
+
+// settling is how long the last stamps of a recovery that is over are waited
+// for before they are said to be missing.
+const settling = 20 * time.Second
 
 // guest is a guest under test, and what a failure has to show of it.
 type guest struct {
@@ -49,6 +54,10 @@ type guest struct {
 type option func(*rig.Options)
 
 func cmdline(words string) option { return func(o *rig.Options) { o.Cmdline = words } }
+
+// mute keeps the host from telling the guest that it moved. A host that talks
+// to an agent that is about to be killed would wait for its answer in vain.
+func mute(o *rig.Options) { o.Mute = true }
 
 // start boots a guest of the image with nic, waits until its witness is
 // connected, and ends it with the test. The test runs beside others.
@@ -107,16 +116,11 @@ func (g *guest) recovered(n int) ctl.Timeline {
 	if err != nil {
 		g.t.Fatalf("recovery %d: %v", n, err)
 	}
-	// The old driver may leave off the critical path.
-	for {
-		if _, ok := tl.Stamp(ctl.StampUnloaded); ok {
-			break
-		}
-		select {
-		case <-g.ctx.Done():
-			g.t.Fatalf("recovery %d: the old driver was never unloaded", n)
-		case <-time.After(rig.Poll):
-		}
+	// The old driver may leave off the critical path, and the host's word on
+	// when it resumed the guest may come late.
+	end := time.Now().Add(settling)
+	for g.missing(tl) != "" && time.Now().Before(end) {
+		time.Sleep(rig.Poll)
 		if tls, err := g.Timelines(g.ctx); err == nil && len(tls) > n {
 			tl = tls[n]
 		}
@@ -134,14 +138,23 @@ var order = [][]string{
 	{ctl.StampHarvested, ctl.StampUnloaded},
 }
 
+// missing names a stamp that a timeline must have and has not.
+func (g *guest) missing(tl ctl.Timeline) string {
+	told := !g.Mute && tl.Cause == ctl.CauseMigration
+	for _, name := range ctl.StampNames() {
+		if _, ok := tl.Stamp(name); !ok && (name != ctl.StampResumed || told) {
+			return name
+		}
+	}
+	return ""
+}
+
 // legal reports stamps that are missing or out of order, and frames that are
 // not accounted for. Only a host that says so makes a stamp "resumed".
 func (g *guest) legal(tl ctl.Timeline) {
 	g.t.Helper()
-	for _, name := range ctl.StampNames() {
-		if _, ok := tl.Stamp(name); !ok && !(name == ctl.StampResumed && (g.Mute || tl.Cause != ctl.CauseMigration)) {
-			g.t.Errorf("recovery %d has no stamp %q", tl.Recovery, name)
-		}
+	if name := g.missing(tl); name != "" {
+		g.t.Errorf("recovery %d has no stamp %q", tl.Recovery, name)
 	}
 	for _, names := range order {
 		var last ctl.Stamp
@@ -253,7 +266,7 @@ func (g *guest) waitRole(what string, ok func(ctl.RoleStatus) bool) ctl.RoleStat
 // waitConsole waits for a line of the guest's console, on whichever host.
 func (g *guest) waitConsole(pattern string) string {
 	g.t.Helper()
-	text, err := g.rec.wait(g.ctx, pattern)
+	text, err := g.rec.wait(g.ctx, pattern, 0)
 	if err != nil {
 		g.t.Fatal(err)
 	}
@@ -304,4 +317,36 @@ func (g *guest) dump() {
 		fmt.Fprintf(&b, "witness: %s\n", v)
 	}
 	g.t.Log(b.String())
+}
+
+// until waits for check to return nil; what says what is waited for.
+func (g *guest) until(what string, check func() error) {
+	g.t.Helper()
+	for {
+		err := check()
+		if err == nil {
+			return
+		}
+		select {
+		case <-g.ctx.Done():
+			g.t.Fatalf("waiting until %s: %v", what, err)
+		case <-time.After(rig.Poll):
+		}
+	}
+}
+
+// waitStamp waits until a recovery that is not over has reached the stamp.
+func (g *guest) waitStamp(name string) {
+	g.t.Helper()
+	g.until("a recovery reaches "+name, func() error {
+		tls, err := g.Timelines(g.ctx)
+		if err != nil {
+			return err
+		}
+		last := tls[len(tls)-1]
+		if _, ok := last.Stamp(name); len(tls) < 2 || !ok {
+			return fmt.Errorf("%d timelines, the last with %v", len(tls), last.Stamps)
+		}
+		return nil
+	})
 }

@@ -22,6 +22,7 @@ const keptLines = 2000
 type recorder struct {
 	mu      sync.Mutex
 	lines   []string // of the console, over all hosts
+	gone    int      // lines before these
 	logged  []string // of this process's loggers
 	changed chan struct{}
 }
@@ -30,7 +31,9 @@ type recorder struct {
 func (r *recorder) line(host string, l vm.Line) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
+	before := len(r.lines) + 1
 	r.lines = appendKept(r.lines, fmt.Sprintf("%s %s | %s", l.At.Format("15:04:05.000"), host, l.Text))
+	r.gone += before - len(r.lines)
 	if r.changed != nil {
 		close(r.changed)
 		r.changed = nil
@@ -52,15 +55,24 @@ func appendKept(lines []string, l string) []string {
 	return append(lines, l)
 }
 
-// wait returns the first line of the console that matches.
-func (r *recorder) wait(ctx context.Context, pattern string) (string, error) {
+// next returns the number that the next line of the console will have.
+func (r *recorder) next() int {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.gone + len(r.lines)
+}
+
+// wait returns the first line of the console, from number from on, that
+// matches.
+func (r *recorder) wait(ctx context.Context, pattern string, from int) (string, error) {
 	re := regexp.MustCompile(pattern)
 	for {
 		r.mu.Lock()
-		i := slices.IndexFunc(r.lines, re.MatchString)
+		kept := r.lines[min(max(0, from-r.gone), len(r.lines)):]
+		i := slices.IndexFunc(kept, re.MatchString)
 		var line string
 		if i >= 0 {
-			line = r.lines[i]
+			line = kept[i]
 		}
 		if r.changed == nil {
 			r.changed = make(chan struct{})

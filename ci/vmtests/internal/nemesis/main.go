@@ -2,8 +2,132 @@
 // Use of this source code is governed by a BSD-style
 // license that can be found in the LICENSE file.
 
-// Command nemesis does to a guest, from within, what its users and its bad luck
-// do: see the words of the kernel's command line that begin with "nemesis=".
+// Command nemesis does to a guest, from within, what its users and its bad
+// luck do. Each word of the kernel's command line that begins with "nemesis="
+// is one deed:
+//
+//	nemesis=kill@STAMP  kill -9 the agent when a recovery has reached STAMP
+//	nemesis=kill@now    kill -9 the agent when the network is up
+//	nemesis=qdisc       put a pfifo at the root of the proxy, as a user may
+//	nemesis=settings    change settings of the proxy and of its device, and
+//	                    tell what they are whenever that changes
+//
+// What it does it says on the console. It uses the agent's public door, the
+// control socket, and nothing else of umbra.
 package main
 
-func main() { select {} }
+import (
+	"context"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/umbra-vm/umbra/shadow/ctl"
+	"golang.org/x/sys/unix"
+)
+
+// role is the role whose proxy and device it plagues.
+const role = "net0"
+
+func main() {
+	words, err := deeds()
+	if err != nil {
+		say("%v", err)
+		os.Exit(1)
+	}
+	for _, w := range words {
+		go func() {
+			if err := do(context.Background(), w); err != nil {
+				say("%s: %v", w, err)
+			}
+		}()
+	}
+	for {
+		time.Sleep(time.Hour)
+	}
+}
+
+func say(format string, args ...any) { fmt.Printf(format+"\n", args...) }
+
+func deeds() (words []string, err error) {
+	line, err := os.ReadFile("/proc/cmdline")
+	if err != nil {
+		return nil, err
+	}
+	for _, w := range strings.Fields(string(line)) {
+		if deed, ok := strings.CutPrefix(w, "nemesis="); ok {
+			words = append(words, deed)
+		}
+	}
+	return words, nil
+}
+
+func do(ctx context.Context, deed string) error {
+	verb, at, _ := strings.Cut(deed, "@")
+	switch verb {
+	case "kill":
+		return kill(ctx, at)
+	case "qdisc":
+		return takeRoot(ctx)
+	case "settings":
+		return changeSettings(ctx)
+	}
+	return fmt.Errorf("no such deed")
+}
+
+// kill kills the agent as soon as it tells of a recovery that has reached the
+// stamp and is not over.
+func kill(ctx context.Context, stamp string) error {
+	for stamp != "now" && !reached(ctx, stamp) {
+		time.Sleep(time.Millisecond)
+	}
+	pid, err := pidOf("shadowd")
+	if err != nil {
+		return err
+	}
+	if err := unix.Kill(pid, unix.SIGKILL); err != nil {
+		return err
+	}
+	say("killed the agent at %s", stamp)
+	return nil
+}
+
+func reached(ctx context.Context, stamp string) bool {
+	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
+	defer cancel()
+	c, err := ctl.Dial(ctx, ctl.SocketPath, nil)
+	if err != nil {
+		return false
+	}
+	defer c.Close()
+	for {
+		var tls []ctl.Timeline
+		if err := c.Call(ctx, ctl.CmdTimeline, ctl.RoleArgs{Role: role}, &tls); err != nil {
+			return false
+		}
+		for _, tl := range tls {
+			if _, ok := tl.Stamp(stamp); ok && tl.Recovery == 0 && tl.Cause != "boot" {
+				return true
+			}
+		}
+		time.Sleep(time.Millisecond)
+	}
+}
+
+func pidOf(program string) (int, error) {
+	dirs, err := filepath.Glob("/proc/[0-9]*/cmdline")
+	if err != nil {
+		return 0, err
+	}
+	for _, d := range dirs {
+		b, err := os.ReadFile(d)
+		argv0, _, _ := strings.Cut(string(b), "\x00")
+		if err == nil && filepath.Base(argv0) == program {
+			return strconv.Atoi(filepath.Base(filepath.Dir(d)))
+		}
+	}
+	return 0, fmt.Errorf("no process %s", program)
+}

@@ -1,0 +1,89 @@
+// Copyright 2026 the umbra Authors. All rights reserved.
+// Use of this source code is governed by a BSD-style
+// license that can be found in the LICENSE file.
+
+package vmtests
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/umbra-vm/umbra/ci/rig"
+	"github.com/umbra-vm/umbra/shadow/ctl"
+)
+
+// TestSettings changes what a user changes and moves the guest to a NIC that
+// cannot do all of it, and on to one that can.
+func TestSettings(t *testing.T) {
+	g := start(t, fullImage, e1000At2, cmdline("nemesis=settings"))
+	g.waitConsole("settings of e1000: mtu 1400, promisc true, gro false, rx ring 512")
+	want := map[string]string{"net.mtu": "1400", "net.flag.promisc": "on", "net.feature.rx-gro": "off", "net.ring.rx": "512"}
+	g.logged(want, nil)
+	for i, move := range []struct {
+		to       rig.NIC
+		deferred []string
+		says     string
+	}{
+		{rtl8139At2, []string{"net.ring.rx"}, "settings of 8139cp: mtu 1400, promisc true, gro false, rx ring"},
+		{e1000At5, nil, "settings of e1000: mtu 1400, promisc true, gro false, rx ring 512"},
+	} {
+		here := g.rec.next()
+		g.move(move.to)
+		tl := g.recovered(i + 1)
+		g.lossless(tl)
+		if _, err := g.rec.wait(g.ctx, move.says, here); err != nil {
+			t.Fatal(err)
+		}
+		g.logged(want, move.deferred)
+		for _, key := range move.deferred {
+			if !deferredWithReason(tl, key) {
+				t.Errorf("the timeline does not say why %s was not replayed: %+v", key, tl.Deferred)
+			}
+		}
+		if len(tl.Deferred) != len(move.deferred) {
+			t.Errorf("deferred on %v: %+v, want %v", move.to, tl.Deferred, move.deferred)
+		}
+	}
+	g.unharmed()
+}
+
+func deferredWithReason(tl ctl.Timeline, key string) bool {
+	for _, d := range tl.Deferred {
+		if strings.HasPrefix(d.Op, key+"=") && d.Reason != "" {
+			return true
+		}
+	}
+	return false
+}
+
+// logged waits until the role's log has all operations of want, of which those
+// in deferred, and no others, are marked so.
+func (g *guest) logged(want map[string]string, deferred []string) {
+	g.t.Helper()
+	g.until("the log is as it should be", func() error { return g.checkLog(want, deferred) })
+}
+
+func (g *guest) checkLog(want map[string]string, deferred []string) error {
+	var entries []ctl.LogEntry
+	if err := g.Call(g.ctx, ctl.CmdLog, ctl.RoleArgs{Role: rig.Role}, &entries); err != nil {
+		return err
+	}
+	found := 0
+	for _, e := range entries {
+		if (e.Deferred != "") != slices.Contains(deferred, e.Key) {
+			return fmt.Errorf("%s=%s is deferred: %q, want %v", e.Key, e.Value, e.Deferred, deferred)
+		}
+		if v, ok := want[e.Key]; ok {
+			if v != e.Value {
+				return fmt.Errorf("%s is %q in the log, want %q", e.Key, e.Value, v)
+			}
+			found++
+		}
+	}
+	if found != len(want) {
+		return fmt.Errorf("the log has %+v, want %v", entries, want)
+	}
+	return nil
+}
