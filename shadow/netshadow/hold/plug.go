@@ -127,7 +127,7 @@ func (p *Plug) Hold(ctx context.Context, ifindex, limit int) error {
 	case q.ours():
 		err = p.execute(ctx, change(ifindex, plugLimit, limit), change(ifindex, plugBuffer, 0))
 	case q.users():
-		err = fmt.Errorf("%w: %s %x:", ErrRootBusy, q.kind, q.handle>>16)
+		err = fmt.Errorf("%w: %s, handle %x", ErrRootBusy, q.kind, q.handle>>16)
 	default:
 		err = p.create(ctx, ifindex, limit)
 	}

@@ -71,15 +71,20 @@ func (s *Sender) setUp(fd int) (err error) {
 // Close closes the socket. Frames given to the driver stay there.
 func (s *Sender) Close() error { return s.file.Close() }
 
-// Send sends the frames one after the other and waits when the driver's ring is full,
-// as long as ctx lasts. No frame disappears: each is in Frames, Failed or
-// Rest of the result. The error is nil unless there is a Rest.
+// Send sends the frames one after the other and waits while the driver's ring is full
+// or the interface has no carrier, as long as ctx lasts. No frame disappears: each is in
+// Frames, Failed or Rest of the result. The error is nil unless there is a Rest.
 // Send must not be called concurrently.
 func (s *Sender) Send(ctx context.Context, frames []frame.Frame) (Sent, error) {
 	res := Sent{Reasons: make(map[string]int)}
-	stop := context.AfterFunc(ctx, func() { s.file.SetWriteDeadline(time.Unix(1, 0)) })
+	ended := make(chan struct{})
+	stop := context.AfterFunc(ctx, func() {
+		s.file.SetWriteDeadline(time.Unix(1, 0))
+		close(ended)
+	})
 	defer func() {
 		if !stop() {
+			<-ended
 			s.file.SetWriteDeadline(time.Time{})
 		}
 	}()

@@ -1,0 +1,252 @@
+// Copyright 2026 the umbra Authors. All rights reserved.
+// Use of this source code is governed by a BSD-style
+// license that can be found in the LICENSE file.
+
+//go:build guest
+
+package hold_test
+
+import (
+	"bytes"
+	"encoding/binary"
+	"io"
+	"net"
+	"testing"
+	"time"
+
+	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
+
+	"github.com/umbra-vm/umbra/shadow/netshadow/harvest"
+	"github.com/umbra-vm/umbra/shadow/netshadow/hold"
+)
+
+func TestGuestHarvestRing(t *testing.T) {
+	seen := nic(t, "virtio_net")
+	for _, tt := range []struct{ dying, living string }{{"e1000", "8139cp"}, {"8139cp", "e1000"}} {
+		t.Run(tt.dying, func(t *testing.T) {
+			dying, living := nic(t, tt.dying), nic(t, tt.living)
+			c := capture(t, seen.Attrs().Index, unix.ETH_P_IP)
+			h := newHarvester(t)
+
+			// Sent while the device lives, so the ring wraps in what follows.
+			const size, sent = 100, 200
+			transmit(t, dying.Attrs().Index, 0, sent, size)
+			wantEach(t, c, 0, sent)
+
+			kill(t, dying)
+			const want = 150
+			transmit(t, dying.Attrs().Index, sent, sent+want, size)
+			quiet(t, c)
+			arm(t, h, harvest.Target{Device: dying.Attrs().Index})
+			linkDown(t, dying)
+			disarm(t, h)
+			frames := h.Take()
+			if len(frames) != want {
+				t.Errorf("harvested %d frames, want %d", len(frames), want)
+			}
+			wantHarvested(t, frames, sent)
+			send(t, living.Attrs().Index, frames)
+			wantEach(t, c, sent, sent+want)
+		})
+	}
+}
+
+// TestGuestHarvestStacked harvests what interfaces on top of the device have sent: a
+// VLAN tag left to the hardware is in the frame, and another source MAC is no matter.
+func TestGuestHarvestStacked(t *testing.T) {
+	dying := nic(t, "e1000")
+	h := newHarvester(t)
+	on := func(name string) netlink.LinkAttrs {
+		return netlink.LinkAttrs{Name: name, ParentIndex: dying.Attrs().Index}
+	}
+	for _, tt := range []struct {
+		link netlink.Link
+		head []byte // from the ether type on
+	}{
+		{&netlink.Vlan{LinkAttrs: on("vlan-test"), VlanId: 100}, []byte{0x81, 0, 0, 100, 0x08, 0, 0x45}},
+		{&netlink.Macvlan{LinkAttrs: on("macvlan-test"), Mode: netlink.MACVLAN_MODE_PRIVATE}, []byte{0x08, 0, 0x45}},
+	} {
+		t.Run(tt.link.Type(), func(t *testing.T) {
+			linkUp(t, dying)
+			if err := netlink.LinkAdd(tt.link); err != nil {
+				t.Fatal(err)
+			}
+			defer netlink.LinkDel(tt.link)
+			quietIPv6(t, tt.link, true)
+			linkUp(t, tt.link)
+			kill(t, dying)
+			const want = 20
+			transmit(t, tt.link.Attrs().Index, 0, want, 100)
+			arm(t, h, harvest.Target{Device: dying.Attrs().Index})
+			linkDown(t, dying)
+			disarm(t, h)
+			frames := h.Take()
+			if len(frames) != want {
+				t.Fatalf("harvested %d frames, want %d", len(frames), want)
+			}
+			for i, f := range frames {
+				if !bytes.HasPrefix(f.Data[12:], tt.head) {
+					t.Fatalf("frame %d begins with % x", i, f.Data[:24])
+				}
+				plain := append(bytes.Clone(f.Data[:12]), f.Data[12+len(tt.head)-3:]...)
+				if n := number(t, plain); n != i {
+					t.Errorf("frame %d harvested in the place of %d", n, i)
+				}
+			}
+		})
+	}
+}
+
+func TestGuestHarvestQueue(t *testing.T) {
+	dying, living, seen := nic(t, "e1000"), nic(t, "8139cp"), nic(t, "virtio_net")
+	c := capture(t, seen.Attrs().Index, unix.ETH_P_IP)
+	h := newHarvester(t)
+	kill(t, dying)
+	// More than the ring's 256 descriptors: the rest is in the queue above.
+	const size, want = 64, 600
+	transmit(t, dying.Attrs().Index, 0, want, size)
+	arm(t, h, harvest.Target{Device: dying.Attrs().Index})
+	linkDown(t, dying)
+	disarm(t, h)
+	frames := h.Take()
+	if len(frames) != want {
+		t.Errorf("harvested %d frames, want %d", len(frames), want)
+	}
+	wantHarvested(t, frames, 0)
+	send(t, living.Attrs().Index, frames)
+	wantEach(t, c, 0, want)
+}
+
+func TestGuestHarvestLeavesReceivedAlone(t *testing.T) {
+	dying, living := nic(t, "e1000"), nic(t, "8139cp")
+	tap := capture(t, dying.Attrs().Index, unix.ETH_P_ALL)
+	h := newHarvester(t)
+	arm(t, h, harvest.Target{Device: dying.Attrs().Index, Alive: true})
+	const n = 50
+	transmit(t, living.Attrs().Index, 0, n, 100)  // received
+	transmit(t, dying.Attrs().Index, n, 2*n, 100) // sent and completed
+	receive(t, tap, 2*n)
+	linkDown(t, dying)
+	disarm(t, h)
+	if frames := h.Take(); len(frames) != 0 {
+		t.Errorf("harvested %d frames of a device that had sent all", len(frames))
+	}
+}
+
+// TestGuestHarvestTCP proves that a receiver accepts TCP segments harvested from a
+// driver that segments in hardware, and re-sent on a device that does not.
+func TestGuestHarvestTCP(t *testing.T) {
+	dying, living, seen := nic(t, "e1000"), nic(t, "8139cp"), nic(t, "virtio_net")
+	h := newHarvester(t)
+	p, err := hold.NewPlug(testLogger(t))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer p.Close()
+	for _, tt := range []struct {
+		name, local, peer string
+		queued            bool
+	}{
+		{"IPv4 in the ring", "10.99.0.1/24", "10.99.0.2/24", false},
+		// An e1000 does not segment IPv6: its frames are whole only in the queue above.
+		{"IPv6 in the queue", "fd99::1/64", "fd99::2/64", true},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			quietIPv6(t, dying, false)
+			linkUp(t, dying)
+			ns := newNamespace(t, seen)
+			ns.do(t, func() { address(t, seen.Attrs().Name, tt.peer) })
+			address(t, dying.Attrs().Name, tt.local)
+			defer quietIPv6(t, dying, true)
+			defer flush(t, dying)
+
+			host := net.ParseIP(tt.peer[:len(tt.peer)-3]).String()
+			var ln net.Listener
+			ns.do(t, func() {
+				var err error
+				if ln, err = net.Listen("tcp", net.JoinHostPort(host, "7777")); err != nil {
+					t.Fatal(err)
+				}
+			})
+			defer ln.Close()
+			conn, err := net.DialTimeout("tcp", ln.Addr().String(), 30*time.Second)
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer conn.Close()
+			conn.(*net.TCPConn).SetLinger(0)
+			peer, err := ln.Accept()
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer peer.Close()
+
+			// Open the congestion window while the device lives.
+			data := make([]byte, 1<<20)
+			for i := range data {
+				data[i] = byte(i * 7)
+			}
+			const warm = 256 << 10
+			go conn.Write(data[:warm])
+			got := make([]byte, warm)
+			if _, err := io.ReadFull(peer, got); err != nil || !bytes.Equal(got, data[:warm]) {
+				t.Fatalf("before: %v", err)
+			}
+			kill(t, dying)
+			if tt.queued {
+				if err := p.Hold(testContext(t), dying.Attrs().Index, 16<<20); err != nil {
+					t.Fatal(err)
+				}
+				defer p.Release(testContext(t), dying.Attrs().Index, 0)
+			}
+			conn.(*net.TCPConn).SetWriteDeadline(time.Now().Add(100 * time.Millisecond))
+			conn.Write(data[warm:])
+
+			before, err := h.Counters()
+			if err != nil {
+				t.Fatal(err)
+			}
+			arm(t, h, harvest.Target{Device: dying.Attrs().Index})
+			linkDown(t, dying) // what arrives from now on was re-sent by us
+			disarm(t, h)
+			frames := h.Take()
+			payload := 0
+			for _, f := range frames {
+				if len(f.Data) > 14+1500 {
+					t.Fatalf("harvested frame of %d bytes was not segmented", len(f.Data))
+				}
+				payload += tcpPayload(f.Data)
+			}
+			send(t, living.Attrs().Index, frames)
+			got = make([]byte, payload)
+			peer.SetReadDeadline(time.Now().Add(20 * time.Second))
+			if n, err := io.ReadFull(peer, got); err != nil {
+				t.Fatalf("peer read %d of %d bytes in %d frames: %v", n, payload, len(frames), err)
+			}
+			if !bytes.Equal(got, data[warm:warm+payload]) {
+				t.Error("peer read other bytes than were sent")
+			}
+			c, err := h.Counters()
+			if err != nil {
+				t.Fatal(err)
+			}
+			t.Logf("%d socket buffers harvested so far, %d frames now, %d bytes of payload", c.Taken, len(frames), payload)
+			if whole := c.Taken - before.Taken; uint64(len(frames)) <= whole {
+				t.Errorf("%d socket buffers became %d frames: none was to be segmented", whole, len(frames))
+			}
+		})
+	}
+}
+
+// tcpPayload returns the bytes of payload in a frame.
+func tcpPayload(b []byte) int {
+	ip, n, proto := 14+20, int(binary.BigEndian.Uint16(b[16:]))-20, b[23]
+	if b[14]>>4 == 6 {
+		ip, n, proto = 14+40, int(binary.BigEndian.Uint16(b[18:])), b[20]
+	}
+	if proto != unix.IPPROTO_TCP {
+		return 0
+	}
+	return n - int(b[ip+12]>>4)*4
+}
