@@ -55,6 +55,9 @@ type Options struct {
 	// StateDir is where the journals are, one per role. It must outlive the
 	// process, and should not outlive the boot.
 	StateDir string
+	// Expedite, if not nil, turns expedited grace periods on and off in the
+	// kernel, for the length of a recovery.
+	Expedite func(on bool)
 	Logger   *slog.Logger
 }
 
@@ -261,7 +264,11 @@ func (m *Manager) unfinished() bool {
 func (m *Manager) loadModules(ctx context.Context) error {
 	for _, mod := range m.opt.Modules {
 		name, params, _ := strings.Cut(mod, " ")
-		if err := m.hw.LoadModule(ctx, name, params); err != nil {
+		err := m.hw.LoadModule(ctx, name, params)
+		if errors.Is(err, drivers.ErrLoaded) {
+			continue // by a predecessor
+		}
+		if err != nil {
 			// The guest is more useful without one of them than without
 			// an agent: whatever needs it says so itself.
 			m.log.Error("module not loaded", "module", name, "err", err)

@@ -31,12 +31,44 @@ func (m *Manager) round(ctx context.Context, sig Signal) error {
 	whole := context.WithoutCancel(ctx)
 	lost := m.examine(whole, sig)
 	if len(lost) > 0 {
+		defer m.hurry()()
+		// Where nothing has to leave its address first, new hardware is
+		// looked for while the roles enter active mode.
+		early := !slices.ContainsFunc(lost, func(l loss) bool { return l.verdict != drivers.Absent })
+		var scan sync.WaitGroup
+		if early {
+			scan.Go(func() { m.rescan(whole) })
+		}
 		m.vacate(whole, sig, lost)
+		scan.Wait()
+		if !early {
+			m.rescan(whole)
+		}
+	} else if !sig.Quiet && m.anyVacant() {
+		m.rescan(whole)
 	}
-	if err := ctx.Err(); err != nil {
+	if ctx.Err() != nil {
 		return ErrSuperseded
 	}
-	return m.fill(ctx, sig, len(lost) > 0)
+	return m.fill(ctx, sig)
+}
+
+// hurry makes the kernel's grace periods short until the returned function is
+// called: most of a recovery is waiting for them.
+func (m *Manager) hurry() func() {
+	if m.opt.Expedite == nil {
+		return func() {}
+	}
+	m.opt.Expedite(true)
+	return func() { m.opt.Expedite(false) }
+}
+
+func (m *Manager) rescan(ctx context.Context) {
+	m.binding.Lock()
+	defer m.binding.Unlock()
+	if err := m.hw.Rescan(ctx); err != nil {
+		m.log.Error("bus rescan", "err", err)
+	}
 }
 
 // loss is a role in want of a new device, and what became of the old one.
@@ -151,15 +183,7 @@ func (m *Manager) detach(ctx context.Context, r *role, old Old, rec *Recovery) {
 
 // fill finds devices for the vacant roles and completes every role that is
 // not in passive mode.
-func (m *Manager) fill(ctx context.Context, sig Signal, rescan bool) error {
-	if rescan || (!sig.Quiet && m.anyVacant()) {
-		m.binding.Lock()
-		err := m.hw.Rescan(ctx)
-		m.binding.Unlock()
-		if err != nil {
-			m.log.Error("bus rescan", "err", err)
-		}
-	}
+func (m *Manager) fill(ctx context.Context, sig Signal) error {
 	devs, err := m.hw.Scan(ctx)
 	if err != nil {
 		return fmt.Errorf("scan the buses: %w", err)
@@ -374,7 +398,7 @@ func (m *Manager) complete(ctx context.Context, r *role, sig Signal) error {
 	if err := r.shadow.Open(whole, dev, rec); err != nil {
 		return m.fail(r, &RoleError{r.Name, "open", dev.Address, err})
 	}
-	rec.Stamp(ctl.StampOpened)
+	rec.Stamp(ctl.StampOpened) // of classes that do not say so themselves
 	for _, d := range old {
 		m.detach(whole, r, d, rec)
 	}

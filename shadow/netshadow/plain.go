@@ -56,8 +56,12 @@ type plain struct {
 }
 
 // Activate frees the name for the next device: the interface of the dead one
-// may live until its driver is unloaded.
-func (p *plain) Activate(context.Context, shadow.Old, *shadow.Recovery) error {
+// may live until its driver is unloaded. Only what would hang the guest for
+// good is avoided here too, see impatient.
+func (p *plain) Activate(ctx context.Context, old shadow.Old, _ *shadow.Recovery) error {
+	if impatient(old) {
+		return old.Remove(ctx)
+	}
 	l, err := netlink.LinkByName(p.name)
 	if errors.As(err, new(netlink.LinkNotFoundError)) {
 		return nil

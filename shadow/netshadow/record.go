@@ -31,6 +31,7 @@ type recorder struct {
 
 	watcher  *settings.Watcher
 	baseline settings.Values // the present device's, taken at its probe
+	tooBig   []settings.Deferred
 
 	mu    sync.Mutex // guards the rest
 	iface string
@@ -53,13 +54,25 @@ func newRecorder(client *settings.Client, proxy string, j *journal.Journal, log 
 }
 
 // pause ends the recording: what happens from here on is the shadow's doing,
-// or a dying device's.
+// or a dying device's. What was changed up to now and not yet told, or is never
+// told, is read from the kernel's memory; the device is not asked.
 func (r *recorder) pause(ctx context.Context) {
 	if r.watcher == nil {
 		return
 	}
 	if err := r.watcher.Pause(ctx); err != nil {
 		r.log.Warn("settings: pause", "err", err)
+		return
+	}
+	r.mu.Lock()
+	iface := r.iface
+	r.mu.Unlock()
+	for name, scope := range map[string]settings.Scope{r.proxy: settings.Proxy, iface: settings.Device} {
+		now, err := r.client.Remembered(ctx, name)
+		if err != nil {
+			continue // gone: what was told of it stands
+		}
+		r.observe(now.In(scope))
 	}
 }
 
@@ -97,6 +110,8 @@ func (r *recorder) replay(ctx context.Context, iface string, rec *shadow.Recover
 	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
+	deferred = append(deferred, r.tooBig...)
+	r.tooBig = nil
 	for _, e := range r.ops.Deferred() {
 		r.note(r.journal.Defer(e.Op, ""))
 	}
@@ -217,6 +232,11 @@ func (r *recorder) observe(now settings.Values) {
 	if len(ops) > 0 {
 		r.note(r.journal.Fact(factRecorder, r.state))
 	}
+}
+
+// deferMTU notes for the next replay that the new device cannot take an MTU.
+func (r *recorder) deferMTU(mtu int, reason string) {
+	r.tooBig = []settings.Deferred{{Op: oplog.Set("net.mtu", strconv.Itoa(mtu)), Reason: reason}}
 }
 
 // mtu returns the MTU that the log asks for, or def.

@@ -42,8 +42,8 @@ type netShadow struct {
 	harvester func() (*harvest.Harvester, error) // loads once, at the first call
 	armed     bool
 	counters  harvest.Counters // as of the last collection
-	pending   []frame.Frame // harvested, not yet re-sent
-	lost      int           // what a predecessor had harvested and not re-sent
+	pending   []frame.Frame    // harvested, not yet re-sent
+	lost      int              // what a predecessor had harvested and not re-sent
 	tap       *os.File
 	reader    *hold.TapReader // while the user owns the root queueing discipline
 	recorder  *recorder
@@ -82,7 +82,6 @@ func (s *netShadow) Activate(ctx context.Context, old shadow.Old, rec *shadow.Re
 		s.lost = 0
 		s.note(s.journal.Fact(factPending, nil))
 	}
-	s.recorder.pause(ctx)
 	bond := ifindex(s.proxy.name)
 	s.arm(ctx, bond, rec)
 	if err := s.openTap(ctx); err != nil {
@@ -96,6 +95,7 @@ func (s *netShadow) Activate(ctx context.Context, old shadow.Old, rec *shadow.Re
 		}
 	}
 	err = s.class.plug.Hold(ctx, bond, s.limits.Hold.Bytes)
+	s.recorder.pause(ctx)
 	if err == nil && impatient(old) {
 		return s.Detach(ctx, old, rec)
 	}
@@ -256,7 +256,7 @@ func (s *netShadow) Open(ctx context.Context, dev drivers.Device, rec *shadow.Re
 	if err := s.recorder.begin(ctx, iface); err != nil {
 		return err
 	}
-	if err := s.fitMTU(ctx, iface, rec); err != nil {
+	if err := s.fitMTU(ctx, iface); err != nil {
 		return err
 	}
 	if err := s.proxy.enslave(iface); err != nil {
@@ -265,13 +265,56 @@ func (s *netShadow) Open(ctx context.Context, dev drivers.Device, rec *shadow.Re
 	s.mu.Lock()
 	s.iface, s.index = iface, l.Attrs().Index
 	s.mu.Unlock()
+	rec.Stamp(ctl.StampOpened)
+	// Before the link is waited for: some settings take it down again.
+	if err := s.recorder.replay(ctx, iface, rec); err != nil {
+		return err
+	}
+	rec.Stamp(ctl.StampReplayed)
+	// With a link at once, switches learn where the role is now before the
+	// old driver is torn down, which can take a while.
+	quick, cancel := context.WithTimeout(ctx, quickLink)
+	defer cancel()
+	if err := s.usable(quick, rec); err != nil && quick.Err() == nil {
+		return err
+	}
+	return nil
+}
+
+// quickLink is what a device without negotiation needs to report its link
+// (virtio, most virtual functions); others need seconds.
+const quickLink = 50 * time.Millisecond
+
+// usable waits for the link of the device's interface and shows the role's MAC
+// on it. If the plug holds what is sent, the port becomes the active one at
+// once: what the kernel then sets on it (filters, modes) is set before traffic
+// comes, not in its midst. QEMU's e1000 takes no frame for a second after each
+// such change (hw/net/e1000.c, set_rx_control).
+func (s *netShadow) usable(ctx context.Context, rec *shadow.Recovery) error {
+	s.mu.Lock()
+	iface, index := s.iface, s.index
+	s.mu.Unlock()
+	if err := waitCarrier(ctx, iface); err != nil {
+		return err
+	}
+	if _, done := rec.Timeline().Stamp(ctl.StampLink); done {
+		return nil
+	}
+	rec.Stamp(ctl.StampLink)
+	ctx = context.WithoutCancel(ctx) // what follows is short, and is done or not
+	if _, err := s.class.plug.Stats(ctx, ifindex(s.proxy.name)); err == nil {
+		if err := s.proxy.activate(iface); err != nil {
+			return err
+		}
+	}
+	s.showMAC(ctx, index)
 	return nil
 }
 
 // fitMTU gives the proxy the MTU that was asked for, or the largest that the
 // new device can take: a bond refuses a port that cannot take its own MTU
 // (bond_main.c, bond_enslave).
-func (s *netShadow) fitMTU(ctx context.Context, iface string, rec *shadow.Recovery) error {
+func (s *netShadow) fitMTU(ctx context.Context, iface string) error {
 	bond, err := s.proxy.link()
 	if err != nil {
 		return err
@@ -284,7 +327,7 @@ func (s *netShadow) fitMTU(ctx context.Context, iface string, rec *shadow.Recove
 	fit := want
 	if !ok {
 		fit = largest
-		rec.Defer(ctl.Deferred{Op: fmt.Sprintf("net.mtu=%d", want), Reason: fmt.Sprintf("%s takes at most %d", iface, largest)})
+		s.recorder.deferMTU(want, fmt.Sprintf("%s takes at most %d", iface, largest))
 		s.log.Warn("the new device takes a smaller MTU", "iface", iface, "mtu", largest, "wanted", want)
 	}
 	if fit == bond.MTU {
@@ -296,34 +339,17 @@ func (s *netShadow) fitMTU(ctx context.Context, iface string, rec *shadow.Recove
 	return nil
 }
 
-// Complete waits for the link, replays the rest, and lets go of what is held:
-// first the harvested frames, then those from behind the TAP, then those in
-// the plug, which is the order in which they were sent.
+// Complete waits for the link and lets go of what is held: first the harvested
+// frames, then those from behind the TAP, then those in the plug, which is the
+// order in which they were sent.
 func (s *netShadow) Complete(ctx context.Context, dev drivers.Device, rec *shadow.Recovery) error {
+	if err := s.usable(ctx, rec); err != nil {
+		return err
+	}
 	s.mu.Lock()
 	iface, index := s.iface, s.index
 	s.mu.Unlock()
-	if err := waitCarrier(ctx, iface); err != nil {
-		return err
-	}
-	rec.Stamp(ctl.StampLink)
 	ctx = context.WithoutCancel(ctx) // from here on frames move
-	if _, err := s.class.plug.Stats(ctx, ifindex(s.proxy.name)); err == nil {
-		// While the plug holds what is sent, the port may become the active
-		// one at once. What the kernel then sets on it (filters, modes) is
-		// set before traffic comes, not in its midst: QEMU's e1000 takes no
-		// frame for a second after each change (hw/net/e1000.c,
-		// set_rx_control).
-		if err := s.proxy.activate(iface); err != nil {
-			return err
-		}
-	}
-	s.showMAC(ctx, index)
-	if err := s.recorder.replay(ctx, iface, rec); err != nil {
-		return err
-	}
-	rec.Stamp(ctl.StampReplayed)
-
 	if err := s.resend(ctx, index, rec); err != nil {
 		return err
 	}

@@ -100,6 +100,7 @@ func newManager(ctx context.Context, opt Options, hw *drivers.Tree) (*shadow.Man
 		Modules:  slices.Concat(netshadow.Modules(), opt.Config.Modules),
 		Prefetch: opt.Config.Prefetch,
 		StateDir: stateDir,
+		Expedite: expedite(opt.Logger),
 		Logger:   opt.Logger,
 	}
 	for _, r := range opt.Config.Roles {
@@ -109,6 +110,27 @@ func newManager(ctx context.Context, opt Options, hw *drivers.Tree) (*shadow.Man
 		})
 	}
 	return shadow.NewManager(mo)
+}
+
+// rcuExpedited is the kernel's switch for short grace periods at the price of
+// some interrupts (Documentation/RCU): right for the length of a recovery, wrong
+// for a machine at work.
+const rcuExpedited = "/sys/kernel/rcu_expedited"
+
+// expedite returns the function that turns the switch, after turning it off:
+// a killed predecessor may have left it on.
+func expedite(log *slog.Logger) func(bool) {
+	set := func(on bool) {
+		v := []byte("0")
+		if on {
+			v = []byte("1")
+		}
+		if err := os.WriteFile(rcuExpedited, v, 0); err != nil {
+			log.Debug("grace periods keep their length", "err", err)
+		}
+	}
+	set(false)
+	return set
 }
 
 func netClass(ctx context.Context, opt Options, hw *drivers.Tree) (shadow.Class, error) {
