@@ -216,6 +216,7 @@ func (m *Manager) Run(ctx context.Context, signals <-chan Signal) error {
 			case pending != nil:
 				sig := *pending
 				pending = nil
+				m.resumed(sig) // the round before may have begun only after it came
 				start(sig)
 			case m.unfinished():
 				retry = time.After(retryAfter)
@@ -241,13 +242,26 @@ func (m *Manager) Run(ctx context.Context, signals <-chan Signal) error {
 			if sig.Quiet && pending != nil {
 				continue
 			}
-			pending = &sig
+			pending = merge(pending, sig)
 			if m.lostInFlight(ctx) {
 				m.log.Warn("a newer migration overtakes the recovery", "cause", sig.Cause)
 				stop()
 			}
 		}
 	}
+}
+
+// merge makes one of two signals that wait for their turn: a migration is
+// followed by a flood of others, and neither the time of its end nor the wish
+// of a reload may be lost in it.
+func merge(old *Signal, sig Signal) *Signal {
+	if old != nil && sig.Resumed == 0 {
+		sig.Resumed = old.Resumed
+	}
+	if old != nil && sig.Role == "" && old.Role != "" {
+		sig.Role, sig.Cause = old.Role, old.Cause
+	}
+	return &sig
 }
 
 // retryAfter is how long a role that has no usable device waits for another
