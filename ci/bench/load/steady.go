@@ -125,22 +125,45 @@ func (m *meter) settle() error {
 }
 
 // measure runs f and returns what it took as a record.
-func (m *meter) measure(kind record.Kind, count int, f func() error) error {
+func (m *meter) measure(kind record.Kind, count, fd int, f func() error) error {
+	out, in, err := segments(kind, fd)
+	if err != nil {
+		return err
+	}
 	t, n := now(unix.CLOCK_MONOTONIC), m.turns.Load()
-	err := f()
+	err = f()
 	elapsed, turns := now(unix.CLOCK_MONOTONIC)-t, m.turns.Load()-n
 	if err != nil {
 		return fmt.Errorf("%s: %w", kind, err)
 	}
-	say(record.Record{Kind: kind, Count: count, Elapsed: elapsed, Work: float64(elapsed) - float64(turns)*m.spin})
+	out1, in1, err := segments(kind, fd)
+	if err != nil {
+		return err
+	}
+	say(record.Record{
+		Kind: kind, Count: count, Elapsed: elapsed, Work: float64(elapsed) - float64(turns)*m.spin,
+		Sent: out1 - out, Received: in1 - in,
+	})
 	return nil
+}
+
+// segments is how many a TCP socket has sent and received.
+func segments(kind record.Kind, fd int) (out, in int, err error) {
+	if kind != record.TCP {
+		return 0, 0, nil
+	}
+	info, err := unix.GetsockoptTCPInfo(fd, unix.IPPROTO_TCP, unix.TCP_INFO)
+	if err != nil {
+		return 0, 0, fmt.Errorf("segments: %w", err)
+	}
+	return int(info.Segs_out), int(info.Segs_in), nil
 }
 
 const (
 	datagram  = 64   // bytes of payload
 	datagrams = 2000 // in a round
 	mebibytes = 8    // in a round
-	rounds    = 9    // after one to warm up
+	rounds    = 24   // after one to warm up
 )
 
 // steady sends to the peer's discard ports, UDP and TCP by turns.
@@ -175,10 +198,10 @@ func steady(peer string) error {
 		return err
 	}
 	for range rounds {
-		if err := m.measure(record.UDP, datagrams, send); err != nil {
+		if err := m.measure(record.UDP, datagrams, udp, send); err != nil {
 			return err
 		}
-		if err := m.measure(record.TCP, mebibytes, stream); err != nil {
+		if err := m.measure(record.TCP, mebibytes, tcp, stream); err != nil {
 			return err
 		}
 	}
@@ -233,7 +256,11 @@ func sendStream(fd int, b []byte, n int) error {
 		if left == 0 {
 			return nil
 		}
-		// Long enough that asking costs nothing next to a round.
-		time.Sleep(time.Millisecond)
+		// Long enough that asking costs nothing next to a round, and without
+		// the timers of the Go runtime.
+		pause := unix.Timespec{Nsec: int64(5 * time.Millisecond)}
+		if err := unix.Nanosleep(&pause, nil); err != nil && !errors.Is(err, unix.EINTR) {
+			return fmt.Errorf("sleep: %w", err)
+		}
 	}
 }

@@ -42,6 +42,8 @@ type Record struct {
 	Count    int     `json:"count,omitempty"`
 	Work     float64 `json:"work_ns,omitempty"`    // what the guest's processor did for the round
 	Elapsed  int64   `json:"elapsed_ns,omitempty"` // with what it waited
+	Sent     int     `json:"sent,omitempty"`       // segments the socket sent in the round
+	Received int     `json:"received,omitempty"`   // and received
 	Spin     float64 `json:"spin_ns,omitempty"`    // one turn of the idle loop
 	Device   string  `json:"device,omitempty"`     // bus address
 	Driver   string  `json:"driver,omitempty"`
