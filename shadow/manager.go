@@ -72,10 +72,12 @@ type Manager struct {
 	// device just bound.
 	binding sync.RWMutex
 
+	tidying sync.WaitGroup // what goes on after a recovery
+
 	mu      sync.Mutex
 	roles   []*role
-	refused map[string]string // bus address -> why its driver did not take it
-	leaving map[string]bool   // bus addresses of devices gone and not yet removed
+	refused map[string]error // by bus address: why no driver took the device
+	leaving map[string]bool  // bus addresses of devices gone and not yet removed
 }
 
 // role is a Role with its state. The Manager's mu guards all but the shadow.
@@ -106,7 +108,7 @@ const doneKept = 16
 func NewManager(opt Options) (*Manager, error) {
 	m := &Manager{
 		opt: opt, hw: opt.Hardware, log: opt.Logger,
-		refused: make(map[string]string),
+		refused: make(map[string]error),
 		leaving: make(map[string]bool),
 	}
 	for _, r := range opt.Roles {
@@ -165,7 +167,7 @@ func (m *Manager) Load(ctx context.Context, dev drivers.Device) (drivers.Device,
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	if err != nil {
-		m.refused[dev.Address] = err.Error()
+		m.refused[dev.Address] = err
 		return dev, err
 	}
 	delete(m.refused, dev.Address)
@@ -175,6 +177,7 @@ func (m *Manager) Load(ctx context.Context, dev drivers.Device) (drivers.Device,
 // Run boots the roles, brings the drivers that a recovery may need into memory,
 // and then serves signals until ctx ends.
 func (m *Manager) Run(ctx context.Context, signals <-chan Signal) error {
+	defer m.tidying.Wait()
 	if err := m.loadModules(ctx); err != nil {
 		return err
 	}
@@ -209,7 +212,7 @@ func (m *Manager) Run(ctx context.Context, signals <-chan Signal) error {
 			}
 			if !booted {
 				booted = true
-				go m.prefetch(ctx)
+				m.tidying.Go(func() { m.prefetch(ctx) })
 			}
 			retry = nil
 			switch {

@@ -45,7 +45,7 @@ func (m *Manager) Roles() []ctl.RoleStatus {
 func (m *Manager) Recoveries() int {
 	n := 0
 	for _, tl := range m.timelines(nil) {
-		if tl.Cause != CauseBoot && tl.Error == "" {
+		if _, done := tl.Stamp(ctl.StampPassive); done && tl.Cause != CauseBoot {
 			n++
 		}
 	}

@@ -9,7 +9,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"log/slog"
 	"maps"
 	"slices"
 	"sync"
@@ -277,11 +276,8 @@ func (m *Manager) loadFree(ctx context.Context, sig Signal, devs []drivers.Devic
 		if dev.Driver == "" || class != m.opt.Generic {
 			bound, err := m.Load(ctx, dev)
 			if err != nil {
-				level := slog.LevelDebug
-				if class != m.opt.Generic {
-					level = slog.LevelError
-				}
-				m.log.Log(ctx, level, "device without a driver", "device", describe(dev), "ids", dev.IDs.String(), "err", err)
+				// A role that waits for such a device says so itself.
+				m.log.Debug("device without a driver", "device", describe(dev), "ids", dev.IDs.String(), "err", err)
 				return
 			}
 			dev = bound
@@ -429,7 +425,7 @@ func (m *Manager) complete(ctx context.Context, r *role, sig Signal) error {
 	m.note(r.Name, r.journal.Done(tl))
 	m.log.Info("passive mode", "role", r.Name, "device", describe(dev), "cause", tl.Cause, "ms", (Now()-began(tl))/1e6)
 	if len(retired) > 0 {
-		go m.retire(whole, r.Name, tl, retired)
+		m.tidying.Go(func() { m.retire(whole, r.Name, tl, retired) })
 	}
 	return nil
 }
@@ -528,8 +524,13 @@ func (m *Manager) reportVacant(devs []drivers.Device) {
 		}
 		msg := "active: no " + r.Class + " device on the bus; waiting for one"
 		for _, d := range devs {
-			if why, bad := m.refused[d.Address]; bad && r.class.Owns(d) {
-				msg = fmt.Sprintf("active: %s (%s) is there, but %s", d.Address, d.IDs.String(), why)
+			why, bad := m.refused[d.Address]
+			switch {
+			case !bad || !r.class.Owns(d):
+			case errors.Is(why, drivers.ErrNoDriver):
+				msg = fmt.Sprintf("active: the device at %s (%s) has no driver in this image", d.Address, d.IDs)
+			default:
+				msg = fmt.Sprintf("active: the device at %s (%s) cannot be used: %v", d.Address, d.IDs, why)
 			}
 		}
 		if r.message != msg {

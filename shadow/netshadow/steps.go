@@ -133,9 +133,6 @@ func (s *netShadow) arm(ctx context.Context, bond int, rec *shadow.Recovery) {
 	s.mu.Lock()
 	index := s.index
 	s.mu.Unlock()
-	if index == 0 {
-		return
-	}
 	if err := s.collect(ctx, rec, true); err != nil {
 		s.log.Warn("harvest of an earlier device not ended", "err", err)
 	}
@@ -349,7 +346,11 @@ func (s *netShadow) Complete(ctx context.Context, dev drivers.Device, rec *shado
 	s.mu.Lock()
 	iface, index := s.iface, s.index
 	s.mu.Unlock()
-	ctx = context.WithoutCancel(ctx) // from here on frames move
+	// From here on frames move, and a newer signal does not stop them; a device
+	// that takes none does.
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), moveLimit)
+	defer cancel()
+	s.aim(index)
 	if err := s.resend(ctx, index, rec); err != nil {
 		return err
 	}
@@ -382,6 +383,25 @@ func (s *netShadow) Complete(ctx context.Context, dev drivers.Device, rec *shado
 		}
 	}()
 	return nil
+}
+
+// moveLimit is how long the new device may take to send what was held. What it
+// has not taken then waits for the next attempt, or the next device.
+const moveLimit = 30 * time.Second
+
+// aim turns the harvest to the frames that the new port's queue refuses and to
+// those that the kernel refuses while the plug is taken away.
+func (s *netShadow) aim(port int) {
+	if !s.armed {
+		return
+	}
+	h, err := s.harvester()
+	if err == nil {
+		err = h.Aim(harvest.Target{Proxy: ifindex(s.proxy.name), Port: port})
+	}
+	if err != nil {
+		s.log.Warn("frames refused during the release are lost", "err", err)
+	}
 }
 
 // resend sends what was harvested, then what was collected behind the TAP.
@@ -454,7 +474,8 @@ func (s *netShadow) releasePlug(ctx context.Context, index int, rec *shadow.Reco
 	if err != nil {
 		return err
 	}
-	rec.Count(ctl.Frames{Held: res.Held, Dropped: res.Drops + res.PortDrops})
+	// What the port's queue refused (res.PortDrops) has been harvested.
+	rec.Count(ctl.Frames{Held: res.Held, Dropped: res.Drops})
 	return nil
 }
 

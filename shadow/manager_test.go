@@ -1,0 +1,387 @@
+// Copyright 2026 the umbra Authors. All rights reserved.
+// Use of this source code is governed by a BSD-style
+// license that can be found in the LICENSE file.
+
+package shadow
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/umbra-vm/umbra/drivers"
+	"github.com/umbra-vm/umbra/drivers/drivertest"
+	"github.com/umbra-vm/umbra/drivers/pci"
+	"github.com/umbra-vm/umbra/shadow/ctl"
+	"github.com/umbra-vm/umbra/shadow/journal"
+)
+
+const (
+	slot2 = "0000:00:02.0"
+	slot5 = "0000:00:05.0"
+)
+
+func e1000(slot string) drivertest.Function {
+	return drivertest.Function{Address: slot, IDs: pci.IDs{Vendor: 0x8086, Device: 0x100e}, Class: 0x020000, BARs: []drivertest.BAR{drivertest.Memory, drivertest.IO}}
+}
+
+func rtl8139(slot string) drivertest.Function {
+	return drivertest.Function{Address: slot, IDs: pci.IDs{Vendor: 0x10ec, Device: 0x8139}, Class: 0x020000, BARs: []drivertest.BAR{drivertest.IO}}
+}
+
+func unknown(slot string) drivertest.Function {
+	return drivertest.Function{Address: slot, IDs: pci.IDs{Vendor: 0xdead, Device: 0xbeef}, Class: 0x020000, BARs: []drivertest.BAR{drivertest.IO}}
+}
+
+// newMachine has the drivers of an e1000 and an RTL8139.
+func newMachine(t *testing.T) *drivertest.Machine {
+	m := drivertest.New(t)
+	for name, ids := range map[string]string{"e1000": "v00008086d0000100E", "8139cp": "v000010ECd00008139"} {
+		m.AddModule(drivertest.Module{
+			Name: name, Aliases: []string{"pci:" + ids + "sv*sd*bc*sc*i*"},
+			Driver: drivertest.Driver{Name: name, Class: "net"},
+		})
+	}
+	return m
+}
+
+// fakeClass is a class whose shadows write down what they are asked for.
+type fakeClass struct {
+	mu     sync.Mutex
+	calls  []string
+	intact bool
+	// link, if not nil, is what Complete waits for.
+	link chan struct{}
+}
+
+func (c *fakeClass) Name() string               { return "net" }
+func (c *fakeClass) Owns(d drivers.Device) bool { return d.Class>>16 == 2 }
+func (c *fakeClass) note(f string, args ...any) {
+	c.mu.Lock()
+	c.calls = append(c.calls, fmt.Sprintf(f, args...))
+	c.mu.Unlock()
+}
+func (c *fakeClass) Identify(d drivers.Device) Identity {
+	return Identity{Address: d.Address, IDs: fmt.Sprintf("%04x:%04x", d.IDs.Vendor, d.IDs.Device)}
+}
+func (c *fakeClass) New(r Role, _ *journal.Journal) (Shadow, error) { return &fakeShadow{c}, nil }
+
+// take returns the calls so far and forgets them.
+func (c *fakeClass) take() []string {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	calls := c.calls
+	c.calls = nil
+	return calls
+}
+
+type fakeShadow struct{ c *fakeClass }
+
+func (s *fakeShadow) Activate(_ context.Context, old Old, _ *Recovery) error {
+	s.c.note("activate %s %s", old.Driver, old.Verdict)
+	return nil
+}
+func (s *fakeShadow) Detach(_ context.Context, old Old, _ *Recovery) error {
+	s.c.note("detach %s", old.Driver)
+	return nil
+}
+func (s *fakeShadow) Open(_ context.Context, d drivers.Device, _ *Recovery) error {
+	s.c.note("open %s %s", d.Driver, d.Address)
+	return nil
+}
+func (s *fakeShadow) Complete(ctx context.Context, d drivers.Device, _ *Recovery) error {
+	s.c.mu.Lock()
+	link := s.c.link
+	s.c.mu.Unlock()
+	if link != nil {
+		s.c.note("wait for the link of %s", d.Driver)
+		select {
+		case <-link:
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
+	s.c.note("complete %s", d.Driver)
+	return nil
+}
+func (s *fakeShadow) Intact(context.Context, drivers.Device) (bool, error) { return s.c.intact, nil }
+func (s *fakeShadow) Status(*ctl.RoleStatus)                               {}
+func (s *fakeShadow) Log() []ctl.LogEntry                                  { return nil }
+
+// guest is a Manager at work on a fake machine.
+type guest struct {
+	*testing.T
+	hw      *drivertest.Machine
+	class   *fakeClass
+	dir     string
+	m       *Manager
+	signals chan Signal
+	stop    func()
+}
+
+func start(t *testing.T, hw *drivertest.Machine, class *fakeClass, dir string) *guest {
+	g := &guest{T: t, hw: hw, class: class, dir: dir, signals: make(chan Signal)}
+	m, err := NewManager(Options{
+		Hardware: hw.Tree(), Classes: []Class{class}, StateDir: dir,
+		Roles:  []Role{{Name: "net0", Class: "net"}},
+		Logger: slog.New(slog.NewTextHandler(t.Output(), nil)),
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	g.m = m
+	ctx, cancel := context.WithCancel(context.Background())
+	done := make(chan struct{})
+	go func() { defer close(done); _ = m.Run(ctx, g.signals) }()
+	g.stop = sync.OnceFunc(func() { cancel(); <-done })
+	t.Cleanup(g.stop)
+	return g
+}
+
+// role waits until the role's status is as ok says.
+func (g *guest) role(what string, ok func(ctl.RoleStatus) bool) ctl.RoleStatus {
+	g.Helper()
+	deadline := time.Now().Add(20 * time.Second) // generous: only a hang is meant
+	for {
+		st := g.m.Roles()[0]
+		if ok(st) {
+			return st
+		}
+		if time.Now().After(deadline) {
+			g.Fatalf("the role never was %s; it is %+v\ncalls: %q\nkernel: %q", what, st, g.class.take(), g.hw.Events())
+		}
+		time.Sleep(5 * time.Millisecond)
+	}
+}
+
+func (g *guest) passive(driver string) {
+	g.Helper()
+	g.role("in passive mode on "+driver, func(st ctl.RoleStatus) bool {
+		return st.Mode == ctl.ModePassive && st.Driver == driver
+	})
+}
+
+func (g *guest) active(message string) {
+	g.Helper()
+	g.role("in active mode, saying "+message, func(st ctl.RoleStatus) bool {
+		return st.Mode == ctl.ModeActive && strings.Contains(st.Message, message)
+	})
+}
+
+func (g *guest) calls(want ...string) {
+	g.Helper()
+	if got := g.class.take(); !slices.Equal(got, want) {
+		g.Errorf("the shadow was asked\n%q, want\n%q", got, want)
+	}
+}
+
+func boot(t *testing.T, fs ...drivertest.Function) *guest {
+	hw := newMachine(t)
+	for _, f := range fs {
+		hw.Plug(f)
+	}
+	if err := hw.Tree().Rescan(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	return start(t, hw, &fakeClass{}, t.TempDir())
+}
+
+var migrated = Signal{Cause: ctl.CauseMigration}
+
+func TestBootServesTheRole(t *testing.T) {
+	g := boot(t, e1000(slot2))
+	g.passive("e1000")
+	g.calls("open e1000 "+slot2, "complete e1000")
+}
+
+func TestOldDriverLeavesFirstWhereItsAddressIsTaken(t *testing.T) {
+	g := boot(t, e1000(slot2))
+	g.passive("e1000")
+	g.class.take()
+	g.hw.Plug(rtl8139(slot2))
+	g.signals <- migrated
+	g.passive("8139cp")
+	g.calls("activate e1000 replaced", "detach e1000", "open 8139cp "+slot2, "complete 8139cp")
+}
+
+func TestFreshDeviceOfTheSameModelIsRecoveredToo(t *testing.T) {
+	g := boot(t, e1000(slot2))
+	g.passive("e1000")
+	g.class.take()
+	g.hw.Plug(e1000(slot2))
+	g.signals <- migrated
+	g.role("recovered", func(ctl.RoleStatus) bool { return g.m.Recoveries() == 1 })
+	g.calls("activate e1000 reset", "detach e1000", "open e1000 "+slot2, "complete e1000")
+}
+
+func TestNewDriverComesFirstWhereHardwareIsElsewhere(t *testing.T) {
+	g := boot(t, e1000(slot2))
+	g.passive("e1000")
+	g.class.take()
+	g.hw.Pull(slot2)
+	g.hw.Plug(rtl8139(slot5))
+	g.signals <- migrated
+	g.passive("8139cp")
+	g.calls("activate e1000 absent", "open 8139cp "+slot5, "detach e1000", "complete 8139cp")
+	g.role("rid of the old device", func(ctl.RoleStatus) bool {
+		return slices.Contains(g.hw.Events(), "remove "+slot2) && slices.Contains(g.hw.Events(), "unload e1000")
+	})
+}
+
+func TestDeviceThatIsAliveIsLeftAlone(t *testing.T) {
+	g := boot(t, e1000(slot2))
+	g.passive("e1000")
+	g.class.take()
+	before := g.hw.Events()
+	g.signals <- migrated // an aborted migration looks like this
+	g.signals <- migrated // taken only after the first was answered
+	g.signals <- migrated
+	g.calls()
+	if after := g.hw.Events(); !slices.Equal(before, after) {
+		t.Errorf("the kernel was made to %q", after[len(before):])
+	}
+}
+
+func TestRoleWithoutHardwareWaitsAndIsServedLater(t *testing.T) {
+	g := boot(t, e1000(slot2))
+	g.passive("e1000")
+	g.class.take()
+	g.hw.Pull(slot2)
+	g.signals <- migrated
+	g.active("no net device")
+	g.hw.Plug(rtl8139(slot5))
+	g.signals <- Signal{Cause: ctl.CauseHotplug}
+	g.passive("8139cp")
+	g.calls("activate e1000 absent", "open 8139cp "+slot5, "detach e1000", "complete 8139cp")
+}
+
+func TestDeviceWithoutDriverIsNamed(t *testing.T) {
+	g := boot(t, e1000(slot2))
+	g.passive("e1000")
+	g.hw.Plug(unknown(slot2))
+	g.signals <- migrated
+	g.active("dead:beef")
+	g.active(slot2)
+	g.hw.Plug(e1000(slot5))
+	g.signals <- Signal{Cause: ctl.CauseHotplug}
+	g.passive("e1000")
+}
+
+func TestDriverThatComesLaterIsTriedAgain(t *testing.T) {
+	g := boot(t, e1000(slot2))
+	g.passive("e1000")
+	g.hw.SetErr("8139cp", fmt.Errorf("out of memory"))
+	g.hw.Plug(rtl8139(slot2))
+	g.signals <- migrated
+	g.active("out of memory")
+	g.hw.SetErr("8139cp", nil)
+	g.signals <- Signal{Cause: ctl.CauseHotplug}
+	g.passive("8139cp")
+}
+
+func TestSecondMigrationOvertakesARecoveryThatWaits(t *testing.T) {
+	g := boot(t, e1000(slot2))
+	g.passive("e1000")
+	g.class.take()
+	never := make(chan struct{})
+	g.class.mu.Lock()
+	g.class.link = never
+	g.class.mu.Unlock()
+	g.hw.Plug(rtl8139(slot2))
+	g.signals <- migrated
+	g.role("waiting for a link", func(ctl.RoleStatus) bool {
+		g.class.mu.Lock()
+		defer g.class.mu.Unlock()
+		return slices.Contains(g.class.calls, "wait for the link of 8139cp")
+	})
+	g.class.mu.Lock()
+	g.class.link = nil
+	g.class.mu.Unlock()
+	g.hw.Plug(e1000(slot2))
+	g.signals <- migrated
+	g.passive("e1000")
+	g.calls("activate e1000 replaced", "detach e1000", "open 8139cp "+slot2, "wait for the link of 8139cp",
+		"activate 8139cp replaced", "detach 8139cp", "open e1000 "+slot2, "complete e1000")
+	if n := g.m.Recoveries(); n != 1 {
+		t.Errorf("%d recoveries; a second signal extends one", n)
+	}
+}
+
+func TestReloadGivesALiveDeviceAFreshDriver(t *testing.T) {
+	g := boot(t, e1000(slot2))
+	g.passive("e1000")
+	g.class.take()
+	g.signals <- Signal{Cause: ctl.CauseReload, Role: "net0"}
+	g.role("reloaded", func(ctl.RoleStatus) bool { return g.m.Recoveries() == 1 })
+	g.calls("activate e1000 alive", "detach e1000", "open e1000 "+slot2, "complete e1000")
+	if n := len(slices.DeleteFunc(g.hw.Events(), func(e string) bool { return e != "load e1000" })); n != 2 {
+		t.Errorf("the module was loaded %d times, want 2", n)
+	}
+}
+
+func TestSuccessorFindsAPassiveRoleAsItIs(t *testing.T) {
+	g := boot(t, e1000(slot2))
+	g.passive("e1000")
+	g.stop()
+	g.class.take()
+	g.class.intact = true
+	g = start(t, g.hw, g.class, g.dir)
+	g.passive("e1000")
+	g.signals <- migrated
+	g.signals <- migrated
+	g.calls()
+}
+
+func TestSuccessorGoesOnWithARecovery(t *testing.T) {
+	g := boot(t, e1000(slot2))
+	g.passive("e1000")
+	g.class.take()
+	never := make(chan struct{})
+	g.class.mu.Lock()
+	g.class.link = never
+	g.class.mu.Unlock()
+	g.hw.Plug(rtl8139(slot2))
+	g.signals <- migrated
+	g.role("half recovered", func(ctl.RoleStatus) bool {
+		g.class.mu.Lock()
+		defer g.class.mu.Unlock()
+		return slices.Contains(g.class.calls, "wait for the link of 8139cp")
+	})
+	g.stop() // as if killed: the journal is all that is left
+	g.class.take()
+	g.class.link = nil
+	g = start(t, g.hw, g.class, g.dir)
+	g.passive("8139cp")
+	g.calls("open 8139cp "+slot2, "complete 8139cp")
+	tls, err := g.m.Timelines("net0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	last := tls[len(tls)-1]
+	if last.Cause != ctl.CauseMigration || last.From != "e1000 at "+slot2 {
+		t.Errorf("the timeline is not that of the recovery which was begun: %+v", last)
+	}
+}
+
+func TestTimelineStartsWhereTheHostSays(t *testing.T) {
+	g := boot(t, e1000(slot2))
+	g.passive("e1000")
+	g.hw.Plug(rtl8139(slot2))
+	resumed := Now()
+	g.signals <- migrated
+	g.passive("8139cp")
+	g.signals <- Signal{Cause: ctl.CauseMigration, Resumed: resumed} // the host's message comes last
+	g.role("told", func(ctl.RoleStatus) bool {
+		tls, err := g.m.Timelines("net0")
+		if err != nil {
+			t.Fatal(err)
+		}
+		at, ok := tls[len(tls)-1].Stamp(ctl.StampResumed)
+		return ok && at == resumed
+	})
+}
