@@ -47,7 +47,7 @@ func TestCrash(t *testing.T) {
 		g.waitConsole("taken over from the last agent")
 		g.traffic()
 		g.waitRole("passive", func(st ctl.RoleStatus) bool { return st.Mode == ctl.ModePassive })
-		tls, err := g.Timelines(g.ctx)
+		tls, err := g.timelines()
 		if err != nil || len(tls) != 1 {
 			t.Errorf("%d timelines, want that of the boot alone (%v)", len(tls), err)
 		}
@@ -61,7 +61,7 @@ func TestCrash(t *testing.T) {
 // lives, and no more datagrams are missing than frames were said to be lost.
 func (g *guest) accounted(recoveries int) {
 	g.t.Helper()
-	tls, err := g.Timelines(g.ctx)
+	tls, err := g.timelines()
 	if err != nil {
 		g.t.Fatal(err)
 	}

@@ -50,6 +50,22 @@ type guest struct {
 	rec *recorder
 }
 
+// callTimeout ends a question to an agent that died over it: nobody tells the
+// host, and the next question finds the agent's successor.
+const callTimeout = 10 * time.Second
+
+func (g *guest) status() (ctl.Status, error) {
+	ctx, cancel := context.WithTimeout(g.ctx, callTimeout)
+	defer cancel()
+	return g.Status(ctx)
+}
+
+func (g *guest) timelines() ([]ctl.Timeline, error) {
+	ctx, cancel := context.WithTimeout(g.ctx, callTimeout)
+	defer cancel()
+	return g.Timelines(ctx)
+}
+
 // option changes how a guest is started.
 type option func(*rig.Options)
 
@@ -112,16 +128,13 @@ func (g *guest) move(nic rig.NIC) {
 // passive mode, checks what every timeline has to obey, and returns it.
 func (g *guest) recovered(n int) ctl.Timeline {
 	g.t.Helper()
-	tl, err := g.WaitPassive(g.ctx, n+1)
-	if err != nil {
-		g.t.Fatalf("recovery %d: %v", n, err)
-	}
+	tl := g.waitPassive(n)
 	// The old driver may leave off the critical path, and the host's word on
 	// when it resumed the guest may come late.
 	end := time.Now().Add(settling)
 	for g.missing(tl) != "" && time.Now().Before(end) {
 		time.Sleep(rig.Poll)
-		if tls, err := g.Timelines(g.ctx); err == nil && len(tls) > n {
+		if tls, err := g.timelines(); err == nil && len(tls) > n {
 			tl = tls[n]
 		}
 	}
@@ -254,13 +267,42 @@ func (g *guest) traffic() {
 }
 
 // waitRole waits until the role's status is as ok says; what names it.
-func (g *guest) waitRole(what string, ok func(ctl.RoleStatus) bool) ctl.RoleStatus {
+func (g *guest) waitRole(what string, ok func(ctl.RoleStatus) bool) (found ctl.RoleStatus) {
 	g.t.Helper()
-	st, err := g.WaitRole(g.ctx, ok)
-	if err != nil {
-		g.t.Fatalf("waiting for a role that is %s: %v", what, err)
-	}
-	return st
+	g.until("the role is "+what, func() error {
+		st, err := g.status()
+		if err != nil {
+			return err
+		}
+		for _, r := range st.Roles {
+			if found = r; r.Name == rig.Role && ok(r) {
+				return nil
+			}
+		}
+		return fmt.Errorf("roles are %+v", st.Roles)
+	})
+	return found
+}
+
+// waitPassive waits until the n-th recovery, the boot not counted, has ended in
+// passive mode.
+func (g *guest) waitPassive(n int) (tl ctl.Timeline) {
+	g.t.Helper()
+	g.until(fmt.Sprintf("recovery %d is over", n), func() error {
+		tls, err := g.timelines()
+		if err != nil {
+			return err
+		}
+		if len(tls) <= n {
+			return fmt.Errorf("%d timelines, the boot's included", len(tls))
+		}
+		tl = tls[n]
+		if _, done := tl.Stamp(ctl.StampPassive); !done {
+			return fmt.Errorf("its stamps are %v, its error %q", tl.Stamps, tl.Error)
+		}
+		return nil
+	})
+	return tl
 }
 
 // waitConsole waits for a line of the guest's console, on whichever host.
@@ -339,7 +381,7 @@ func (g *guest) until(what string, check func() error) {
 func (g *guest) waitStamp(name string) {
 	g.t.Helper()
 	g.until("a recovery reaches "+name, func() error {
-		tls, err := g.Timelines(g.ctx)
+		tls, err := g.timelines()
 		if err != nil {
 			return err
 		}

@@ -49,9 +49,7 @@ func TestControl(t *testing.T) {
 	g := start(t, fullImage, e1000At2, cmdline("umbra.shadow=off"))
 	g.traffic()
 	g.move(rtl8139At2)
-	if _, err := g.WaitPassive(g.ctx, 2); err != nil {
-		t.Fatal(err)
-	}
+	g.waitPassive(1)
 	v := g.verdict()
 	if v.UDPOut.Missing == 0 && v.Resets == 0 {
 		t.Errorf("without the shadow nothing is lost: the witness sees nothing, or the shadow is not needed: %+v", v)

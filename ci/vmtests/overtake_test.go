@@ -45,7 +45,7 @@ func TestOvertaken(t *testing.T) {
 				return st.Mode == ctl.ModePassive && st.Device == "0000:00:0"+tc.to.Slot+".0"
 			})
 			g.traffic()
-			tls, err := g.Timelines(g.ctx)
+			tls, err := g.timelines()
 			if err != nil {
 				t.Fatal(err)
 			}
