@@ -14,16 +14,12 @@ import (
 
 	"github.com/umbra-vm/umbra/ci/bench/internal/record"
 	"github.com/umbra-vm/umbra/ci/rig"
-	"github.com/umbra-vm/umbra/ci/testbed"
 	"github.com/umbra-vm/umbra/ci/testbed/vm"
 	"github.com/umbra-vm/umbra/image"
 )
 
 // loadPackage is the program that measures in the guest.
 const loadPackage = "github.com/umbra-vm/umbra/ci/bench/load"
-
-// discardPort of the peer swallows what the guest sends.
-const discardPort = 9
 
 // build builds the one image that all benchmarks boot, and measures it.
 func (b *bench) build(ctx context.Context) error {
@@ -43,9 +39,9 @@ func (b *bench) build(ctx context.Context) error {
 	}
 	b.bundle, err = rig.Build(ctx, rig.GuestOptions{
 		Dir: dir, NoWitness: true, Options: b.image,
-		Extra: fmt.Sprintf("[[service]]\nname = \"load\"\nexec = [\"/bin/load\", \"%s:%d\"]\nfiles = [%q]\nneeds = [%q]\n"+
+		Extra: fmt.Sprintf("[[service]]\nname = \"load\"\nexec = [\"/bin/load\", \"%s\"]\nfiles = [%q]\nneeds = [%q]\n"+
 			"env = [\"GODEBUG=asyncpreemptoff=1\"]\nrestart = \"never\"\n",
-			testbed.Subnet4.Addr(), discardPort, load+":/bin/load", rig.Role),
+			discardAddr, load+":/bin/load", rig.Role),
 	})
 	return err
 }

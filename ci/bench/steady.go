@@ -9,13 +9,16 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net"
 	"net/netip"
 	"sync"
 	"time"
 
+	"github.com/umbra-vm/umbra/ci/bench/internal/answer"
 	"github.com/umbra-vm/umbra/ci/bench/internal/record"
 	"github.com/umbra-vm/umbra/ci/rig"
 	"github.com/umbra-vm/umbra/ci/testbed"
+	"github.com/umbra-vm/umbra/ci/testbed/peer"
 )
 
 // Bounds of the proxy's instructions over the bare NIC's.
@@ -28,6 +31,12 @@ const (
 const (
 	guestProxy = "proxy"
 	guestBare  = "bare-nic"
+)
+
+// discardAddr is the host and the port that swallow what the guest sends.
+var (
+	discardAddr = netip.MustParseAddrPort("10.99.0.2:9")
+	discardMAC  = net.HardwareAddr{0x02, 0x75, 0x6d, 0x62, 0x72, 0x62}
 )
 
 // steadyLimit bounds one guest; counting instructions makes it slow.
@@ -64,9 +73,11 @@ func (b *bench) count(ctx context.Context, name, cmdline string) error {
 		return err
 	}
 	defer g.close()
-	if err := discard(g.bed); err != nil {
+	h, err := discard(g.bed)
+	if err != nil {
 		return err
 	}
+	defer h.Close()
 	from := 0
 	for {
 		r, line, err := next(ctx, g.Host, record.UDP, from)
@@ -85,14 +96,32 @@ func (b *bench) count(ctx context.Context, name, cmdline string) error {
 	}
 }
 
-// discard makes the peer read and forget. It ends with the bed.
-func discard(bed *testbed.Bed) error {
-	addr := netip.AddrPortFrom(testbed.Subnet4.Addr(), discardPort)
-	l, err := bed.Peer.Listen(addr)
+// discard adds a host to the network that reads and forgets.
+func discard(bed *testbed.Bed) (*peer.Host, error) {
+	port, err := bed.Switch.Attach("discard", true)
+	if err != nil {
+		return nil, err
+	}
+	h, err := peer.New(answer.New(port), peer.Config{
+		MAC: discardMAC, Addresses: []netip.Prefix{netip.PrefixFrom(discardAddr.Addr(), testbed.Subnet4.Bits())},
+	})
+	if err != nil {
+		return nil, err
+	}
+	if err := swallow(h); err != nil {
+		h.Close()
+		return nil, err
+	}
+	return h, nil
+}
+
+// swallow serves the discard ports until h is closed.
+func swallow(h *peer.Host) error {
+	l, err := h.Listen(discardAddr)
 	if err != nil {
 		return err
 	}
-	pc, err := bed.Peer.ListenPacket(addr)
+	pc, err := h.ListenPacket(discardAddr)
 	if err != nil {
 		return errors.Join(err, l.Close())
 	}

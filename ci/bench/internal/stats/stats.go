@@ -58,28 +58,6 @@ func Ratio(a, b float64) float64 {
 	return a / b
 }
 
-// A Line is y = At0 + Slope·x.
-type Line struct {
-	At0   float64
-	Slope float64
-}
-
-// At returns the line's value at x.
-func (l Line) At(x float64) float64 { return l.At0 + l.Slope*x }
-
-// Fit returns the line with the least squares of distances from the points
-// (x[i], y[i]). Where all x are the same it is level, at the mean of y.
-func Fit(x, y []float64) Line {
-	mx, my := Mean(x), Mean(y)
-	var xx, xy float64
-	for i := range x {
-		xx += (x[i] - mx) * (x[i] - mx)
-		xy += (x[i] - mx) * (y[i] - my)
-	}
-	slope := Ratio(xy, xx)
-	return Line{my - slope*mx, slope}
-}
-
 // Mean is the arithmetic mean, 0 of no values.
 func Mean(v []float64) float64 {
 	sum := 0.0
@@ -87,15 +65,4 @@ func Mean(v []float64) float64 {
 		sum += x
 	}
 	return Ratio(sum, float64(len(v)))
-}
-
-// Level returns y as it would have been at the same x0 everywhere: each point
-// is moved along the line that fits them all.
-func Level(x, y []float64, x0 float64) []float64 {
-	slope := Fit(x, y).Slope
-	out := make([]float64, len(y))
-	for i := range y {
-		out[i] = y[i] + slope*(x0-x[i])
-	}
-	return out
 }

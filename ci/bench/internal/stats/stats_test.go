@@ -43,28 +43,11 @@ func TestRatio(t *testing.T) {
 	}
 }
 
-func TestFit(t *testing.T) {
-	for _, tc := range []struct {
-		name string
-		x, y []float64
-		want Line
-	}{
-		{"points on a line give that line", []float64{1, 2, 4}, []float64{5, 7, 11}, Line{3, 2}},
-		{"the same x everywhere gives the mean", []float64{2, 2, 2}, []float64{1, 2, 6}, Line{3, 0}},
-		{"what lies evenly on both sides cancels out", []float64{0, 0, 1, 1}, []float64{-1, 1, 1, 3}, Line{0, 2}},
-		{"nothing measured", nil, nil, Line{}},
-	} {
-		t.Run(tc.name, func(t *testing.T) {
-			if got := Fit(tc.x, tc.y); got != tc.want {
-				t.Errorf("Fit(%v, %v) = %+v, want %+v", tc.x, tc.y, got, tc.want)
-			}
-		})
+func TestMean(t *testing.T) {
+	if got := Mean([]float64{1, 2, 6}); got != 3 {
+		t.Errorf("Mean(1, 2, 6) = %v, want 3", got)
 	}
-}
-
-func TestLevelTakesOutWhatXExplains(t *testing.T) {
-	x, y := []float64{0, 1, 2}, []float64{10, 12, 14}
-	if got, want := Level(x, y, 5), []float64{20, 20, 20}; !slices.Equal(got, want) {
-		t.Errorf("Level(%v, %v, 5) = %v, want %v", x, y, got, want)
+	if got := Mean(nil); got != 0 {
+		t.Errorf("Mean() = %v, want 0", got)
 	}
 }
