@@ -143,10 +143,12 @@ func (g *guest) recovered(n int) ctl.Timeline {
 }
 
 // order lists which stamp never comes before which, whatever the hardware.
-// "harvested" and "unloaded" have two places: see package shadow/ctl.
+// "harvested" and "unloaded" have two places: see package shadow/ctl. Settings are
+// replayed before or after the link comes up, as the device allows.
 var order = [][]string{
 	{ctl.StampResumed, ctl.StampDetected, ctl.StampActive, ctl.StampScanned, ctl.StampProbed, ctl.StampOpened,
-		ctl.StampLink, ctl.StampReplayed, ctl.StampReleased, ctl.StampPassive},
+		ctl.StampLink, ctl.StampReleased, ctl.StampPassive},
+	{ctl.StampOpened, ctl.StampReplayed, ctl.StampReleased},
 	{ctl.StampDetected, ctl.StampHarvested, ctl.StampReleased},
 	{ctl.StampHarvested, ctl.StampUnloaded},
 }

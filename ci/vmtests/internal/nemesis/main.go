@@ -11,6 +11,7 @@
 //	nemesis=qdisc       put a pfifo at the root of the proxy, as a user may
 //	nemesis=settings    change settings of the proxy and of its device, and
 //	                    tell what they are whenever that changes
+//	nemesis=run@PROGRAM run the tests in /bin/PROGRAM, with the agent stopped
 //
 // What it does it says on the console. It uses the agent's public door, the
 // control socket, and nothing else of umbra.
@@ -72,6 +73,8 @@ func do(ctx context.Context, deed string) error {
 		return kill(ctx, at)
 	case "qdisc":
 		return takeRoot(ctx)
+	case "run":
+		return runTests(ctx, at)
 	case "settings":
 		return changeSettings(ctx)
 	}
