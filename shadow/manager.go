@@ -77,7 +77,10 @@ type Manager struct {
 	mu      sync.Mutex
 	roles   []*role
 	refused map[string]error // by bus address: why no driver took the device
-	leaving map[string]bool  // bus addresses of devices gone and not yet removed
+	// lastResumed is when the host last said that the guest went on; the
+	// message may come before the recovery that it belongs to has begun.
+	lastResumed int64
+	leaving     map[string]bool // bus addresses of devices gone and not yet removed
 }
 
 // role is a Role with its state. The Manager's mu guards all but the shadow.
@@ -351,6 +354,10 @@ func (m *Manager) note(role string, err error) {
 // the guest: its message waits for the guest's first moments like all else. In ns.
 const clockSlack = int64(time.Second)
 
+// resumedKept is how long after the guest went on a recovery may begin and
+// still be told from there: the longest that an undetected move takes, in ns.
+const resumedKept = int64(30 * time.Second)
+
 // resumed puts the time at which the guest went on into the timelines of the
 // recoveries that followed. No signal can be older than the resumption.
 func (m *Manager) resumed(sig Signal) {
@@ -359,6 +366,7 @@ func (m *Manager) resumed(sig Signal) {
 	}
 	m.mu.Lock()
 	defer m.mu.Unlock()
+	m.lastResumed = sig.Resumed
 	for _, r := range m.roles {
 		if r.rec != nil {
 			if at := began(r.rec.Timeline()); at != 0 && at+clockSlack >= sig.Resumed {

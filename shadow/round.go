@@ -121,8 +121,9 @@ func (m *Manager) vacate(ctx context.Context, sig Signal, lost []loss) {
 				r.rec.Stamp(ctl.StampDetected)
 			}
 		}
-		if sig.Resumed != 0 {
-			r.rec.StampAt(ctl.StampResumed, sig.Resumed)
+		// The host may have told of the resumption before this recovery began.
+		if at := began(r.rec.Timeline()); m.lastResumed != 0 && at+clockSlack >= m.lastResumed && at-m.lastResumed < resumedKept {
+			r.rec.StampAt(ctl.StampResumed, min(at, m.lastResumed))
 		}
 		rec, dev := r.rec, r.dev
 		rec.Between(describe(dev), "")

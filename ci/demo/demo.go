@@ -55,9 +55,10 @@ type Options struct {
 
 // Times of the demo. Nothing is judged by them.
 const (
-	limit     = 6 * time.Minute  // for all of it
-	moveLimit = 60 * time.Second // for one recovery
-	calm      = 2 * time.Second  // of traffic before and after each move
+	limit        = 6 * time.Minute  // for all of it
+	moveLimit    = 60 * time.Second // for one recovery
+	controlLimit = 12 * time.Second // the same without the shadow: there may be none
+	calm         = 2 * time.Second  // of traffic before and after each move
 )
 
 // Run is the demo. It returns the report also if it failed.
@@ -201,7 +202,8 @@ func (d *demo) move(ctx context.Context, i int, nic rig.NIC) (Move, error) {
 	m.Repaired = len(rep.Lines)
 	d.view.say(fmt.Sprintf("    host %s runs the guest; it stood still for %.0f ms", host, m.DowntimeMS))
 
-	wait, cancel := context.WithTimeoutCause(ctx, moveLimit, fmt.Errorf("no recovery within %v", moveLimit))
+	patience := d.patience()
+	wait, cancel := context.WithTimeoutCause(ctx, patience, fmt.Errorf("no recovery within %v", patience))
 	defer cancel()
 	tl, err := d.rig.WaitPassive(wait, i+2)
 	if err != nil {
@@ -232,6 +234,13 @@ func (d *demo) move(ctx context.Context, i int, nic rig.NIC) (Move, error) {
 	return m, nil
 }
 
+func (d *demo) patience() time.Duration {
+	if d.Control {
+		return controlLimit
+	}
+	return moveLimit
+}
+
 func (d *demo) account(m *Move, rep *migrate.Report, tl ctl.Timeline) {
 	m.Timeline = tl.Milliseconds()
 	m.Frames = Frames(tl.Frames)
@@ -259,7 +268,7 @@ func render(tl ctl.Timeline) string {
 // judge ends the traffic in good order and takes the witness's verdict.
 func (d *demo) judge(ctx context.Context) error {
 	d.view.say("the program in the guest is asked to finish, and both ends compare")
-	end, cancel := context.WithTimeoutCause(ctx, moveLimit, errors.New("the guest did not finish in time"))
+	end, cancel := context.WithTimeoutCause(ctx, d.patience(), errors.New("the guest did not finish in time"))
 	defer cancel()
 	v, err := d.bed.Witness.Final(end)
 	d.report.TCP = TCP{Resets: v.Resets, BytesSent: v.BytesSent, BytesLost: v.BytesLost, BytesCorrupt: v.BytesCorrupt}

@@ -20,7 +20,7 @@ const (
 	svgLeft   = 150
 	svgRight  = 40
 	svgHead   = 92
-	svgMove   = 190
+	svgMove   = 164
 	svgFoot   = 46
 	svgPlot   = svgWidth - svgLeft - svgRight
 	barHeight = 26
