@@ -267,7 +267,7 @@ func (g *bareGuest) move(ctx context.Context, nic rig.NIC, m *Move) error {
 	}
 	m.Driver = r.Driver
 	m.Bare = Bare{
-		Probe: ms(time.Duration(r.Probe)), Open: ms(time.Duration(r.Open)), Link: ms(time.Duration(r.Link)),
+		Scan: ms(time.Duration(r.Scan)), Probe: ms(time.Duration(r.Probe)), Open: ms(time.Duration(r.Open)), Link: ms(time.Duration(r.Link)),
 	}
 	m.Ratio = stats.Ratio(m.FirstFrame, m.Bare.Total())
 	return nil

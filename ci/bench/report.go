@@ -65,8 +65,10 @@ type Move struct {
 	Ratio      float64            `json:"ratio"`
 }
 
-// Bare is what a driver takes alone.
+// Bare is what a driver takes alone, and what the scan took that found the
+// device, which is not the driver's.
 type Bare struct {
+	Scan  float64 `json:"scan"`
 	Probe float64 `json:"probe"`
 	Open  float64 `json:"open"`
 	Link  float64 `json:"link"`
@@ -201,7 +203,7 @@ func nicsOf(moves []Move) (nics []string) {
 
 func sumMoves(nic string, moves []Move) Recovery {
 	out := Recovery{NIC: nic, Stamps: make(map[string]float64)}
-	var first, bare, ratio, probe, open, link []float64
+	var first, bare, ratio, scan, probe, open, link []float64
 	stamps := make(map[string][]float64)
 	for _, m := range moves {
 		if m.NIC != nic {
@@ -209,13 +211,13 @@ func sumMoves(nic string, moves []Move) Recovery {
 		}
 		out.Driver = m.Driver
 		first, bare, ratio = append(first, m.FirstFrame), append(bare, m.Bare.Total()), append(ratio, m.Ratio)
-		probe, open, link = append(probe, m.Bare.Probe), append(open, m.Bare.Open), append(link, m.Bare.Link)
+		scan, probe, open, link = append(scan, m.Bare.Scan), append(probe, m.Bare.Probe), append(open, m.Bare.Open), append(link, m.Bare.Link)
 		for name, at := range m.Stamps {
 			stamps[name] = append(stamps[name], at)
 		}
 	}
 	out.FirstFrame, out.Bare, out.Ratio = stats.Of(first), stats.Of(bare), stats.Of(ratio)
-	out.Steps = Bare{stats.Of(probe).Median, stats.Of(open).Median, stats.Of(link).Median}
+	out.Steps = Bare{stats.Of(scan).Median, stats.Of(probe).Median, stats.Of(open).Median, stats.Of(link).Median}
 	for name, at := range stamps {
 		out.Stamps[name] = stats.Of(at).Median
 	}
@@ -239,10 +241,10 @@ func (r *Report) Render(w io.Writer) {
 	if len(r.Recovery) > 0 {
 		fmt.Fprintln(w, "Recovery at another slot, resumed → first frame at the switch (medians, ms)")
 		t := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
-		fmt.Fprintln(t, "  NIC\tdriver\tfirst frame\tdriver alone\t(probe + open + link)\tratio\tmoves")
+		fmt.Fprintln(t, "  NIC\tdriver\tfirst frame\tdriver alone\t(probe + open + link; bus scan)\tratio\tmoves")
 		for _, x := range r.Recovery {
-			fmt.Fprintf(t, "  %s\t%s\t%.0f\t%.0f\t(%.0f + %.0f + %.0f)\t%.2f\t%d\n", x.NIC, x.Driver, x.FirstFrame.Median,
-				x.Bare.Median, x.Steps.Probe, x.Steps.Open, x.Steps.Link, x.Ratio.Median, x.Ratio.N)
+			fmt.Fprintf(t, "  %s\t%s\t%.0f\t%.0f\t(%.0f + %.0f + %.0f; %.0f)\t%.2f\t%d\n", x.NIC, x.Driver, x.FirstFrame.Median,
+				x.Bare.Median, x.Steps.Probe, x.Steps.Open, x.Steps.Link, x.Steps.Scan, x.Ratio.Median, x.Ratio.N)
 		}
 		t.Flush()
 		fmt.Fprintln(w, "  where it goes, ms after the stamp before:")

@@ -6,6 +6,7 @@ package main
 
 import (
 	"context"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -24,8 +25,7 @@ import (
 
 // bare measures, for every NIC that turns up, what its driver takes to probe
 // it, open it and get a link, with nothing else in the guest. The drivers are
-// in memory and have never run, as they have in a guest that recovers: the bus
-// does not probe by itself here.
+// in memory and have never run, as they have in a guest that recovers.
 //
 // The machine is migrated from NIC to NIC like the other one. The emulator
 // that it comes to has translated none of the guest's code yet, which is most
@@ -47,16 +47,16 @@ func bare(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	if err := os.WriteFile("/sys/bus/pci/drivers_autoprobe", []byte("0"), 0); err != nil {
-		return err
-	}
 	if err := tree.Prefetch(ctx, slices.Concat(cfg.Modules, cfg.Prefetch)...); err != nil {
 		return fmt.Errorf("prefetch: %w", err)
 	}
+	probes, err := watchProbes()
+	if err != nil {
+		return err
+	}
 	say(record.Record{Kind: record.Start, Boottime: now(unix.CLOCK_BOOTTIME)})
-	var last drivers.Device
 	for {
-		dev, err := nextNIC(ctx, tree, last)
+		dev, scan, err := nextNIC(ctx, tree)
 		if err != nil {
 			return err
 		}
@@ -64,11 +64,21 @@ func bare(ctx context.Context) error {
 		if err != nil {
 			return fmt.Errorf("%s %s: %w", dev.Address, dev.IDs, err)
 		}
+		if r.Probe, err = probes.took(dev.Address); err != nil {
+			return err
+		}
+		// The kernel probes what it finds before it returns from the scan.
+		r.Scan = max(0, scan-r.Probe)
 		say(r)
+		if err := tree.Unbind(ctx, dev); err != nil {
+			return err
+		}
+		if err := gone(dev); err != nil {
+			return err
+		}
 		if err := tree.Remove(ctx, dev); err != nil {
 			return err
 		}
-		last = dev
 	}
 }
 
@@ -94,30 +104,40 @@ func mounts() error {
 	return nil
 }
 
-// look is how often the bus is scanned for a NIC.
+// look is how often the bus is looked at.
 const look = 100 * time.Millisecond
 
-// nextNIC waits for a NIC other than the last one, which stays on the bus
-// until the machine moves.
-func nextNIC(ctx context.Context, tree *drivers.Tree, last drivers.Device) (drivers.Device, error) {
+// nextNIC scans the bus until there is a NIC. scan is what the last scan took.
+func nextNIC(ctx context.Context, tree *drivers.Tree) (dev drivers.Device, scan int64, err error) {
 	for {
+		t := now(unix.CLOCK_MONOTONIC)
 		if err := tree.Rescan(ctx); err != nil {
-			return drivers.Device{}, err
+			return dev, 0, err
 		}
+		scan := now(unix.CLOCK_MONOTONIC) - t
 		devs, err := tree.Scan(ctx)
 		if err != nil {
-			return drivers.Device{}, err
+			return dev, 0, err
 		}
 		for _, d := range devs {
-			if d.Class>>16 != 0x02 {
-				continue
+			if d.Class>>16 == 0x02 {
+				return d, scan, nil
 			}
-			if d.Address != last.Address || d.IDs != last.IDs {
-				return d, nil
-			}
-			if err := tree.Remove(ctx, d); err != nil {
-				return drivers.Device{}, err
-			}
+		}
+		time.Sleep(look)
+	}
+}
+
+// gone waits until the device's address holds nothing: the machine has moved,
+// and the next NIC is in another slot.
+func gone(dev drivers.Device) error {
+	for {
+		b, err := os.ReadFile(filepath.Join(dev.Path, "config"))
+		if err != nil {
+			return err
+		}
+		if len(b) >= 4 && binary.LittleEndian.Uint32(b) == ^uint32(0) {
+			return nil
 		}
 		time.Sleep(look)
 	}
@@ -125,11 +145,6 @@ func nextNIC(ctx context.Context, tree *drivers.Tree, last drivers.Device) (driv
 
 // bringUp takes the steps that every user of the device has to take.
 func bringUp(ctx context.Context, tree *drivers.Tree, dev drivers.Device) (record.Record, error) {
-	t0 := now(unix.CLOCK_MONOTONIC)
-	// Not Bind: which of the drivers takes it is for the kernel to find out.
-	if err := os.WriteFile("/sys/bus/pci/drivers_probe", []byte(dev.Address), 0); err != nil {
-		return record.Record{}, err
-	}
 	names, err := tree.ClassDevices(dev, "net")
 	if err != nil {
 		return record.Record{}, err
@@ -156,7 +171,7 @@ func bringUp(ctx context.Context, tree *drivers.Tree, dev drivers.Device) (recor
 	}
 	return record.Record{
 		Kind: record.Bare, Device: dev.Address, Driver: filepath.Base(driver),
-		Probe: t1 - t0, Open: t2 - t1, Link: t3 - t2,
+		Open: t2 - t1, Link: t3 - t2,
 	}, netlink.LinkSetDown(l)
 }
 

@@ -30,7 +30,7 @@ const (
 	Quiet Kind = "quiet" // the guest has nothing else to do; Spin
 	UDP   Kind = "udp"   // one round of sends: Count datagrams, Work, Elapsed
 	TCP   Kind = "tcp"   // one round of sends: Count MiB, Work, Elapsed
-	Bare  Kind = "bare"  // a driver alone: Device, Driver, Probe, Open, Link
+	Bare  Kind = "bare"  // a driver alone: Device, Driver, Scan, Probe, Open, Link
 	Done  Kind = "done"  // nothing follows
 	Fail  Kind = "fail"  // nothing follows; Error
 )
@@ -47,9 +47,10 @@ type Record struct {
 	Spin     float64 `json:"spin_ns,omitempty"`    // one turn of the idle loop
 	Device   string  `json:"device,omitempty"`     // bus address
 	Driver   string  `json:"driver,omitempty"`
-	Probe    int64   `json:"probe_ns,omitempty"` // bind
-	Open     int64   `json:"open_ns,omitempty"`  // set the interface up
-	Link     int64   `json:"link_ns,omitempty"`  // carrier
+	Scan     int64   `json:"scan_ns,omitempty"` // of the bus, without the probe
+	Probe    int64   `json:"probe_ns,omitempty"`
+	Open     int64   `json:"open_ns,omitempty"` // set the interface up
+	Link     int64   `json:"link_ns,omitempty"` // carrier
 	Error    string  `json:"error,omitempty"`
 }
 
@@ -89,7 +90,7 @@ func Parse(line string) (Record, error) {
 	if r.Kind == "" {
 		return Record{}, fmt.Errorf("%w: no kind", ErrBad)
 	}
-	if r.Count < 0 || r.Elapsed < 0 || r.Boottime < 0 || r.Probe < 0 || r.Open < 0 || r.Link < 0 {
+	if r.Count < 0 || r.Elapsed < 0 || r.Boottime < 0 || r.Scan < 0 || r.Probe < 0 || r.Open < 0 || r.Link < 0 {
 		return Record{}, fmt.Errorf("%w: %s: negative number", ErrBad, r.Kind)
 	}
 	return r, nil
