@@ -76,14 +76,9 @@ func (s *netShadow) Activate(ctx context.Context, old shadow.Old, rec *shadow.Re
 	if err != nil || !there {
 		return err
 	}
-	if s.lost > 0 {
-		s.log.Warn("harvested frames were lost with the last agent", "frames", s.lost)
-		rec.Count(ctl.Frames{Dropped: s.lost})
-		s.lost = 0
-		s.note(s.journal.Fact(factPending, nil))
-	}
+	s.confess(rec)
 	bond := ifindex(s.proxy.name)
-	s.arm(ctx, bond, rec)
+	s.arm(ctx, bond, old, rec)
 	if err := s.openTap(ctx); err != nil {
 		return err
 	}
@@ -112,6 +107,18 @@ func (s *netShadow) Activate(ctx context.Context, old shadow.Old, rec *shadow.Re
 	return errors.Join(s.Detach(ctx, old, rec), s.proxy.activate(s.proxy.tap))
 }
 
+// confess counts what a predecessor had harvested and took with it. The
+// recovery that it left may go on at any step.
+func (s *netShadow) confess(rec *shadow.Recovery) {
+	if s.lost == 0 {
+		return
+	}
+	s.log.Warn("harvested frames were lost with the last agent", "frames", s.lost)
+	rec.Count(ctl.Frames{Dropped: s.lost})
+	s.lost = 0
+	s.note(s.journal.Fact(factPending, nil))
+}
+
 // impatient reports whether old must be removed before the proxy is changed in
 // any way. virtio_net sends filters and addresses to the device through a ring
 // and waits for its answer under the kernel's RTNL lock, without end when there
@@ -129,10 +136,16 @@ func onVirtio(dev drivers.Device) bool {
 
 // arm attaches the harvest to the device's interface. Without eBPF a recovery
 // works all the same, and the frames in the driver's ring are lost.
-func (s *netShadow) arm(ctx context.Context, bond int, rec *shadow.Recovery) {
+func (s *netShadow) arm(ctx context.Context, bond int, old shadow.Old, rec *shadow.Recovery) {
 	s.mu.Lock()
 	index := s.index
 	s.mu.Unlock()
+	if index == 0 {
+		// A predecessor opened it, and was killed in this recovery.
+		if names, err := s.class.Hardware.ClassDevices(old.Device, "net"); err == nil && len(names) > 0 {
+			index = ifindex(names[0])
+		}
+	}
 	if err := s.collect(ctx, rec, true); err != nil {
 		s.log.Warn("harvest of an earlier device not ended", "err", err)
 	}
@@ -226,6 +239,7 @@ func (s *netShadow) collect(ctx context.Context, rec *shadow.Recovery, last bool
 // Open makes dev's interface a port of the proxy, creating the proxy for the
 // role's first device.
 func (s *netShadow) Open(ctx context.Context, dev drivers.Device, rec *shadow.Recovery) error {
+	s.confess(rec)
 	iface, err := waitInterface(ctx, s.class.Hardware, dev)
 	if err != nil {
 		return err
