@@ -312,6 +312,10 @@ func (m *Manager) prefetch(ctx context.Context) {
 // factDevice is the journal's fact that names a role's device.
 const factDevice = "device"
 
+// factOld is the journal's fact that lists the devices which a recovery has
+// lost and not yet given up: what their drivers still have is to be harvested.
+const factOld = "old-devices"
+
 // restore takes over what a predecessor of this process left.
 func (m *Manager) restore(ctx context.Context) {
 	for _, r := range m.all() {
@@ -339,6 +343,30 @@ func (m *Manager) restore(ctx context.Context) {
 		}
 		m.mu.Unlock()
 		m.log.Info("taken over from the last agent", "role", r.Name, "device", dev.Address, "passive", intact)
+		if st.Recovery != nil {
+			m.restoreOld(ctx, r, st, dev)
+		}
+	}
+}
+
+// restoreOld takes up the devices that a predecessor was about to give up. The
+// one that the journal still names as the role's own is found by examine.
+func (m *Manager) restoreOld(ctx context.Context, r *role, st journal.State, dev drivers.Device) {
+	var gone []drivers.Device
+	if _, err := st.Fact(factOld, &gone); err != nil {
+		m.log.Error("journal", "role", r.Name, "err", err)
+	}
+	for _, d := range gone {
+		if d.Address == dev.Address {
+			continue
+		}
+		old := m.old(drivers.Absent, d)
+		if err := r.shadow.Activate(ctx, old, r.rec); err != nil {
+			m.fail(r, &RoleError{r.Name, "enter active mode", d.Address, err})
+		}
+		m.mu.Lock()
+		r.old = append(r.old, old)
+		m.mu.Unlock()
 	}
 }
 

@@ -141,7 +141,12 @@ func (m *Manager) vacate(ctx context.Context, sig Signal, lost []loss) {
 			m.mu.Lock()
 			r.old = append(r.old, old)
 			r.dev = drivers.Device{}
+			var gone []drivers.Device
+			for _, o := range r.old {
+				gone = append(gone, o.Device)
+			}
 			m.mu.Unlock()
+			m.note(r.Name, r.journal.Fact(factOld, gone))
 			return
 		}
 		m.detach(ctx, r, old, rec)
@@ -424,6 +429,7 @@ func (m *Manager) complete(ctx context.Context, r *role, sig Signal) error {
 	}
 	m.mu.Unlock()
 	m.note(r.Name, r.journal.Done(tl))
+	m.note(r.Name, r.journal.Fact(factOld, nil))
 	m.log.Info("passive mode", "role", r.Name, "device", describe(dev), "cause", tl.Cause, "ms", (Now()-began(tl))/1e6)
 	if len(retired) > 0 {
 		m.tidying.Go(func() { m.retire(whole, r.Name, tl, retired) })
