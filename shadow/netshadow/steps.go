@@ -39,14 +39,15 @@ type netShadow struct {
 	limits  Limits
 	journal *journal.Journal
 
-	harvester func() (*harvest.Harvester, error) // loads once, at the first call
-	armed     bool
-	counters  harvest.Counters // as of the last collection
-	pending   []frame.Frame    // harvested, not yet re-sent
-	lost      int              // what a predecessor had harvested and not re-sent
-	tap       *os.File
-	reader    *hold.TapReader // while the user owns the root queueing discipline
-	recorder  *recorder
+	harvester  func() (*harvest.Harvester, error) // loads once, at the first call
+	armed      bool
+	counters   harvest.Counters // as of the last collection
+	pending    []frame.Frame    // harvested, not yet re-sent
+	lost       int              // what a predecessor had harvested and not re-sent
+	tap        *os.File
+	reader     *hold.TapReader // while the user owns the root queueing discipline
+	recorder   *recorder
+	neighbours *neighbours
 
 	mu    sync.Mutex
 	iface string // the device's interface, "" while there is none
@@ -65,7 +66,8 @@ func newShadow(c *Class, p proxy, limits Limits, j *journal.Journal) (*netShadow
 		return nil, err
 	}
 	s.recorder = rec
-	return s, nil
+	s.neighbours, err = newNeighbours(p.name, j, log)
+	return s, err
 }
 
 // Activate holds what applications send. The harvest is armed first: frames
@@ -90,6 +92,7 @@ func (s *netShadow) Activate(ctx context.Context, old shadow.Old, rec *shadow.Re
 		}
 	}
 	err = s.class.plug.Hold(ctx, bond, s.limits.Hold.Bytes)
+	s.neighbours.pin()
 	s.recorder.pause(ctx)
 	if err == nil && impatient(old) {
 		return s.Detach(ctx, old, rec)
@@ -104,7 +107,7 @@ func (s *netShadow) Activate(ctx context.Context, old shadow.Old, rec *shadow.Re
 	}
 	// Only the TAP as the active port holds now, and the dead one must be
 	// closed before.
-	return errors.Join(s.Detach(ctx, old, rec), s.proxy.activate(s.proxy.tap))
+	return errors.Join(s.Detach(ctx, old, rec), s.activate(s.proxy.tap))
 }
 
 // confess counts what a predecessor had harvested and took with it. The
@@ -181,6 +184,7 @@ func (s *netShadow) Detach(ctx context.Context, old shadow.Old, rec *shadow.Reco
 	if onVirtio(old.Device) {
 		errs = append(errs, old.Remove(ctx))
 	}
+	s.neighbours.pin()
 	s.mu.Lock()
 	if slices.Contains(mine, s.iface) {
 		s.iface = ""
@@ -198,7 +202,14 @@ func (s *netShadow) failOver(name string) error {
 	if err != nil || active != name {
 		return err
 	}
-	return s.proxy.activate(s.proxy.tap)
+	return s.activate(s.proxy.tap)
+}
+
+// activate makes iface the active port.
+func (s *netShadow) activate(iface string) error {
+	err := s.proxy.activate(iface)
+	s.neighbours.pin()
+	return err
 }
 
 // collect takes what has been harvested so far and, if it is the last time,
@@ -314,7 +325,7 @@ func (s *netShadow) usable(ctx context.Context, rec *shadow.Recovery) error {
 	rec.Stamp(ctl.StampLink)
 	ctx = context.WithoutCancel(ctx) // what follows is short, and is done or not
 	if _, err := s.class.plug.Stats(ctx, ifindex(s.proxy.name)); err == nil {
-		if err := s.proxy.activate(iface); err != nil {
+		if err := s.activate(iface); err != nil {
 			return err
 		}
 	}
@@ -368,7 +379,7 @@ func (s *netShadow) Complete(ctx context.Context, dev drivers.Device, rec *shado
 	if err := s.resend(ctx, index, rec); err != nil {
 		return err
 	}
-	if err := s.proxy.activate(iface); err != nil {
+	if err := s.activate(iface); err != nil {
 		return err
 	}
 	if err := s.releasePlug(ctx, index, rec); err != nil {
@@ -386,6 +397,8 @@ func (s *netShadow) Complete(ctx context.Context, dev drivers.Device, rec *shado
 		return err
 	}
 	rec.Stamp(ctl.StampReleased)
+	s.neighbours.unpin()
+	s.neighbours.watch(ctx)
 	s.announce(ctx)
 	if err := s.recorder.resume(ctx, iface); err != nil {
 		s.log.Warn("changes of settings are not recorded", "err", err)
@@ -557,6 +570,8 @@ func (s *netShadow) Intact(ctx context.Context, dev drivers.Device) (bool, error
 	if _, err := s.class.plug.Stats(ctx, ifindex(s.proxy.name)); !errors.Is(err, hold.ErrNotPlugged) {
 		return false, err
 	}
+	s.neighbours.unpin()
+	s.neighbours.watch(ctx)
 	return true, s.recorder.adopt(ctx, names[0])
 }
 

@@ -1,0 +1,188 @@
+// Copyright 2026 the umbra Authors. All rights reserved.
+// Use of this source code is governed by a BSD-style
+// license that can be found in the LICENSE file.
+
+package netshadow
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"sync"
+	"time"
+
+	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
+
+	"github.com/umbra-vm/umbra/shadow/journal"
+)
+
+// factNeighbours is the journal's fact with the neighbours that are pinned.
+const factNeighbours = "neighbours"
+
+// A neighbour is a host on the link whose hardware address the kernel knows.
+type neighbour struct {
+	Family int              `json:"family"` // AF_INET or AF_INET6
+	IP     net.IP           `json:"ip"`
+	MAC    net.HardwareAddr `json:"mac"`
+	State  int              `json:"state"` // NUD_*, linux/neighbour.h
+	Flags  int              `json:"flags"` // NTF_*
+}
+
+// valid are the states of an entry that frames are sent with (NUD_VALID), but
+// for NUD_NOARP, which the kernel makes itself whenever it needs one.
+const valid = unix.NUD_PERMANENT | unix.NUD_REACHABLE | unix.NUD_STALE | unix.NUD_DELAY | unix.NUD_PROBE
+
+// forgotten is how long an entry that was deleted is remembered: longer than
+// from a failover that the kernel makes by itself until Activate.
+const forgotten = 3 * time.Second
+
+// neighbours keeps what the kernel knows of the hosts on the proxy's link. A
+// frame is held only once its neighbour is known, and in active mode nobody
+// can be asked; but the kernel forgets: an entry ages in seconds without an
+// answer, and a bond's failover drops all of them (net/ipv4/arp.c,
+// arp_netdev_event, NETDEV_CHANGEADDR). So the entries are pinned in active mode
+// and put back after each failover.
+type neighbours struct {
+	proxy   string
+	journal *journal.Journal
+	log     *slog.Logger
+
+	mu     sync.Mutex
+	known  map[string]neighbour // while not pinned
+	gone   map[string]time.Time // entries of known that were deleted, and when
+	pinned []neighbour          // with the state they had; nil in passive mode
+	follow sync.Once
+}
+
+func newNeighbours(proxy string, j *journal.Journal, log *slog.Logger) (*neighbours, error) {
+	n := &neighbours{proxy: proxy, journal: j, log: log, known: make(map[string]neighbour), gone: make(map[string]time.Time)}
+	_, err := j.State().Fact(factNeighbours, &n.pinned)
+	return n, err
+}
+
+// watch begins to follow the kernel's table; more calls do nothing. It costs
+// one message for each change of an entry.
+func (n *neighbours) watch(ctx context.Context) {
+	n.follow.Do(func() {
+		ctx := context.WithoutCancel(ctx)
+		updates := make(chan netlink.NeighUpdate, 256)
+		err := netlink.NeighSubscribeWithOptions(updates, ctx.Done(), netlink.NeighSubscribeOptions{
+			ListExisting:  true,
+			ErrorCallback: func(err error) { n.log.Warn("news of neighbours lost", "err", err) },
+		})
+		if err != nil {
+			n.log.Warn("neighbours are not followed: those that the kernel forgets before the shadow is active are lost", "err", err)
+			return
+		}
+		go func() {
+			for u := range updates {
+				n.learn(u, ifindex(n.proxy))
+			}
+		}()
+	})
+}
+
+func (n *neighbours) learn(u netlink.NeighUpdate, index int) {
+	if u.LinkIndex != index || (u.Family != unix.AF_INET && u.Family != unix.AF_INET6) {
+		return
+	}
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if n.pinned != nil {
+		return // our own doing
+	}
+	key := u.IP.String()
+	if u.Type == unix.RTM_DELNEIGH || u.State&valid == 0 {
+		if _, ok := n.known[key]; ok {
+			n.gone[key] = time.Now()
+		}
+		return
+	}
+	delete(n.gone, key)
+	n.known[key] = neighbour{u.Family, u.IP, u.HardwareAddr, u.State, u.Flags}
+}
+
+// pin makes every entry permanent, those included that were dropped just now.
+// Pinning again puts back what a failover dropped.
+func (n *neighbours) pin() {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	index := ifindex(n.proxy)
+	if n.pinned == nil {
+		n.pinned = n.collect(index)
+		n.note(n.journal.Fact(factNeighbours, n.pinned))
+	}
+	for _, e := range n.pinned {
+		n.set(index, e, unix.NUD_PERMANENT)
+	}
+}
+
+// collect returns the entries of the kernel's table and those that it forgot a
+// moment ago, never nil.
+func (n *neighbours) collect(index int) []neighbour {
+	entries := make(map[string]neighbour)
+	for key, e := range n.known {
+		if at, gone := n.gone[key]; gone && time.Since(at) < forgotten {
+			entries[key] = e
+		}
+	}
+	for _, family := range []int{unix.AF_INET, unix.AF_INET6} {
+		list, err := netlink.NeighList(index, family)
+		if err != nil {
+			n.log.Warn("neighbours not read", "err", err)
+			continue
+		}
+		for _, e := range list {
+			if e.State&valid != 0 {
+				entries[e.IP.String()] = neighbour{family, e.IP, e.HardwareAddr, e.State, e.Flags}
+			}
+		}
+	}
+	clear(n.known)
+	clear(n.gone)
+	out := make([]neighbour, 0, len(entries))
+	for _, e := range entries {
+		out = append(out, e)
+	}
+	return out
+}
+
+// unpin gives the kernel its table back. What was not permanent before is
+// stale: used at once, and verified with the next answer.
+func (n *neighbours) unpin() {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if n.pinned == nil {
+		return
+	}
+	index := ifindex(n.proxy)
+	for _, e := range n.pinned {
+		state := unix.NUD_STALE
+		if e.State&unix.NUD_PERMANENT != 0 {
+			state = unix.NUD_PERMANENT
+		} else {
+			n.known[e.IP.String()] = e
+		}
+		n.set(index, e, state)
+	}
+	n.pinned = nil
+	n.note(n.journal.Fact(factNeighbours, nil))
+}
+
+func (n *neighbours) set(index int, e neighbour, state int) {
+	err := netlink.NeighSet(&netlink.Neigh{
+		LinkIndex: index, Family: e.Family, IP: e.IP, HardwareAddr: e.MAC, State: state, Flags: e.Flags,
+	})
+	if err != nil && !errors.Is(err, unix.ENODEV) {
+		n.log.Warn("neighbour not kept", "ip", e.IP, "err", fmt.Errorf("set its entry: %w", err))
+	}
+}
+
+func (n *neighbours) note(err error) {
+	if err != nil {
+		n.log.Error("journal not written", "err", err)
+	}
+}
