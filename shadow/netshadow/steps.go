@@ -40,6 +40,7 @@ type netShadow struct {
 	journal *journal.Journal
 
 	harvester  func() (*harvest.Harvester, error) // loads once, at the first call
+	shown      int // ifindex of the port that has shown the role's MAC
 	armed      bool
 	counters   harvest.Counters // as of the last collection
 	pending    []frame.Frame    // harvested, not yet re-sent
@@ -319,9 +320,10 @@ func (s *netShadow) usable(ctx context.Context, rec *shadow.Recovery) error {
 	if err := waitCarrier(ctx, iface); err != nil {
 		return err
 	}
-	if _, done := rec.Timeline().Stamp(ctl.StampLink); done {
+	if s.shown == index {
 		return nil
 	}
+	s.shown = index
 	rec.Stamp(ctl.StampLink)
 	ctx = context.WithoutCancel(ctx) // what follows is short, and is done or not
 	if _, err := s.class.plug.Stats(ctx, ifindex(s.proxy.name)); err == nil {
