@@ -133,7 +133,7 @@ func TestDocumentsSpeakOfCommandsThatExist(t *testing.T) {
 	for _, doc := range documents(t) {
 		text := code(read(t, doc))
 		for what, known := range map[string][]string{"make": targets, "umbra": verbs, "shadowctl": guest} {
-			for _, word := range unique(regexp.MustCompile(`(?m)(?:^| |out/)`+what+` ([a-z]+)\b`), text) {
+			for _, word := range unique(regexp.MustCompile(`(?m)(?:^\s*|out/)`+what+` ([a-z]+)\b`), text) {
 				if !slices.Contains(known, word) {
 					t.Errorf("%s speaks of %s %s; there are %v", doc, what, word, known)
 				}

@@ -25,7 +25,7 @@ var walls = []wall{
 
 	// Shadows know the hardware side, and a class no other class. What a class
 	// is made of does not know what a shadow is.
-	{"shadow", []string{"drivers", "shadow/ctl", "shadow/journal", "shadow/oplog"}},
+	{"shadow", []string{"drivers", "drivers/pci", "drivers/drivertest", "shadow/ctl", "shadow/journal", "shadow/oplog"}},
 	{"shadow/ctl", nil},
 	{"shadow/oplog", nil},
 	{"shadow/journal", []string{"shadow/ctl", "shadow/oplog"}},
