@@ -58,7 +58,7 @@ func (b *bench) bootOnce(ctx context.Context, name string) (kernel, user float64
 		return 0, 0, err
 	}
 	defer g.close()
-	r, _, err := next(ctx, g.Host, record.Start, 0)
+	r, _, err := next(ctx, g.Host, 0, record.Start)
 	if err != nil {
 		return 0, 0, err
 	}

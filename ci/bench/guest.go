@@ -11,6 +11,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 
 	"github.com/umbra-vm/umbra/ci/bench/internal/record"
 	"github.com/umbra-vm/umbra/ci/rig"
@@ -62,26 +63,26 @@ var errDone = errors.New("the guest's program has ended")
 // errGuest is matched by errors that the program in the guest reported.
 var errGuest = errors.New("the guest's program failed")
 
-// next returns the first record of that kind on v's console at or behind line
-// from, and the number of the line behind it.
-func next(ctx context.Context, v *vm.VM, kind record.Kind, from int) (record.Record, int, error) {
+// next returns the first record of one of the kinds on v's console at or behind
+// line from, and the number of the line behind it.
+func next(ctx context.Context, v *vm.VM, from int, kinds ...record.Kind) (record.Record, int, error) {
 	for {
 		line, err := v.Console.Wait(ctx, record.Mark+`\{`, from)
 		if err != nil {
-			return record.Record{}, from, fmt.Errorf("record %s: %w%s", kind, err, lastLines(v))
+			return record.Record{}, from, fmt.Errorf("record of %v: %w%s", kinds, err, lastLines(v))
 		}
 		from = line.N + 1
 		r, err := record.Parse(line.Text)
 		if err != nil {
 			return r, from, fmt.Errorf("%w: %q", err, line.Text)
 		}
-		switch r.Kind {
-		case kind:
+		switch {
+		case slices.Contains(kinds, r.Kind):
 			return r, from, nil
-		case record.Fail:
+		case r.Kind == record.Fail:
 			return r, from, fmt.Errorf("%w: %s%s", errGuest, r.Error, lastLines(v))
-		case record.Done:
-			return r, from, fmt.Errorf("record %s: %w", kind, errDone)
+		case r.Kind == record.Done:
+			return r, from, fmt.Errorf("record of %v: %w", kinds, errDone)
 		}
 	}
 }

@@ -141,7 +141,7 @@ func (b *bench) startFull(ctx context.Context) (*fullGuest, error) {
 }
 
 func (f *fullGuest) booted(ctx context.Context) error {
-	if _, _, err := next(ctx, f.Host, record.Start, 0); err != nil {
+	if _, _, err := next(ctx, f.Host, 0, record.Start); err != nil {
 		return err
 	}
 	if _, err := f.Host.WaitConsole(ctx, settled); err != nil {
@@ -244,7 +244,7 @@ func (b *bench) startBare(ctx context.Context) (*bareGuest, error) {
 	}
 	bound, cancel := context.WithTimeoutCause(ctx, moveLimit, errNotInTime)
 	defer cancel()
-	if _, _, err := next(bound, g.Host, record.Start, 0); err != nil {
+	if _, _, err := next(bound, g.Host, 0, record.Start); err != nil {
 		g.close()
 		return nil, err
 	}
@@ -261,7 +261,7 @@ func (g *bareGuest) move(ctx context.Context, nic rig.NIC, m *Move) error {
 	if _, err := g.MoveTo(ctx, host, incoming, nic); err != nil {
 		return err
 	}
-	r, _, err := next(ctx, host, record.Bare, 0)
+	r, _, err := next(ctx, host, 0, record.Bare)
 	if err != nil {
 		return err
 	}

@@ -78,21 +78,16 @@ func (b *bench) count(ctx context.Context, name, cmdline string) error {
 		return err
 	}
 	defer h.Close()
-	from := 0
-	for {
-		r, line, err := next(ctx, g.Host, record.UDP, from)
+	for from := 0; ; {
+		r, behind, err := next(ctx, g.Host, from, record.UDP, record.TCP)
 		if errors.Is(err, errDone) {
 			return nil
 		}
 		if err != nil {
 			return err
 		}
-		from = line
 		b.report.round(name, r)
-		if r, from, err = next(ctx, g.Host, record.TCP, from); err != nil {
-			return err
-		}
-		b.report.round(name, r)
+		from = behind
 	}
 }
 

@@ -29,7 +29,8 @@ import (
 //
 // The machine is migrated from NIC to NIC like the other one. The emulator
 // that it comes to has translated none of the guest's code yet, which is most
-// of what a short path costs there, and both guests must pay it alike.
+// of what a short path costs there, and both guests must pay it alike. It
+// returns when it cannot go on.
 func bare(ctx context.Context) error {
 	if err := mounts(); err != nil {
 		return err

@@ -60,9 +60,8 @@ func service(peer string) error {
 
 // alone is the program as process 1, which must not end.
 func alone() {
-	if err := bare(context.Background()); err != nil {
-		say(record.Record{Kind: record.Fail, Error: err.Error()})
-	}
+	err := bare(context.Background())
+	say(record.Record{Kind: record.Fail, Error: err.Error()})
 	for {
 		time.Sleep(time.Hour)
 	}
