@@ -1,8 +1,9 @@
 # umbra: make demo and make test are all that a fresh Debian 12 machine needs.
 # Both say what they install before they install it; Go and make they presume.
 
-# Where https://go.dev/doc/install puts Go, for shells that were not told.
-export PATH := $(PATH):/usr/local/go/bin
+# Where https://go.dev/doc/install puts Go, for shells that were not told, and
+# where Debian has tools that users seldom need.
+export PATH := $(PATH):/usr/local/go/bin:/usr/sbin:/sbin
 export CGO_ENABLED = 0
 # A checkout that belongs to somebody else is built all the same.
 export GOFLAGS := $(GOFLAGS) -buildvcs=false
@@ -28,7 +29,8 @@ demo: umbra
 	@out/umbra demo $(if $(CONTROL),--control)
 
 # Unit tests, then the VM tests; everything through go test.
-test: deps
+test:
+	@sh ci/deps.sh test
 	go test -timeout $(TIMEOUT) ./...
 
 # Only what needs no VM.

@@ -1,8 +1,9 @@
 #!/bin/sh
 # deps.sh installs what umbra needs on this machine and says so: QEMU for the
-# demo and the VM tests, apt's list of packages for the guest's kernel, and with
-# the argument "clang" the compiler of the eBPF objects. Kernel package and Go
-# modules are fetched by the programs themselves.
+# demo and the VM tests, apt's list of packages for the guest's kernel; with the
+# argument "test" the tools that some tests take into the guest, with "clang" the
+# compiler of the eBPF objects. Kernel package and Go modules are fetched by the
+# programs themselves.
 set -eu
 
 say() { echo "umbra: $*" >&2; }
@@ -26,11 +27,17 @@ want() { # want COMMAND PACKAGE
 	command -v "$1" >/dev/null 2>&1 || packages="$packages $2"
 }
 want qemu-system-x86_64 qemu-system-x86
-if [ "${1:-}" = clang ]; then
+case ${1:-} in
+test)
+	want ip iproute2
+	want ethtool ethtool
+	;;
+clang)
 	want clang clang
 	want llvm-strip llvm
 	[ -f /usr/include/bpf/bpf_helpers.h ] || packages="$packages libbpf-dev"
-fi
+	;;
+esac
 
 if ! command -v apt-get >/dev/null 2>&1; then
 	[ -z "$packages" ] && exit 0
