@@ -74,6 +74,7 @@ func (m *Manager) rescan(ctx context.Context) {
 type loss struct {
 	*role
 	verdict drivers.Verdict
+	gone    bool // the kernel has given the device up already
 }
 
 // examine compares each role's device with what its address holds now.
@@ -95,7 +96,7 @@ func (m *Manager) examine(ctx context.Context, sig Signal) []loss {
 			continue
 		}
 		if verdict != drivers.Alive || sig.Role == r.Name {
-			lost = append(lost, loss{r, verdict})
+			lost = append(lost, loss{r, verdict, errors.Is(err, drivers.ErrNoDevice)})
 			m.mu.Lock()
 			r.opening = false
 			m.mu.Unlock()
@@ -137,7 +138,9 @@ func (m *Manager) vacate(ctx context.Context, sig Signal, lost []loss) {
 			m.fail(r, &RoleError{r.Name, "enter active mode", dev.Address, err})
 		}
 		rec.Stamp(ctl.StampActive)
-		if l.verdict == drivers.Absent {
+		// A device that the kernel still believes in keeps its address from
+		// being used; of one that is gone nothing is left to wait for.
+		if l.verdict == drivers.Absent && !l.gone {
 			m.mu.Lock()
 			r.old = append(r.old, old)
 			r.dev = drivers.Device{}
