@@ -40,15 +40,25 @@ func TestDetection(t *testing.T) {
 
 // TestHotPlug pulls the NIC, with the guest's knowledge, and gives it another.
 func TestHotPlug(t *testing.T) {
-	g := start(t, fullImage, e1000At2)
-	g.traffic()
-	g.unplug()
-	g.waitRole("active", func(st ctl.RoleStatus) bool { return st.Mode == ctl.ModeActive })
-	g.plug(rtl8139At5)
-	tl := g.recovered(1)
-	g.lossless(tl)
-	if tl.Cause != ctl.CauseHotplug {
-		t.Errorf("cause %q, want %q", tl.Cause, ctl.CauseHotplug)
+	for _, tc := range []struct {
+		name string
+		then rig.NIC
+	}{
+		{"another model in another slot", rtl8139At5},
+		{"another model in the slot that was emptied", virtioAt2},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			g := start(t, fullImage, e1000At2)
+			g.traffic()
+			g.unplug()
+			g.waitRole("active", func(st ctl.RoleStatus) bool { return st.Mode == ctl.ModeActive })
+			g.plug(tc.then)
+			tl := g.recovered(1)
+			g.lossless(tl)
+			if tl.Cause != ctl.CauseHotplug {
+				t.Errorf("cause %q, want %q", tl.Cause, ctl.CauseHotplug)
+			}
+			g.unharmed()
+		})
 	}
-	g.unharmed()
 }
