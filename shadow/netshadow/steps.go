@@ -40,7 +40,7 @@ type netShadow struct {
 	journal *journal.Journal
 
 	harvester  func() (*harvest.Harvester, error) // loads once, at the first call
-	shown      int // ifindex of the port that has shown the role's MAC
+	shown      int                                // ifindex of the port that has shown the role's MAC
 	armed      bool
 	counters   harvest.Counters // as of the last collection
 	pending    []frame.Frame    // harvested, not yet re-sent
