@@ -6,16 +6,18 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
-	"regexp"
-	"strconv"
-	"time"
-
 	"os"
 	"path/filepath"
+	"regexp"
+	"strconv"
+	"strings"
+	"time"
 
 	"github.com/umbra-vm/umbra/ci/bench/internal/record"
 	"github.com/umbra-vm/umbra/ci/rig"
+	"github.com/umbra-vm/umbra/ci/testbed/vm"
 	"github.com/umbra-vm/umbra/image"
 )
 
@@ -28,8 +30,25 @@ const (
 // boots to take the median of.
 const boots = 3
 
-// handOver is init's first line; its stamp is seconds since the kernel's start.
-var handOver = regexp.MustCompile(`^umbra: ([0-9]+\.[0-9]+)s umbra `)
+// stamped is a line of init or its daemons; its stamp is seconds since the
+// kernel's start.
+var stamped = regexp.MustCompile(`^umbra: ([0-9]+\.[0-9]+)s (.*)`)
+
+// handOver begins init's first line, behind the stamp.
+const handOver = "umbra "
+
+// bootSteps are lines on the way, of which the first that matches counts. One
+// that is not there any more is missing in the report, and nothing else.
+var bootSteps = []struct {
+	name string
+	line *regexp.Regexp
+}{
+	{"agent started", regexp.MustCompile(`^shadowd: started`)},
+	{"driver bound", regexp.MustCompile(`driver loaded`)},
+	{"proxy and link up", regexp.MustCompile(`^` + rig.Role + ` .*passive mode`)},
+	{"address", regexp.MustCompile(`^` + rig.Role + `: .* by DHCP`)},
+	{"user's program", regexp.MustCompile(`^load: started`)},
+}
 
 // boot measures the sizes, and the way from the kernel's hand-over to the
 // user's program. The program is started when its network is up.
@@ -39,45 +58,65 @@ func (b *bench) boot(ctx context.Context) error {
 	}
 	for i := range boots {
 		b.progress("boot %d of %d", i+1, boots)
-		kernel, user, err := b.bootOnce(ctx, fmt.Sprintf("boot%d", i))
-		if err != nil {
+		if err := b.bootOnce(ctx, fmt.Sprintf("boot%d", i)); err != nil {
 			return err
 		}
-		b.report.boot(kernel, user)
 	}
 	return nil
 }
 
-// bootOnce returns when the kernel handed over and when the user's program
-// started, in ms since the kernel's start.
-func (b *bench) bootOnce(ctx context.Context, name string) (kernel, user float64, err error) {
+// bootOnce takes the time of one boot.
+func (b *bench) bootOnce(ctx context.Context, name string) error {
 	ctx, cancel := context.WithTimeoutCause(ctx, moveLimit, errNotInTime)
 	defer cancel()
 	g, err := b.start(ctx, name, rig.Options{}, rig.NIC{Model: "e1000", Slot: slots[0]})
 	if err != nil {
-		return 0, 0, err
+		return err
 	}
 	defer g.close()
 	r, _, err := next(ctx, g.Host, 0, record.Start)
 	if err != nil {
-		return 0, 0, err
+		return err
 	}
-	line, err := g.Host.WaitConsole(ctx, handOver.String())
+	kernel, steps, err := readBoot(g.Host.Console.Tail(g.Host.Console.Next()))
 	if err != nil {
-		return 0, 0, err
+		return fmt.Errorf("%w%s", err, lastLines(g.Host))
 	}
-	kernel, err = parseHandOver(line.Text)
-	return kernel, ms(time.Duration(r.Boottime)), err
+	b.report.boot(kernel, ms(time.Duration(r.Boottime)), steps)
+	return nil
 }
 
-// parseHandOver reads the stamp of init's first line, in ms.
-func parseHandOver(line string) (float64, error) {
-	m := handOver.FindStringSubmatch(line)
-	if m == nil {
-		return 0, fmt.Errorf("not init's first line: %q", line)
+var errNoHandOver = errors.New("init's first line is not on the console")
+
+// readBoot reads a console: when the kernel handed over, in ms since its
+// start, and how long after that each step was reached.
+func readBoot(console []vm.Line) (kernel float64, steps map[string]float64, err error) {
+	steps = make(map[string]float64)
+	for _, line := range console {
+		m := stamped.FindStringSubmatch(line.Text)
+		if m == nil {
+			continue
+		}
+		sec, err := strconv.ParseFloat(m[1], 64)
+		if err != nil {
+			return 0, nil, fmt.Errorf("stamp of %q: %w", line.Text, err)
+		}
+		if kernel == 0 {
+			if strings.HasPrefix(m[2], handOver) {
+				kernel = sec * 1000
+			}
+			continue
+		}
+		for _, s := range bootSteps {
+			if _, known := steps[s.name]; !known && s.line.MatchString(m[2]) {
+				steps[s.name] = sec*1000 - kernel
+			}
+		}
 	}
-	s, err := strconv.ParseFloat(m[1], 64)
-	return s * 1000, err
+	if kernel == 0 {
+		return 0, nil, errNoHandOver
+	}
+	return kernel, steps, nil
 }
 
 // sizes builds the image without a user's program.

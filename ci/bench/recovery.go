@@ -5,6 +5,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -281,32 +282,18 @@ var stampOrder = []string{
 	ctl.StampDetected, ctl.StampActive, ctl.StampHarvested, ctl.StampScanned, ctl.StampProbed, ctl.StampOpened, ctl.StampLink,
 }
 
-// timelineOf is the way of the median move in words: what each stamp added.
-func timelineOf(stamps map[string]float64) string {
-	type at struct {
-		name string
-		ms   float64
-	}
-	var s []at
-	for _, name := range stampOrder {
-		if t, ok := stamps[name]; ok {
-			s = append(s, at{name, t})
-		}
-	}
-	slices.SortStableFunc(s, func(a, b at) int {
-		switch {
-		case a.ms < b.ms:
-			return -1
-		case a.ms > b.ms:
-			return 1
-		}
-		return 0
+// chain tells, in the order of time, what each of the named points added.
+func chain(names []string, at map[string]float64) string {
+	reached := slices.DeleteFunc(slices.Clone(names), func(name string) bool {
+		_, ok := at[name]
+		return !ok
 	})
+	slices.SortStableFunc(reached, func(a, b string) int { return cmp.Compare(at[a], at[b]) })
 	var words []string
 	last := 0.0
-	for _, x := range s {
-		words = append(words, fmt.Sprintf("%s +%.0f", x.name, x.ms-last))
-		last = x.ms
+	for _, name := range reached {
+		words = append(words, fmt.Sprintf("%s +%.0f", name, at[name]-last))
+		last = at[name]
 	}
 	return strings.Join(words, ", ")
 }

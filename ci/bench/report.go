@@ -29,7 +29,10 @@ type Report struct {
 
 	mu     sync.Mutex
 	rounds map[string]map[record.Kind][]record.Record // by guest
-	boots  [2][]float64
+	boots  struct {
+		kernel, user []float64
+		steps        map[string][]float64
+	}
 }
 
 // Result is a number and what it should be at the most.
@@ -92,12 +95,14 @@ type Recovery struct {
 
 // Boot is what booting takes.
 type Boot struct {
-	Kernel    stats.Sample `json:"kernel_ms"` // the kernel's start → init
-	HandOver  stats.Sample `json:"user_ms"`   // init → the user's program, network up
-	Initramfs int64        `json:"initramfs"` // without a user's program
-	Init      int64        `json:"init"`      // stripped
-	Vmlinuz   int64        `json:"vmlinuz"`
-	Modules   int          `json:"modules"`
+	Kernel   stats.Sample `json:"kernel_ms"` // the kernel's start → init
+	HandOver stats.Sample `json:"user_ms"`   // init → the user's program, network up
+	// Steps are the medians of the steps between, since the hand-over.
+	Steps     map[string]float64 `json:"steps_ms,omitempty"`
+	Initramfs int64              `json:"initramfs"` // without a user's program
+	Init      int64              `json:"init"`      // stripped
+	Vmlinuz   int64              `json:"vmlinuz"`
+	Modules   int                `json:"modules"`
 }
 
 func (r *Report) target(name string, value, target float64, unit string) {
@@ -109,10 +114,18 @@ func (r *Report) sizes(initramfs, init int64, modules int, vmlinuz int64) {
 	r.Boot.Initramfs, r.Boot.Init, r.Boot.Modules, r.Boot.Vmlinuz = initramfs, init, modules, vmlinuz
 }
 
-// boot takes one boot, in ms since the kernel's start.
-func (r *Report) boot(kernel, user float64) {
-	r.boots[0] = append(r.boots[0], kernel)
-	r.boots[1] = append(r.boots[1], user-kernel)
+// boot takes one boot: when the kernel handed over and when the user's program
+// started, in ms since the kernel's start, and the steps between, in ms since
+// the hand-over.
+func (r *Report) boot(kernel, user float64, steps map[string]float64) {
+	r.boots.kernel = append(r.boots.kernel, kernel)
+	r.boots.user = append(r.boots.user, user-kernel)
+	if r.boots.steps == nil {
+		r.boots.steps = make(map[string][]float64)
+	}
+	for name, at := range steps {
+		r.boots.steps[name] = append(r.boots.steps[name], at)
+	}
 }
 
 // move takes one move.
@@ -152,7 +165,8 @@ func (r *Report) sum() {
 		r.Recovery = append(r.Recovery, rec)
 		r.target("resumed → first frame on "+nic+", recovery/driver alone", rec.Ratio.Median, recoveryTarget, "")
 	}
-	r.Boot.Kernel, r.Boot.HandOver = stats.Of(r.boots[0]), stats.Of(r.boots[1])
+	r.Boot.Kernel, r.Boot.HandOver = stats.Of(r.boots.kernel), stats.Of(r.boots.user)
+	r.Boot.Steps = medians(r.boots.steps)
 	if r.Boot.Initramfs > 0 {
 		r.target("initramfs without the user's program", float64(r.Boot.Initramfs)/(1<<20), initramfsTarget>>20, "MiB")
 		r.target("init, stripped", float64(r.Boot.Init)/(1<<20), initTarget>>20, "MiB")
@@ -202,7 +216,7 @@ func nicsOf(moves []Move) (nics []string) {
 }
 
 func sumMoves(nic string, moves []Move) Recovery {
-	out := Recovery{NIC: nic, Stamps: make(map[string]float64)}
+	out := Recovery{NIC: nic}
 	var first, bare, ratio, scan, probe, open, link []float64
 	stamps := make(map[string][]float64)
 	for _, m := range moves {
@@ -218,8 +232,14 @@ func sumMoves(nic string, moves []Move) Recovery {
 	}
 	out.FirstFrame, out.Bare, out.Ratio = stats.Of(first), stats.Of(bare), stats.Of(ratio)
 	out.Steps = Bare{stats.Of(scan).Median, stats.Of(probe).Median, stats.Of(open).Median, stats.Of(link).Median}
-	for name, at := range stamps {
-		out.Stamps[name] = stats.Of(at).Median
+	out.Stamps = medians(stamps)
+	return out
+}
+
+func medians(samples map[string][]float64) map[string]float64 {
+	out := make(map[string]float64, len(samples))
+	for name, v := range samples {
+		out[name] = stats.Of(v).Median
 	}
 	return out
 }
@@ -249,13 +269,20 @@ func (r *Report) Render(w io.Writer) {
 		t.Flush()
 		fmt.Fprintln(w, "  where it goes, ms after the stamp before:")
 		for _, x := range r.Recovery {
-			fmt.Fprintf(w, "    %s: %s\n", x.NIC, timelineOf(x.Stamps))
+			fmt.Fprintf(w, "    %s: %s\n", x.NIC, chain(stampOrder, x.Stamps))
 		}
 		fmt.Fprintln(w)
 	}
 	if b := r.Boot; b.HandOver.N > 0 {
 		fmt.Fprintf(w, "Boot (median of %d)\n", b.HandOver.N)
 		fmt.Fprintf(w, "  kernel %.0f ms, then init → user's program with its network up %.0f ms\n", b.Kernel.Median, b.HandOver.Median)
+		if len(b.Steps) > 0 {
+			var names []string
+			for _, s := range bootSteps {
+				names = append(names, s.name)
+			}
+			fmt.Fprintf(w, "  where it goes, ms after the step before: %s\n", chain(names, b.Steps))
+		}
 		fmt.Fprintf(w, "  vmlinuz %.1f MiB, %d modules in the image\n\n", float64(b.Vmlinuz)/(1<<20), b.Modules)
 	}
 	if len(r.Results) == 0 {

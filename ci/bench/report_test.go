@@ -6,6 +6,8 @@ package main
 
 import (
 	"encoding/json"
+	"errors"
+	"maps"
 	"os"
 	"path/filepath"
 	"slices"
@@ -13,6 +15,7 @@ import (
 	"testing"
 
 	"github.com/umbra-vm/umbra/ci/bench/internal/record"
+	"github.com/umbra-vm/umbra/ci/testbed/vm"
 )
 
 func TestReportComparesTheRoundsThatWaitedLeast(t *testing.T) {
@@ -76,11 +79,11 @@ func TestReportIsPrintedAndSaved(t *testing.T) {
 	var r Report
 	r.sizes(4<<20, 13<<20, 26, 8<<20)
 	for _, user := range []float64{3000, 2500, 9000} {
-		r.boot(1000, user)
+		r.boot(1000, user, map[string]float64{"address": user - 1500})
 	}
 	var b strings.Builder
 	r.Render(&b)
-	for _, want := range []string{"user's program with its network up 2000 ms", "4 MiB", "over target"} {
+	for _, want := range []string{"user's program with its network up 2000 ms", "address +1500", "4 MiB", "over target"} {
 		if !strings.Contains(b.String(), want) {
 			t.Errorf("the report does not say %q:\n%s", want, &b)
 		}
@@ -97,31 +100,38 @@ func TestReportIsPrintedAndSaved(t *testing.T) {
 	if err := json.Unmarshal(text, &again); err != nil {
 		t.Fatal(err)
 	}
-	if again.Boot != r.Boot || !slices.Equal(again.Results, r.Results) {
+	if again.Boot.HandOver != r.Boot.HandOver || !maps.Equal(again.Boot.Steps, r.Boot.Steps) || !slices.Equal(again.Results, r.Results) {
 		t.Errorf("read back %+v, want %+v", again.Boot, r.Boot)
 	}
 }
 
-func TestParseHandOver(t *testing.T) {
+func TestReadBoot(t *testing.T) {
 	for _, tc := range []struct {
-		name, line string
-		want       float64
-		ok         bool
+		name, console string
+		kernel        float64
+		steps         map[string]float64
+		err           error
 	}{
-		{"init's first line", "umbra: 1.85s umbra devel on Linux 6.1.0-56-amd64, 1 CPU, 205 MiB", 1850, true},
-		{"a later line of init is not it", "umbra: 1.99s file systems and devices are ready", 0, false},
-		{"nor is a line of the kernel", "[    1.850000] Run /init as init process", 0, false},
+		{"steps are told from init's first line", "umbra: 1.50s umbra devel on Linux\numbra: 2.00s shadowd: started pid=88\numbra: 6.75s net0: 10.99.0.10/24 by DHCP server=10.99.0.1",
+			1500, map[string]float64{"agent started": 500, "address": 5250}, nil},
+		{"the first line of a kind counts", "umbra: 1.00s umbra devel\numbra: 2.00s shadowd: started\numbra: 3.00s shadowd: started", 1000, map[string]float64{"agent started": 1000}, nil},
+		{"lines of the kernel and of programs are no steps", "[    1.85] Run /init as init process\numbra: 1.00s umbra devel\nload: umbra: 2.00s shadowd: started", 1000, map[string]float64{}, nil},
+		{"without init's first line there is no origin", "umbra: 2.00s shadowd: started", 0, nil, errNoHandOver},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
-			got, err := parseHandOver(tc.line)
-			if got != tc.want || (err == nil) != tc.ok {
-				t.Errorf("parseHandOver(%q) = %v, %v; want %v", tc.line, got, err, tc.want)
+			var console []vm.Line
+			for _, text := range strings.Split(tc.console, "\n") {
+				console = append(console, vm.Line{Text: text})
+			}
+			kernel, steps, err := readBoot(console)
+			if kernel != tc.kernel || !maps.Equal(steps, tc.steps) || !errors.Is(err, tc.err) {
+				t.Errorf("readBoot = %v, %v, %v; want %v, %v, %v", kernel, steps, err, tc.kernel, tc.steps, tc.err)
 			}
 		})
 	}
 }
 
-func TestTimelineOf(t *testing.T) {
+func TestChain(t *testing.T) {
 	for _, tc := range []struct {
 		name   string
 		stamps map[string]float64
@@ -132,8 +142,8 @@ func TestTimelineOf(t *testing.T) {
 		{"what comes after the first frame is left out", map[string]float64{"link": 60, "passive": 90}, "link +60"},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
-			if got := timelineOf(tc.stamps); got != tc.want {
-				t.Errorf("timelineOf(%v) = %q, want %q", tc.stamps, got, tc.want)
+			if got := chain(stampOrder, tc.stamps); got != tc.want {
+				t.Errorf("chain(%v) = %q, want %q", tc.stamps, got, tc.want)
 			}
 		})
 	}
