@@ -5,7 +5,6 @@
 package vmtests
 
 import (
-	"fmt"
 	"testing"
 
 	"github.com/umbra-vm/umbra/ci/rig"
@@ -82,5 +81,5 @@ func (g *guest) accounted(recoveries int) {
 		g.t.Error(err)
 	}
 	g.oneConnection()
-	g.t.Log(fmt.Sprintf("%d datagrams missing, %d frames reported lost", missing, dropped))
+	g.t.Logf("%d datagrams missing, %d frames reported lost", missing, dropped)
 }
