@@ -16,7 +16,6 @@ import (
 	"time"
 
 	"github.com/umbra-vm/umbra/ci/bench/internal/record"
-	"github.com/umbra-vm/umbra/ci/bench/internal/stats"
 	"github.com/umbra-vm/umbra/ci/rig"
 	"github.com/umbra-vm/umbra/ci/testbed"
 	"github.com/umbra-vm/umbra/ci/testbed/vswitch"
@@ -270,7 +269,6 @@ func (g *bareGuest) move(ctx context.Context, nic rig.NIC, m *Move) error {
 	m.Bare = Bare{
 		Scan: ms(time.Duration(r.Scan)), Probe: ms(time.Duration(r.Probe)), Open: ms(time.Duration(r.Open)), Link: ms(time.Duration(r.Link)),
 	}
-	m.Ratio = stats.Ratio(m.FirstFrame, m.Bare.Total())
 	return nil
 }
 
