@@ -5,7 +5,9 @@
 package vmtests
 
 import (
+	"context"
 	"testing"
+	"time"
 
 	"github.com/umbra-vm/umbra/ci/rig"
 	"github.com/umbra-vm/umbra/image/machine"
@@ -50,8 +52,13 @@ func TestControl(t *testing.T) {
 	g.traffic()
 	g.move(rtl8139At2)
 	g.waitPassive(1)
-	v := g.verdict()
-	if v.UDPOut.Missing == 0 && v.Resets == 0 {
+	// A connection that hangs is harm too, and is not waited for any longer.
+	ctx, cancel := context.WithTimeout(g.ctx, 30*time.Second)
+	defer cancel()
+	v, err := g.bed.Witness.Final(ctx)
+	g.fair()
+	if err == nil && v.Err() == nil {
 		t.Errorf("without the shadow nothing is lost: the witness sees nothing, or the shadow is not needed: %+v", v)
 	}
+	t.Logf("without the shadow: %v; %v", err, v.Err())
 }
