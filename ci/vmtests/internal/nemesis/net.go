@@ -14,7 +14,6 @@ import (
 
 	"github.com/safchain/ethtool"
 	"github.com/vishvananda/netlink"
-	"golang.org/x/sys/unix"
 )
 
 // watch calls state again and again and says what it returns when that
@@ -138,5 +137,5 @@ func describe(e *ethtool.Ethtool) (string, error) {
 		ring = fmt.Sprint(r.RxPending)
 	}
 	return fmt.Sprintf("settings of %s: mtu %d, promisc %v, gro %v, rx ring %s",
-		driver, l.Attrs().MTU, l.Attrs().RawFlags&unix.IFF_PROMISC != 0, features[wantFeature], ring), nil
+		driver, l.Attrs().MTU, l.Attrs().Promisc > 0, features[wantFeature], ring), nil
 }
