@@ -49,7 +49,40 @@ func (m *Manager) round(ctx context.Context, sig Signal) error {
 	if ctx.Err() != nil {
 		return ErrSuperseded
 	}
+	m.makeRoom(whole)
 	return m.fill(ctx, sig)
+}
+
+// makeRoom gives up the devices that were left for after the recovery and whose
+// address holds something again, as it may when a migration overtakes another:
+// a bus scan does not see what is there while the kernel believes in the old.
+func (m *Manager) makeRoom(ctx context.Context) {
+	found := false
+	for _, r := range m.all() {
+		m.mu.Lock()
+		olds, rec := slices.Clone(r.old), r.rec
+		m.mu.Unlock()
+		for _, old := range olds {
+			v, err := m.hw.Verify(ctx, old.Device)
+			if err != nil || rec == nil || (v != drivers.Replaced && v != drivers.Reset) {
+				continue
+			}
+			old.Verdict = v
+			m.detach(ctx, r, old, rec)
+			if err := old.Remove(ctx); err != nil {
+				m.fail(r, &RoleError{r.Name, "remove", old.Address, err})
+				continue
+			}
+			found = true
+			m.mu.Lock()
+			r.old = slices.DeleteFunc(r.old, func(o Old) bool { return o.Address == old.Address })
+			r.retired = append(r.retired, old)
+			m.mu.Unlock()
+		}
+	}
+	if found {
+		m.rescan(ctx)
+	}
 }
 
 // hurry makes the kernel's grace periods short until the returned function is

@@ -157,7 +157,7 @@ func (m Machine) Args() ([]string, error) {
 	for _, accel := range m.accel() {
 		a.add("-accel", accel)
 	}
-	a.add("-cpu", or(m.CPU, "qemu64"), "-m", strconv.Itoa(or(m.MemoryMB, 256)), "-smp", strconv.Itoa(or(m.CPUs, 1)))
+	a.add("-cpu", or(m.CPU, "qemu64"), "-m", ramSize(or(m.MemoryMB, 256)), "-smp", strconv.Itoa(or(m.CPUs, 1)))
 	if m.ICount != nil {
 		a.add("-icount", "shift="+strconv.Itoa(*m.ICount))
 	}
@@ -217,6 +217,17 @@ func (n NIC) DeviceOptions() string {
 	b.WriteString(",romfile=")
 	return b.String()
 }
+
+// ramSize is the value of -m for so many MiB: 8 KiB less, the smallest amount
+// that QEMU does not round, so that the size is no multiple of 256 KiB.
+//
+// For a block of RAM whose size is one, QEMU before 9.0 takes a short cut in
+// reading which pages were written to (include/exec/ram_addr.h,
+// cpu_physical_memory_sync_dirty_bitmap). It clears the marks and leaves TCG's
+// TLB entries that say "marked already", so that writes after it are not
+// marked, not sent, and lost by a live migration. Both ends of a migration need
+// the same size, so it does not depend on the accelerator.
+func ramSize(mb int) string { return strconv.Itoa(mb<<10-8) + "k" }
 
 type args struct{ list []string }
 

@@ -33,7 +33,7 @@ tcg
 -cpu
 qemu64
 -m
-256
+262136k
 -smp
 1
 -kernel
@@ -75,7 +75,7 @@ tcg
 -cpu
 host
 -m
-512
+524280k
 -smp
 2
 -icount
