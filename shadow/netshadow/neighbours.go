@@ -42,9 +42,7 @@ const forgotten = 3 * time.Second
 // neighbours keeps what the kernel knows of the hosts on the proxy's link. A
 // frame is held only once its neighbour is known, and in active mode nobody
 // can be asked; but the kernel forgets: an entry ages in seconds without an
-// answer, and a bond's failover drops all of them (net/ipv4/arp.c,
-// arp_netdev_event, NETDEV_CHANGEADDR). So the entries are pinned in active mode
-// and put back after each failover.
+// answer. So the entries are pinned in active mode.
 type neighbours struct {
 	proxy   string
 	journal *journal.Journal

@@ -61,15 +61,16 @@ func (p proxy) link() (*netlink.Bond, error) {
 //     active one, and a bond drops what its inactive ports receive
 //     (drivers/net/bonding/bond_main.c, bond_should_deliver_exact_match).
 //   - miimon 0: the shadow decides when to fail over, not a timer.
-//   - fail_over_mac active: the bond leaves its ports' MACs alone, and each port
-//     is given the role's before it joins. With "none" a port that leaves is
-//     given its own back, which virtio_net asks of the device even if there is
-//     none, see impatient. The price is that the kernel forgets its neighbours at
-//     each failover, see neighbours.
+//   - fail_over_mac none: the MAC is the role's. With "active" the kernel takes
+//     every failover for a change of address and forgets all neighbours
+//     (net/ipv4/arp.c, arp_netdev_event), and what is sent until they are put back
+//     is lost. The price is a virtio-net whose slot is taken by another device:
+//     the bond gives a leaving port its own MAC back, and virtio_net waits for an
+//     answer of the device without end (see impatient).
 func (p proxy) create(mac net.HardwareAddr, tap *os.File) error {
 	b := netlink.NewLinkBond(netlink.LinkAttrs{Name: p.name, HardwareAddr: mac})
 	b.Mode = netlink.BOND_MODE_ACTIVE_BACKUP
-	b.FailOverMac = netlink.BOND_FAIL_OVER_MAC_ACTIVE
+	b.FailOverMac = netlink.BOND_FAIL_OVER_MAC_NONE
 	b.AllSlavesActive = 1
 	b.Miimon = 0
 	if err := netlink.LinkAdd(b); err != nil && !errors.Is(err, os.ErrExist) {
