@@ -13,20 +13,24 @@ import (
 
 // TestCrash kills the agent. Its successor finds what the first one was at and
 // goes on; the connection lives, and what was lost with the agent's memory is
-// counted.
+// counted. Not counted are frames that the old driver frees while nobody
+// collects them: with hardware elsewhere the old driver is torn down late, and
+// an agent killed at that instant leaves them in a buffer that dies with it.
 func TestCrash(t *testing.T) {
 	type crash struct {
 		at    string
 		first rig.NIC
 		to    rig.NIC
+		// uncounted says that the kill may meet the tear-down.
+		uncounted bool
 	}
 	for _, tc := range []crash{
-		{ctl.StampActive, e1000At2, rtl8139At2},
-		{ctl.StampHarvested, e1000At2, rtl8139At2},
-		{ctl.StampUnloaded, e1000At2, rtl8139At2},
-		{ctl.StampProbed, e1000At2, virtioAt5},
-		{ctl.StampOpened, rtl8139At2, e1000At5},
-		{ctl.StampReplayed, e1000At2, virtioAt5},
+		{ctl.StampActive, e1000At2, rtl8139At2, false},
+		{ctl.StampHarvested, e1000At2, rtl8139At2, false},
+		{ctl.StampUnloaded, e1000At2, rtl8139At2, false},
+		{ctl.StampProbed, e1000At2, virtioAt5, true},
+		{ctl.StampOpened, rtl8139At2, e1000At5, true},
+		{ctl.StampReplayed, e1000At2, virtioAt5, true},
 	} {
 		t.Run("in a recovery that has reached "+tc.at, func(t *testing.T) {
 			g := start(t, fullImage, tc.first, cmdline("nemesis=kill@"+tc.at), mute)
@@ -37,7 +41,7 @@ func TestCrash(t *testing.T) {
 				t.Fatal("the agent was not killed")
 			}
 			g.traffic()
-			g.accounted(1)
+			g.accounted(1, tc.uncounted)
 		})
 	}
 	t.Run("in passive mode", func(t *testing.T) {
@@ -57,8 +61,9 @@ func TestCrash(t *testing.T) {
 }
 
 // accounted ends the run of a guest whose agent has crashed: the connection
-// lives, and no more datagrams are missing than frames were said to be lost.
-func (g *guest) accounted(recoveries int) {
+// lives, and, unless that cannot be told, no more datagrams are missing than
+// frames were said to be lost.
+func (g *guest) accounted(recoveries int, uncounted bool) {
 	g.t.Helper()
 	tls, err := g.timelines()
 	if err != nil {
@@ -73,7 +78,7 @@ func (g *guest) accounted(recoveries int) {
 	}
 	v := g.verdict()
 	missing := int(v.UDPOut.Missing)
-	if missing > dropped {
+	if missing > dropped && !uncounted {
 		g.t.Errorf("%d datagrams are missing, but only %d frames were reported lost", missing, dropped)
 	}
 	v.UDPOut.Missing = 0
