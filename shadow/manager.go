@@ -97,6 +97,7 @@ type role struct {
 	retired    []Old          // detached, but their driver not yet unloaded
 	passive    bool
 	opening    bool // dev has been chosen and is being brought up
+	kept       bool // dev is gone, and its driver cannot let go of it
 	since      int64
 	message    string
 	rec        *Recovery

@@ -132,7 +132,11 @@ func (m *Manager) examine(ctx context.Context, sig Signal) []loss {
 			lost = append(lost, loss{r, verdict, errors.Is(err, drivers.ErrNoDevice)})
 			m.mu.Lock()
 			r.opening = false
+			known := r.kept
 			m.mu.Unlock()
+			if known {
+				continue
+			}
 			m.log.Warn("device is not what it was", "role", r.Name, "device", dev.Address, "driver", dev.Driver, "verdict", verdict.String(), "cause", sig.Cause)
 		}
 	}
@@ -161,16 +165,26 @@ func (m *Manager) vacate(ctx context.Context, sig Signal, lost []loss) {
 		}
 		rec, dev := r.rec, r.dev
 		rec.Between(describe(dev), "")
-		r.passive, r.since = false, Now()
-		r.message = "active: the device is " + l.verdict.String()
+		if !r.kept {
+			r.passive, r.since = false, Now()
+			r.message = "active: the device is " + l.verdict.String()
+		}
 		r.last = r.class.Identify(dev)
 		m.mu.Unlock()
 
 		old := m.old(l.verdict, dev)
-		if err := r.shadow.Activate(ctx, old, rec); err != nil {
+		err := r.shadow.Activate(ctx, old, rec)
+		if err != nil {
 			m.fail(r, &RoleError{r.Name, "enter active mode", dev.Address, err})
 		}
 		rec.Stamp(ctl.StampActive)
+		m.mu.Lock()
+		r.kept = errors.Is(err, ErrKept)
+		kept := r.kept
+		m.mu.Unlock()
+		if kept {
+			return
+		}
 		// A device that the kernel still believes in keeps its address from
 		// being used; of one that is gone nothing is left to wait for.
 		if l.verdict == drivers.Absent && !l.gone {
@@ -207,13 +221,28 @@ func (m *Manager) vacate(ctx context.Context, sig Signal, lost []loss) {
 // does anything: later the address may hold the next device.
 func (m *Manager) old(v drivers.Verdict, dev drivers.Device) Old {
 	var once sync.Once
-	return Old{dev, v, func(ctx context.Context) (err error) {
-		once.Do(func() { err = m.hw.Remove(ctx, dev) })
-		if errors.Is(err, drivers.ErrNoDevice) {
-			return nil // the kernel noticed by itself
-		}
-		return err
-	}}
+	return Old{
+		Device: dev, Verdict: v,
+		Remove: func(ctx context.Context) (err error) {
+			once.Do(func() { err = m.hw.Remove(ctx, dev) })
+			return unlessGone(err)
+		},
+		Unbind: func(ctx context.Context) error {
+			var errs []error
+			for _, c := range dev.Children {
+				errs = append(errs, unlessGone(m.hw.Unbind(ctx, c)))
+			}
+			return errors.Join(errs...)
+		},
+	}
+}
+
+// unlessGone is err, or nil if it only says that the kernel noticed by itself.
+func unlessGone(err error) error {
+	if errors.Is(err, drivers.ErrNoDevice) {
+		return nil
+	}
+	return err
 }
 
 func (m *Manager) detach(ctx context.Context, r *role, old Old, rec *Recovery) {
@@ -246,7 +275,7 @@ func (m *Manager) fill(ctx context.Context, sig Signal) error {
 	)
 	for _, r := range m.all() {
 		m.mu.Lock()
-		if r.dev.Address != "" && !r.passive {
+		if r.dev.Address != "" && !r.passive && !r.kept {
 			todo = append(todo, r)
 		}
 		m.mu.Unlock()

@@ -34,6 +34,10 @@ var (
 	// ErrSuperseded says that another migration began while this recovery
 	// ran; the next recovery goes on from where it stopped.
 	ErrSuperseded = errors.New("superseded by a newer signal")
+	// ErrKept says that the driver of a device that is gone cannot be made
+	// to let go of it as things are. The role stays in active mode, and every
+	// signal tries again.
+	ErrKept = errors.New("the old device cannot be given up")
 )
 
 // RoleError is a failure in one step of one role's recovery.
@@ -81,7 +85,8 @@ type Class interface {
 // each must be safe to repeat after a crash of the process in its middle.
 type Shadow interface {
 	// Activate enters active mode: from its return on, what applications
-	// send is held.
+	// send is held. After an error that matches ErrKept the Manager leaves the
+	// device and its driver alone.
 	Activate(ctx context.Context, old Old, rec *Recovery) error
 	// Detach takes the old device out of the proxy and harvests what its
 	// driver had not sent.
@@ -110,6 +115,9 @@ type Old struct {
 	// after Detach in any case, for what is gone only once the role is in
 	// passive mode again; a shadow that cannot wait calls it itself.
 	Remove func(ctx context.Context) error
+	// Unbind takes the device's children away from their drivers: the virtio
+	// device, not the function that offers it. It is faster than a removal.
+	Unbind func(ctx context.Context) error
 }
 
 // Hardware is what a Manager needs of the hardware side; *drivers.Tree is the
@@ -122,6 +130,7 @@ type Hardware interface {
 	Prefetch(ctx context.Context, modules ...string) error
 	Candidates(dev drivers.Device) ([]string, error)
 	Remove(ctx context.Context, dev drivers.Device) error
+	Unbind(ctx context.Context, dev drivers.Device) error
 	Rescan(ctx context.Context) error
 	Verify(ctx context.Context, dev drivers.Device) (drivers.Verdict, error)
 }

@@ -43,6 +43,8 @@ var (
 	fullImage = buildOnce("full")
 	// e1000Image has one driver and no other.
 	e1000Image = buildOnce("e1000", "e1000")
+	// vlanImage has what VLANs need.
+	vlanImage = buildOnce("vlan", "virtio_net", "8139cp", "8021q")
 )
 
 func buildOnce(name string, modules ...string) func() (*image.Bundle, error) {

@@ -61,6 +61,21 @@ func TestSettings(t *testing.T) {
 	g.oneConnection()
 }
 
+// TestMAC gives the proxy another MAC. Its device is opened anew for that, and
+// the next one has it from the start.
+func TestMAC(t *testing.T) {
+	const mac = "52:54:00:75:6d:aa"
+	g := start(t, fullImage, e1000At2, cmdline("nemesis=mac"))
+	g.waitConsole("addresses: net0 " + mac + ", e1000 " + mac)
+	g.lossless(g.recovered(1))
+	g.logged(map[string]string{"net.mac": mac}, nil)
+	g.traffic()
+	g.move(rtl8139At2)
+	g.lossless(g.recovered(2))
+	g.waitConsole("addresses: net0 " + mac + ", 8139cp " + mac)
+	g.unharmed()
+}
+
 func deferredWithReason(tl ctl.Timeline, key string) bool {
 	for _, d := range tl.Deferred {
 		if strings.HasPrefix(d.Op, key+"=") && d.Reason != "" {

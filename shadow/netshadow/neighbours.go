@@ -10,6 +10,10 @@ import (
 	"fmt"
 	"log/slog"
 	"net"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
 	"sync"
 	"time"
 
@@ -18,6 +22,10 @@ import (
 
 	"github.com/umbra-vm/umbra/shadow/journal"
 )
+
+// factQueues is the journal's fact with the sizes that neighbours' queues have in
+// passive mode, by the file that sets them.
+const factQueues = "neighbour-queues"
 
 // factNeighbours is the journal's fact with the neighbours that are pinned.
 const factNeighbours = "neighbours"
@@ -42,22 +50,31 @@ const forgotten = 3 * time.Second
 // neighbours keeps what the kernel knows of the hosts on the proxy's link. A
 // frame is held only once its neighbour is known, and in active mode nobody
 // can be asked; but the kernel forgets: an entry ages in seconds without an
-// answer. So the entries are pinned in active mode.
+// answer, and a bond's failover drops all of them (net/ipv4/arp.c,
+// arp_netdev_event, NETDEV_CHANGEADDR). So the entries are pinned in active mode
+// and put back after each failover. What is sent between the two waits in the
+// kernel's own queue of an entry that it makes anew, which is given room for what
+// may be held.
 type neighbours struct {
 	proxy   string
+	room    int // bytes that an entry's queue takes in active mode
 	journal *journal.Journal
 	log     *slog.Logger
 
 	mu     sync.Mutex
+	queues map[string]string    // sizes in passive mode, by file; nil in passive mode
 	known  map[string]neighbour // while not pinned
 	gone   map[string]time.Time // entries of known that were deleted, and when
 	pinned []neighbour          // with the state they had; nil in passive mode
 	follow sync.Once
 }
 
-func newNeighbours(proxy string, j *journal.Journal, log *slog.Logger) (*neighbours, error) {
-	n := &neighbours{proxy: proxy, journal: j, log: log, known: make(map[string]neighbour), gone: make(map[string]time.Time)}
+func newNeighbours(proxy string, room int, j *journal.Journal, log *slog.Logger) (*neighbours, error) {
+	n := &neighbours{proxy: proxy, room: room, journal: j, log: log, known: make(map[string]neighbour), gone: make(map[string]time.Time)}
 	_, err := j.State().Fact(factNeighbours, &n.pinned)
+	if err == nil {
+		_, err = j.State().Fact(factQueues, &n.queues)
+	}
 	return n, err
 }
 
@@ -112,6 +129,7 @@ func (n *neighbours) pin() {
 	if n.pinned == nil {
 		n.pinned = n.collect(index)
 		n.note(n.journal.Fact(factNeighbours, n.pinned))
+		n.widen()
 	}
 	for _, e := range n.pinned {
 		n.set(index, e, unix.NUD_PERMANENT)
@@ -168,6 +186,50 @@ func (n *neighbours) unpin() {
 	}
 	n.pinned = nil
 	n.note(n.journal.Fact(factNeighbours, nil))
+	n.narrow()
+}
+
+// queueSizes are the files that bound what waits for one neighbour, in bytes
+// (Documentation/networking/ip-sysctl.rst, unres_qlen_bytes).
+func (n *neighbours) queueSizes() []string {
+	return []string{
+		filepath.Join("/proc/sys/net/ipv4/neigh", n.proxy, "unres_qlen_bytes"),
+		filepath.Join("/proc/sys/net/ipv6/neigh", n.proxy, "unres_qlen_bytes"),
+	}
+}
+
+// widen makes the queues of entries as large as what may be held.
+func (n *neighbours) widen() {
+	n.queues = make(map[string]string)
+	for _, file := range n.queueSizes() {
+		b, err := os.ReadFile(file)
+		if err != nil {
+			continue // a kernel without IPv6
+		}
+		size := strings.TrimSpace(string(b))
+		if now, err := strconv.Atoi(size); err == nil && now < n.room {
+			n.queues[file] = size
+		}
+	}
+	n.note(n.journal.Fact(factQueues, n.queues))
+	for file := range n.queues {
+		n.resize(file, strconv.Itoa(n.room))
+	}
+}
+
+// narrow gives the queues their size back.
+func (n *neighbours) narrow() {
+	for file, size := range n.queues {
+		n.resize(file, size)
+	}
+	n.queues = nil
+	n.note(n.journal.Fact(factQueues, nil))
+}
+
+func (n *neighbours) resize(file, size string) {
+	if err := os.WriteFile(file, []byte(size), 0); err != nil {
+		n.log.Warn("neighbours' queues keep their size", "err", err)
+	}
 }
 
 func (n *neighbours) set(index int, e neighbour, state int) {

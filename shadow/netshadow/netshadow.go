@@ -27,6 +27,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/vishvananda/netlink"
@@ -37,6 +38,7 @@ import (
 	"github.com/umbra-vm/umbra/shadow/ctl"
 	"github.com/umbra-vm/umbra/shadow/journal"
 	"github.com/umbra-vm/umbra/shadow/netshadow/hold"
+	"github.com/umbra-vm/umbra/shadow/netshadow/macwatch"
 	"github.com/umbra-vm/umbra/shadow/netshadow/settings"
 )
 
@@ -71,7 +73,10 @@ type Options struct {
 	Hardware Hardware
 	Store    Store
 	Roles    map[string]Limits // by role name
-	Logger   *slog.Logger
+	// Reload asks for a recovery of the role although its device is alive. It
+	// must not wait for it.
+	Reload func(role string)
+	Logger *slog.Logger
 }
 
 // Class makes network shadows.
@@ -79,6 +84,11 @@ type Class struct {
 	Options
 	plug     *hold.Plug
 	settings *settings.Client
+	ctx      context.Context // of the agent: what outlives a recovery ends with it
+	watching sync.Once
+
+	mu      sync.Mutex
+	shadows []*netShadow
 }
 
 var _ shadow.Class = (*Class)(nil)
@@ -93,7 +103,9 @@ func New(ctx context.Context, opt Options) (*Class, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &Class{Options: opt, plug: plug, settings: set}, nil
+	c := &Class{Options: opt, plug: plug, settings: set, ctx: ctx}
+	go c.watchMACs() // takes a while, and is needed once there is a proxy
+	return c, nil
 }
 
 // Name returns "net".
@@ -112,7 +124,41 @@ func (c *Class) New(role shadow.Role, j *journal.Journal) (shadow.Shadow, error)
 	if err != nil {
 		return nil, err
 	}
-	return newShadow(c, p, c.Roles[role.Name], j)
+	s, err := newShadow(c, p, c.Roles[role.Name], j)
+	if err != nil {
+		return nil, err
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.shadows = append(c.shadows, s)
+	return s, nil
+}
+
+// watchMACs returns when the class sees the MACs that are given to its proxies.
+func (c *Class) watchMACs() {
+	c.watching.Do(func() {
+		w, err := macwatch.New()
+		if err != nil {
+			c.Logger.Warn("a MAC given to a proxy has no effect: set it in the role's configuration", "err", err)
+			return
+		}
+		go func() {
+			defer w.Close()
+			if err := w.Run(c.ctx, c.asked); err != nil {
+				c.Logger.Error("a MAC given to a proxy has no effect any more", "err", err)
+			}
+		}()
+	})
+}
+
+func (c *Class) asked(r macwatch.Request) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for _, s := range c.shadows {
+		if ifindex(s.proxy.name) == r.Index {
+			s.asked(r.MAC)
+		}
+	}
 }
 
 // owns follows the PCI class code: 02xxxx is a network controller, and a

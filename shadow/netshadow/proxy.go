@@ -61,22 +61,23 @@ func (p proxy) link() (*netlink.Bond, error) {
 //     active one, and a bond drops what its inactive ports receive
 //     (drivers/net/bonding/bond_main.c, bond_should_deliver_exact_match).
 //   - miimon 0: the shadow decides when to fail over, not a timer.
-//   - fail_over_mac none: the MAC is the role's. With "active" the kernel takes
-//     every failover for a change of address and forgets all neighbours
-//     (net/ipv4/arp.c, arp_netdev_event), and what is sent until they are put back
-//     is lost. The price is a virtio-net whose slot is taken by another device:
-//     the bond gives a leaving port its own MAC back, and virtio_net waits for an
-//     answer of the device without end (see impatient).
+//   - fail_over_mac active: the bond leaves its ports' addresses alone, and each
+//     port is given the role's before it joins. With "none" a port that leaves is
+//     given its own back, which virtio_net asks of the device even if there is
+//     none (see impatient). It has two prices: the kernel takes every failover for
+//     a change of address and forgets its neighbours, see neighbours; and the
+//     address that a user gives to the bond reaches it by way of the shadow, see
+//     macwatch.
 func (p proxy) create(mac net.HardwareAddr, tap *os.File) error {
 	b := netlink.NewLinkBond(netlink.LinkAttrs{Name: p.name, HardwareAddr: mac})
 	b.Mode = netlink.BOND_MODE_ACTIVE_BACKUP
-	b.FailOverMac = netlink.BOND_FAIL_OVER_MAC_NONE
+	b.FailOverMac = netlink.BOND_FAIL_OVER_MAC_ACTIVE
 	b.AllSlavesActive = 1
 	b.Miimon = 0
 	if err := netlink.LinkAdd(b); err != nil && !errors.Is(err, os.ErrExist) {
 		return fmt.Errorf("create bond %s: %w", p.name, err)
 	}
-	if err := p.enslave(p.tap); err != nil {
+	if err := p.enslave(p.tap, mac); err != nil {
 		return err
 	}
 	bond, err := p.link()
@@ -89,9 +90,9 @@ func (p proxy) create(mac net.HardwareAddr, tap *os.File) error {
 	return nil
 }
 
-// enslave makes iface a port of the bond, which opens it. A port already
-// there is left as it is.
-func (p proxy) enslave(iface string) error {
+// enslave makes iface, with the role's MAC, a port of the bond, which opens it. A
+// port already there is left as it is.
+func (p proxy) enslave(iface string, mac net.HardwareAddr) error {
 	bond, err := p.link()
 	if err != nil {
 		return err
@@ -107,13 +108,22 @@ func (p proxy) enslave(iface string) error {
 	if err := netlink.LinkSetDown(l); err != nil {
 		return fmt.Errorf("set %s down before it joins %s: %w", iface, p.name, err)
 	}
-	if !bytes.Equal(l.Attrs().HardwareAddr, bond.HardwareAddr) {
-		if err := netlink.LinkSetHardwareAddr(l, bond.HardwareAddr); err != nil {
-			return fmt.Errorf("give %s the MAC %s of %s: %w", iface, bond.HardwareAddr, p.name, err)
-		}
+	if err := p.wear(l, mac); err != nil {
+		return err
 	}
 	if err := netlink.LinkSetMaster(l, bond); err != nil {
 		return fmt.Errorf("make %s a port of %s: %w", iface, p.name, err)
+	}
+	return nil
+}
+
+// wear gives l the role's MAC, which the bond has too once l is the active port.
+func (p proxy) wear(l netlink.Link, mac net.HardwareAddr) error {
+	if bytes.Equal(l.Attrs().HardwareAddr, mac) {
+		return nil
+	}
+	if err := netlink.LinkSetHardwareAddr(l, mac); err != nil {
+		return fmt.Errorf("give %s the MAC %s of %s: %w", l.Attrs().Name, mac, p.name, err)
 	}
 	return nil
 }

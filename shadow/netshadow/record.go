@@ -8,6 +8,7 @@ import (
 	"context"
 	"errors"
 	"log/slog"
+	"net"
 	"strconv"
 	"sync"
 
@@ -72,8 +73,46 @@ func (r *recorder) pause(ctx context.Context) {
 		if err != nil {
 			continue // gone: what was told of it stands
 		}
-		r.observe(now.In(scope))
+		r.observe(ofInterface(now, scope))
 	}
+}
+
+// ofInterface returns the settings of one of a role's interfaces, as it has them.
+// The proxy's MAC is not among them: the interface has that of its active port,
+// and what was asked for is told apart, see asked.
+func ofInterface(v settings.Values, scope settings.Scope) settings.Values {
+	in := v.In(scope)
+	delete(in, keyMAC)
+	return in
+}
+
+// keyMAC is the key of the role's MAC in its log.
+const keyMAC = "net.mac"
+
+// asked records the MAC that somebody gave to the proxy.
+func (r *recorder) asked(mac net.HardwareAddr) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.state == nil { // the proxy's first device is not open yet
+		r.record([]oplog.Op{oplog.Set(keyMAC, mac.String())})
+		return
+	}
+	r.record(r.state.Observe(settings.Values{keyMAC: mac.String()}))
+}
+
+// mac returns the role's MAC: that of the log, else the one that the proxy was
+// made with, else def.
+func (r *recorder) mac(def net.HardwareAddr) net.HardwareAddr {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	text, ok := r.ops.Get(keyMAC)
+	if !ok && r.state != nil {
+		text = r.state.Baseline[keyMAC]
+	}
+	if mac, err := net.ParseMAC(text); err == nil {
+		return mac
+	}
+	return def
 }
 
 // forget ends the following of interfaces that are leaving the role.
@@ -186,7 +225,7 @@ func (r *recorder) adopt(ctx context.Context, iface string) error {
 		if err != nil {
 			return err
 		}
-		r.observe(now.In(scope))
+		r.observe(ofInterface(now, scope))
 	}
 	r.mu.Lock()
 	r.iface = iface
@@ -203,7 +242,7 @@ func (r *recorder) follow(w *settings.Watcher) {
 		switch {
 		case c.Gone:
 		case c.Interface == r.proxy:
-			r.observe(c.Values.In(settings.Proxy))
+			r.observe(ofInterface(c.Values, settings.Proxy))
 		case c.Interface == iface:
 			r.observe(c.Values.In(settings.Device))
 		}
@@ -217,7 +256,11 @@ func (r *recorder) follow(w *settings.Watcher) {
 func (r *recorder) observe(now settings.Values) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	ops := r.state.Observe(now)
+	r.record(r.state.Observe(now))
+}
+
+// record takes operations into the log and the journal. It needs the lock.
+func (r *recorder) record(ops []oplog.Op) {
 	for _, op := range ops {
 		changed, err := r.ops.Apply(op)
 		if err != nil {

@@ -5,10 +5,12 @@
 package netshadow
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
 	"log/slog"
+	"net"
 	"os"
 	"slices"
 	"sync"
@@ -67,7 +69,7 @@ func newShadow(c *Class, p proxy, limits Limits, j *journal.Journal) (*netShadow
 		return nil, err
 	}
 	s.recorder = rec
-	s.neighbours, err = newNeighbours(p.name, j, log)
+	s.neighbours, err = newNeighbours(p.name, limits.Hold.Bytes, j, log)
 	return s, err
 }
 
@@ -95,6 +97,9 @@ func (s *netShadow) Activate(ctx context.Context, old shadow.Old, rec *shadow.Re
 	err = s.class.plug.Hold(ctx, bond, s.limits.Hold.Bytes)
 	s.neighbours.pin()
 	s.recorder.pause(ctx)
+	if impatient(old) && old.Verdict != drivers.Absent && filtersVLANs() {
+		return fmt.Errorf("virtio_net would wait without end for the device to drop VLAN filters, as its slot is taken by another: %w", shadow.ErrKept)
+	}
 	if err == nil && impatient(old) {
 		return s.Detach(ctx, old, rec)
 	}
@@ -123,15 +128,34 @@ func (s *netShadow) confess(rec *shadow.Recovery) {
 	s.note(s.journal.Fact(factPending, nil))
 }
 
-// impatient reports whether old must be removed before the proxy is changed in
-// any way. virtio_net sends filters and addresses to the device through a ring
+// impatient reports whether old's driver must let go before the proxy is changed
+// in any way. virtio_net sends filters and addresses to the device through a ring
 // and waits for its answer under the kernel's RTNL lock, without end when there
 // is no device (virtio_net.c, virtnet_send_command, up to Linux 6.9). Every
 // change of the bond's active port sends some, and so does setting the
-// interface down; unregistering it, as a removal does, closes it first, and a
-// closed interface is left alone (net/core/dev.c, __dev_set_rx_mode).
+// interface down; unregistering it closes it first, and a closed interface is
+// left alone (net/core/dev.c, __dev_set_rx_mode).
 func impatient(old shadow.Old) bool {
 	return onVirtio(old.Device) && old.Verdict != drivers.Alive
+}
+
+// letGo makes the driver of a virtio device let go of it. To remove the function
+// that offers the device takes longer, most of it to ask ACPI for the routing of
+// interrupts, and is left for later where it can be.
+func (s *netShadow) letGo(ctx context.Context, old shadow.Old) error {
+	if old.Verdict == drivers.Absent && filtersVLANs() {
+		// Only a removal tells the driver that nobody answers any more
+		// (virtio_pci_common.c, virtio_pci_remove).
+		return old.Remove(ctx)
+	}
+	return old.Unbind(ctx)
+}
+
+// filtersVLANs reports whether the kernel takes VLAN filters away from an
+// interface that closes or leaves the proxy (net/8021q/vlan.c, vlan_device_event).
+func filtersVLANs() bool {
+	_, err := os.Stat("/sys/module/8021q")
+	return err == nil
 }
 
 func onVirtio(dev drivers.Device) bool {
@@ -183,7 +207,7 @@ func (s *netShadow) Detach(ctx context.Context, old shadow.Old, rec *shadow.Reco
 	// virtio frees what is in its rings when the device goes, not when the
 	// interface is closed.
 	if onVirtio(old.Device) {
-		errs = append(errs, old.Remove(ctx))
+		errs = append(errs, s.letGo(ctx, old))
 	}
 	s.neighbours.pin()
 	s.mu.Lock()
@@ -206,8 +230,11 @@ func (s *netShadow) failOver(name string) error {
 	return s.activate(s.proxy.tap)
 }
 
-// activate makes iface the active port.
+// activate makes iface the active port. The kernel forgets the neighbours with
+// that, and what waits for one that it is just asking for: hence they are put
+// back before, lest there be one, and after.
 func (s *netShadow) activate(iface string) error {
+	s.neighbours.pin()
 	err := s.proxy.activate(iface)
 	s.neighbours.pin()
 	return err
@@ -267,11 +294,12 @@ func (s *netShadow) Open(ctx context.Context, dev drivers.Device, rec *shadow.Re
 	if err := s.openTap(ctx); err != nil {
 		return err
 	}
+	mac, err := s.mac(there, l)
+	if err != nil {
+		return err
+	}
 	if !there {
-		mac := s.limits.MAC
-		if mac == nil {
-			mac = l.Attrs().HardwareAddr
-		}
+		s.class.watchMACs()
 		if err := s.proxy.create(mac, s.tap); err != nil {
 			return err
 		}
@@ -282,7 +310,7 @@ func (s *netShadow) Open(ctx context.Context, dev drivers.Device, rec *shadow.Re
 	if err := s.fitMTU(ctx, iface); err != nil {
 		return err
 	}
-	if err := s.proxy.enslave(iface); err != nil {
+	if err := s.proxy.enslave(iface, mac); err != nil {
 		return err
 	}
 	s.mu.Lock()
@@ -302,6 +330,39 @@ func (s *netShadow) Open(ctx context.Context, dev drivers.Device, rec *shadow.Re
 		return err
 	}
 	return nil
+}
+
+// mac returns the role's MAC: the one that somebody gave to the proxy, or the
+// configured one, or that of the first device, l. The TAP is given it too.
+func (s *netShadow) mac(proxied bool, l netlink.Link) (net.HardwareAddr, error) {
+	if !proxied {
+		if s.limits.MAC != nil {
+			return s.limits.MAC, nil
+		}
+		return l.Attrs().HardwareAddr, nil
+	}
+	bond, err := s.proxy.link()
+	if err != nil {
+		return nil, err
+	}
+	mac := s.recorder.mac(bond.HardwareAddr)
+	tap, err := netlink.LinkByName(s.proxy.tap)
+	if err != nil {
+		return nil, fmt.Errorf("port %s of %s: %w", s.proxy.tap, s.proxy.name, err)
+	}
+	return mac, s.proxy.wear(tap, mac)
+}
+
+// asked takes note of the MAC that somebody gave to the proxy. The bond has it
+// once it has a port with it as its active one: the device is opened anew.
+func (s *netShadow) asked(mac net.HardwareAddr) {
+	bond, err := s.proxy.link()
+	if err != nil || bytes.Equal(bond.HardwareAddr, mac) {
+		return
+	}
+	s.recorder.asked(mac)
+	s.log.Info("the proxy is to have another MAC: its device is opened anew", "mac", mac)
+	s.class.Reload(s.proxy.name)
 }
 
 // quickLink is what a device without negotiation needs to report its link

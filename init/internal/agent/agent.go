@@ -60,12 +60,12 @@ func Run(ctx context.Context, opt Options) error {
 	if err != nil {
 		return err
 	}
-	m, err := newManager(ctx, opt, hw)
+	reloads := make(chan shadow.Signal)
+	m, err := newManager(ctx, opt, hw, reloads)
 	if err != nil {
 		return err
 	}
 	host := signals.NewManual(sourceHost)
-	reloads := make(chan shadow.Signal)
 	srv := ctl.NewServer(handlers(opt, m, host, reloads), opt.Logger)
 
 	g, ctx := errgroup.WithContext(ctx)
@@ -88,8 +88,8 @@ func Run(ctx context.Context, opt Options) error {
 	return nil
 }
 
-func newManager(ctx context.Context, opt Options, hw *drivers.Tree) (*shadow.Manager, error) {
-	net, err := netClass(ctx, opt, hw)
+func newManager(ctx context.Context, opt Options, hw *drivers.Tree, reloads chan<- shadow.Signal) (*shadow.Manager, error) {
+	net, err := netClass(ctx, opt, hw, reloads)
 	if err != nil {
 		return nil, err
 	}
@@ -133,7 +133,7 @@ func expedite(log *slog.Logger) func(bool) {
 	return set
 }
 
-func netClass(ctx context.Context, opt Options, hw *drivers.Tree) (shadow.Class, error) {
+func netClass(ctx context.Context, opt Options, hw *drivers.Tree, reloads chan<- shadow.Signal) (shadow.Class, error) {
 	if !opt.Config.Shadow.Enabled() {
 		return netshadow.NewPlain(hw, opt.Logger), nil
 	}
@@ -151,6 +151,14 @@ func netClass(ctx context.Context, opt Options, hw *drivers.Tree) (shadow.Class,
 	}
 	return netshadow.New(ctx, netshadow.Options{
 		Hardware: hw, Store: store{opt.Store, opt.Inherited}, Roles: limits, Logger: opt.Logger,
+		Reload: func(role string) {
+			go func() {
+				select {
+				case reloads <- shadow.Signal{Cause: ctl.CauseReload, At: shadow.Now(), Role: role}:
+				case <-ctx.Done():
+				}
+			}()
+		},
 	})
 }
 

@@ -11,6 +11,8 @@
 //	nemesis=qdisc       put a pfifo at the root of the proxy, as a user may
 //	nemesis=settings    change settings of the proxy and of its device, and
 //	                    tell what they are whenever that changes
+//	nemesis=mac         give the proxy another MAC, and tell which it and its
+//	                    device have whenever that changes
 //	nemesis=run@PROGRAM run the tests in /bin/PROGRAM, with the agent stopped
 //
 // What it does it says on the console. It uses the agent's public door, the
@@ -73,6 +75,8 @@ func do(ctx context.Context, deed string) error {
 		return kill(ctx, at)
 	case "qdisc":
 		return takeRoot(ctx)
+	case "mac":
+		return changeMAC(ctx)
 	case "run":
 		return runTests(ctx, at)
 	case "settings":

@@ -7,6 +7,7 @@ package main
 import (
 	"context"
 	"fmt"
+	"net"
 	"os"
 	"path/filepath"
 	"strings"
@@ -55,6 +56,41 @@ func takeRoot(ctx context.Context) error {
 			}
 		}
 		return "root of " + role + " is nothing", nil
+	})
+	return nil
+}
+
+// wantMAC is the address that the proxy is given.
+var wantMAC = net.HardwareAddr{0x52, 0x54, 0x00, 0x75, 0x6d, 0xaa}
+
+// changeMAC gives the proxy another address, and tells what it and its device
+// have.
+func changeMAC(ctx context.Context) error {
+	l, err := netlink.LinkByName(role)
+	if err != nil {
+		return err
+	}
+	if err := netlink.LinkSetHardwareAddr(l, wantMAC); err != nil {
+		return fmt.Errorf("mac: %w", err)
+	}
+	watch(ctx, func() (string, error) {
+		iface, err := activePort()
+		if err != nil {
+			return "", err
+		}
+		proxy, err := netlink.LinkByName(role)
+		if err != nil {
+			return "", err
+		}
+		port, err := netlink.LinkByName(iface)
+		if err != nil {
+			return "", err
+		}
+		driver, err := filepath.EvalSymlinks(filepath.Join("/sys/class/net", iface, "device/driver"))
+		if err != nil {
+			return "", err
+		}
+		return fmt.Sprintf("addresses: %s %s, %s %s", role, proxy.Attrs().HardwareAddr, filepath.Base(driver), port.Attrs().HardwareAddr), nil
 	})
 	return nil
 }
