@@ -60,9 +60,15 @@ func TestReportSumsUpMovesByNIC(t *testing.T) {
 		{NIC: "a", FirstFrame: 300, Bare: Bare{Probe: 40, Open: 30, Link: 10}, Stamps: map[string]float64{"opened": 80}},
 		{NIC: "a", FirstFrame: 200, Bare: Bare{Probe: 70, Open: 20, Link: 10}, Stamps: map[string]float64{"opened": 70}},
 	} {
+		m.Clock = GuestClock
 		r.move(m)
 	}
+	// What was timed by another clock is told apart and has no target.
+	r.move(Move{Clock: WallClock, NIC: "a", FirstFrame: 9000, Bare: Bare{Probe: 1}})
 	r.sum()
+	if n := len(r.Recovery); n != 3 || len(r.Results) != 2 {
+		t.Errorf("%d recoveries and %d results, want 3 and 2", n, len(r.Results))
+	}
 	if got := nicsOf(r.Moves); !slices.Equal(got, []string{"a", "b"}) {
 		t.Errorf("NICs %v, want a and b in the order of their first moves", got)
 	}

@@ -67,7 +67,10 @@ type Options struct {
 	// OnEvent, if not nil, is called for every step of a migration.
 	OnEvent func(migrate.Event)
 	ICount  *int
-	Logger  *slog.Logger
+	// Dump, if not empty, is a file that QEMU captures the wire of the present
+	// host's NIC to, by the guest's clock; each host begins it anew.
+	Dump   string
+	Logger *slog.Logger
 }
 
 // A Rig is a guest and the host that it is on.
@@ -126,6 +129,9 @@ func (r *Rig) start(ctx context.Context, nic NIC, incoming string) (*vm.VM, erro
 			nic.MAC = fmt.Sprintf("%s%02x", GuestMAC[:len(GuestMAC)-2], n)
 		}
 		m.NICs = []machine.NIC{{ID: machine.Direct + Role, Model: nic.Model, Address: nic.Slot, MAC: nic.MAC, Netdev: netdev}}
+	}
+	if r.Dump != "" && nic.Model != "" {
+		m.Extra = []string{"-object", "filter-dump,id=dump,netdev=" + machine.Netdev(machine.Direct+Role) + ",file=" + r.Dump}
 	}
 	opts := vm.Options{Dir: r.Dir}
 	if r.Console != nil {
