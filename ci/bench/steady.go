@@ -79,7 +79,7 @@ func (b *bench) count(ctx context.Context, name, cmdline string) error {
 	}
 	defer h.Close()
 	for from := 0; ; {
-		r, behind, err := next(ctx, g.Host, from, record.UDP, record.TCP)
+		r, behind, err := next(ctx, g.Host, from, record.UDP, record.UDPCall, record.TCP)
 		if errors.Is(err, errDone) {
 			return nil
 		}

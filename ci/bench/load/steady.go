@@ -8,6 +8,7 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
+	"net"
 	"net/netip"
 	"os"
 	"os/exec"
@@ -193,11 +194,23 @@ func steady(peer string) error {
 	if err := unix.SetsockoptInt(tcp, unix.SOL_SOCKET, unix.SO_SNDBUFFORCE, 2*mebibytes<<20); err != nil {
 		return fmt.Errorf("send buffer: %w", err)
 	}
+	program, err := net.Dial("udp", to.String())
+	if err != nil {
+		return err
+	}
 	small := make([]byte, datagram)
 	large := bytes.Repeat([]byte{0xa5}, 1<<20)
 	send := func() error { return sendDatagrams(udp, small, datagrams) }
+	write := func() error {
+		for range datagrams {
+			if _, err := program.Write(small); err != nil {
+				return err
+			}
+		}
+		return nil
+	}
 	stream := func() error { return sendStream(tcp, large, mebibytes) }
-	if err := errors.Join(send(), stream()); err != nil {
+	if err := errors.Join(send(), write(), stream()); err != nil {
 		return err
 	}
 	m, err := newMeter()
@@ -206,7 +219,8 @@ func steady(peer string) error {
 	}
 	for i := range rounds {
 		if i%(rounds/datagramRounds) == 0 {
-			if err := m.measure(record.UDP, datagrams, udp, send); err != nil {
+			err := errors.Join(m.measure(record.UDP, datagrams, udp, write), m.measure(record.UDPCall, datagrams, udp, send))
+			if err != nil {
 				return err
 			}
 		}

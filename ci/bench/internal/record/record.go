@@ -28,11 +28,13 @@ type Kind string
 const (
 	Start Kind = "start" // the program began to run; Boottime
 	Quiet Kind = "quiet" // the guest has nothing else to do; Spin
-	UDP   Kind = "udp"   // one round of sends: Count datagrams, Work, Elapsed
-	TCP   Kind = "tcp"   // one round of sends: Count MiB, Work, Elapsed
-	Bare  Kind = "bare"  // a driver alone: Device, Driver, Scan, Probe, Open, Link
-	Done  Kind = "done"  // nothing follows
-	Fail  Kind = "fail"  // nothing follows; Error
+	UDP   Kind = "udp"   // one round of sends by a Go program: Count datagrams, Work, Elapsed
+	// UDPCall is UDP without the Go runtime: system calls and nothing else.
+	UDPCall Kind = "udp-call"
+	TCP     Kind = "tcp"  // one round of sends: Count MiB, Work, Elapsed
+	Bare    Kind = "bare" // a driver alone: Device, Driver, Scan, Probe, Open, Link
+	Done    Kind = "done" // nothing follows
+	Fail    Kind = "fail" // nothing follows; Error
 )
 
 // A Record is one measurement. Times are nanoseconds of the guest's clocks.
