@@ -380,8 +380,8 @@ func (m *Manager) note(role string, err error) {
 }
 
 // clockSlack is how far a host may be off when it says how long ago it resumed
-// the guest: its message waits for the guest's first moments like all else. In ns.
-const clockSlack = int64(time.Second)
+// the guest: its message waits until a guest that is busy reads it. In ns.
+const clockSlack = int64(10 * time.Second)
 
 // resumedKept is how long after the guest went on a recovery may begin and
 // still be told from there: the longest that an undetected move takes, in ns.
@@ -396,18 +396,24 @@ func (m *Manager) resumed(sig Signal) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	m.lastResumed = sig.Resumed
+	follows := func(tl ctl.Timeline) (at int64, ok bool) {
+		at = began(tl)
+		return min(at, sig.Resumed), at != 0 && at+clockSlack >= sig.Resumed && tl.Cause != CauseBoot && tl.Cause != ctl.CauseReload
+	}
 	for _, r := range m.roles {
 		if r.rec != nil {
-			if at := began(r.rec.Timeline()); at != 0 && at+clockSlack >= sig.Resumed {
-				r.rec.StampAt(ctl.StampResumed, min(at, sig.Resumed))
+			if at, ok := follows(r.rec.Timeline()); ok {
+				r.rec.StampAt(ctl.StampResumed, at)
 			}
 			continue
 		}
-		if n := len(r.done); n > 0 {
-			if at := began(r.done[n-1]); at != 0 && at+clockSlack >= sig.Resumed {
-				r.done[n-1] = withStamp(r.done[n-1], ctl.StampResumed, min(at, sig.Resumed))
-				m.note(r.Name, r.journal.Done(r.done[n-1]))
-			}
+		n := len(r.done)
+		if n == 0 {
+			continue
+		}
+		if at, ok := follows(r.done[n-1]); ok {
+			r.done[n-1] = withStamp(r.done[n-1], ctl.StampResumed, at)
+			m.note(r.Name, r.journal.Done(r.done[n-1]))
 		}
 	}
 }

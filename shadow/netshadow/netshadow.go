@@ -73,6 +73,9 @@ type Options struct {
 	Hardware Hardware
 	Store    Store
 	Roles    map[string]Limits // by role name
+	// PinDir is a directory on a bpf file system in which the harvest of each role
+	// is kept when this process dies; "" keeps none.
+	PinDir string
 	// Reload asks for a recovery of the role although its device is alive. It
 	// must not wait for it.
 	Reload func(role string)

@@ -28,10 +28,6 @@ import (
 	"github.com/umbra-vm/umbra/shadow/netshadow/hold"
 )
 
-// factPending is the journal's fact that counts harvested frames which are in
-// this process's memory only: what its successor must report as lost.
-const factPending = "harvested-pending"
-
 // netShadow is the shadow of one role. The Manager calls its steps one after
 // the other; mu guards what Status and Log read meanwhile.
 type netShadow struct {
@@ -46,7 +42,7 @@ type netShadow struct {
 	armed      bool
 	counters   harvest.Counters // as of the last collection
 	pending    []frame.Frame    // harvested, not yet re-sent
-	lost       int              // what a predecessor had harvested and not re-sent
+	account    *account
 	tap        *os.File
 	reader     *hold.TapReader // while the user owns the root queueing discipline
 	recorder   *recorder
@@ -60,10 +56,14 @@ type netShadow struct {
 func newShadow(c *Class, p proxy, limits Limits, j *journal.Journal) (*netShadow, error) {
 	log := c.Logger.With("role", p.name)
 	s := &netShadow{class: c, log: log, proxy: p, limits: limits, journal: j}
-	s.harvester = sync.OnceValues(func() (*harvest.Harvester, error) { return harvest.New(log) })
-	if _, err := j.State().Fact(factPending, &s.lost); err != nil {
+	acc, err := newAccount(p.name, p.tap, c.PinDir, j, log)
+	if err != nil {
 		return nil, err
 	}
+	s.account = acc
+	s.harvester = sync.OnceValues(func() (*harvest.Harvester, error) {
+		return harvest.New(log, harvest.WithPins(acc.pins))
+	})
 	rec, err := newRecorder(c.settings, p.name, j, log)
 	if err != nil {
 		return nil, err
@@ -90,6 +90,7 @@ func (s *netShadow) Activate(ctx context.Context, old shadow.Old, rec *shadow.Re
 	// Frames reach the TAP where there is no plug, and where a device
 	// vanished and the bond failed over before this moment.
 	if s.reader == nil {
+		s.account.reads(true)
 		if s.reader, err = hold.NewTapReader(s.log, s.tap, s.limits.Hold); err != nil {
 			return err
 		}
@@ -116,16 +117,13 @@ func (s *netShadow) Activate(ctx context.Context, old shadow.Old, rec *shadow.Re
 	return errors.Join(s.Detach(ctx, old, rec), s.activate(s.proxy.tap))
 }
 
-// confess counts what a predecessor had harvested and took with it. The
-// recovery that it left may go on at any step.
+// confess counts what a predecessor took with it. The recovery that it left may
+// go on at any step.
 func (s *netShadow) confess(rec *shadow.Recovery) {
-	if s.lost == 0 {
-		return
+	if lost := s.account.claim(); lost > 0 {
+		s.log.Warn("frames were lost with the last agent", "frames", lost)
+		rec.Count(ctl.Frames{Dropped: lost})
 	}
-	s.log.Warn("harvested frames were lost with the last agent", "frames", s.lost)
-	rec.Count(ctl.Frames{Dropped: s.lost})
-	s.lost = 0
-	s.note(s.journal.Fact(factPending, nil))
 }
 
 // impatient reports whether old's driver must let go before the proxy is changed
@@ -186,6 +184,9 @@ func (s *netShadow) arm(ctx context.Context, bond int, old shadow.Old, rec *shad
 		return
 	}
 	s.armed = true
+	if now, err := h.Counters(); err == nil {
+		s.account.armed(now.Seen)
+	}
 }
 
 // Detach closes the old driver, takes its interface out of the proxy, and keeps
@@ -265,11 +266,11 @@ func (s *netShadow) collect(ctx context.Context, rec *shadow.Recovery, last bool
 	}
 	bad := int(now.Failed + now.Lost - s.counters.Failed - s.counters.Lost)
 	s.counters = now
+	s.pending = append(s.pending, got...)
+	s.account.collected(len(s.pending), now.Seen, s.armed)
 	if len(got)+bad == 0 {
 		return nil
 	}
-	s.pending = append(s.pending, got...)
-	s.note(s.journal.Fact(factPending, len(s.pending)))
 	rec.Count(ctl.Frames{Harvested: len(got), Dropped: bad})
 	s.log.Info("harvested", "frames", len(got), "not to be saved", bad)
 	return nil
@@ -293,6 +294,10 @@ func (s *netShadow) Open(ctx context.Context, dev drivers.Device, rec *shadow.Re
 	}
 	if err := s.openTap(ctx); err != nil {
 		return err
+	}
+	if there && !s.armed && rec.Timeline().Cause != shadow.CauseBoot {
+		// A predecessor has given the old device up already.
+		s.arm(ctx, ifindex(s.proxy.name), shadow.Old{}, rec)
 	}
 	mac, err := s.mac(there, l)
 	if err != nil {
@@ -499,7 +504,7 @@ func (s *netShadow) resend(ctx context.Context, index int, rec *shadow.Recovery)
 	if n, err := s.send(ctx, index, &s.pending, rec); err != nil {
 		return fmt.Errorf("re-send %d harvested frames, %d sent: %w", len(s.pending)+n, n, err)
 	}
-	s.note(s.journal.Fact(factPending, nil))
+	s.account.settled()
 	return s.drainReader(ctx, index, rec)
 }
 
@@ -518,6 +523,7 @@ func (s *netShadow) drainReader(ctx context.Context, index int, rec *shadow.Reco
 		s.pending = append(s.pending, frames...)
 		return fmt.Errorf("send held frames: %w", err)
 	}
+	s.account.reads(true)
 	return nil
 }
 
@@ -533,6 +539,7 @@ func (s *netShadow) closeReader(ctx context.Context, index int, rec *shadow.Reco
 	rec.Count(ctl.Frames{Dropped: s.reader.Collected().Drops})
 	err := s.reader.Close()
 	s.reader = nil
+	s.account.reads(false)
 	return err
 }
 

@@ -112,6 +112,9 @@ func newManager(ctx context.Context, opt Options, hw *drivers.Tree, reloads chan
 	return shadow.NewManager(mo)
 }
 
+// pinDir is where eBPF programs outlive the agent; PID 1 mounts the file system.
+const pinDir = "/sys/fs/bpf/umbra"
+
 // rcuExpedited is the kernel's switch for short grace periods at the price of
 // some interrupts (Documentation/RCU): right for the length of a recovery, wrong
 // for a machine at work.
@@ -151,6 +154,7 @@ func netClass(ctx context.Context, opt Options, hw *drivers.Tree, reloads chan<-
 	}
 	return netshadow.New(ctx, netshadow.Options{
 		Hardware: hw, Store: store{opt.Store, opt.Inherited}, Roles: limits, Logger: opt.Logger,
+		PinDir: pinDir,
 		Reload: func(role string) {
 			go func() {
 				select {

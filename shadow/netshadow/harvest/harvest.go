@@ -123,8 +123,11 @@ type Harvester struct {
 	log    *slog.Logger
 	buffer int
 	limit  int
+	pins   string // directory, "" for none
 
 	programs programsObjects
+	// variables is the memory of the programs' counters.
+	variables *ebpf.Map
 	reader   *perf.Reader
 	drained  chan struct{} // a value for each flush that has been served
 	stopped  chan struct{} // closed when the reading goroutine has ended
@@ -164,7 +167,7 @@ func New(logger *slog.Logger, opts ...Option) (*Harvester, error) {
 	ring := max(h.buffer/runtime.NumCPU(), minRing)
 	r, err := perf.NewReader(h.programs.Samples, ring)
 	if err != nil {
-		h.programs.Close()
+		h.unload()
 		return nil, fmt.Errorf("harvest: open buffer of %d bytes a CPU: %w", ring, unsupported(err))
 	}
 	h.reader = r
@@ -184,11 +187,18 @@ func (h *Harvester) load() error {
 	if err := spec.Variables["spans"].Set(spans); err != nil {
 		return fmt.Errorf("set spans: %w", err)
 	}
-	if err := spec.LoadAndAssign(&h.programs, nil); err != nil {
+	var objects struct {
+		programsObjects
+		Variables *ebpf.Map `ebpf:".bss"`
+	}
+	if err := spec.LoadAndAssign(&objects, nil); err != nil {
 		return unsupported(err)
 	}
+	h.programs, h.variables = objects.programsObjects, objects.Variables
 	return nil
 }
+
+func (h *Harvester) unload() error { return errors.Join(h.programs.Close(), h.variables.Close()) }
 
 // unsupported marks the errors that mean "not on this kernel".
 func unsupported(err error) error {
@@ -224,6 +234,7 @@ func (h *Harvester) Arm(ctx context.Context, t Target) error {
 		}
 		h.links = append(h.links, l)
 	}
+	h.pin()
 	return nil
 }
 
@@ -287,7 +298,7 @@ func (h *Harvester) Sync(ctx context.Context) error {
 }
 
 func (h *Harvester) detach() error {
-	var errs []error
+	errs := []error{h.unpin()}
 	for _, l := range h.links {
 		errs = append(errs, l.Close())
 	}
@@ -435,5 +446,5 @@ func (h *Harvester) Close() error {
 	h.closed = true
 	err := errors.Join(h.detach(), h.reader.Close())
 	<-h.stopped
-	return errors.Join(err, h.programs.Close())
+	return errors.Join(err, h.unload())
 }
