@@ -136,7 +136,6 @@ func (d *demo) run(ctx context.Context) error {
 				d.view.say("    " + host + " | " + text)
 			}
 		},
-		OnEvent: func(e migrate.Event) {},
 	}
 	if d.Control {
 		ro.Cmdline = "umbra.shadow=off"

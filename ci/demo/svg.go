@@ -12,6 +12,8 @@ import (
 	"math"
 	"slices"
 	"strings"
+
+	"github.com/umbra-vm/umbra/shadow/ctl"
 )
 
 // Sizes of the picture in SVG user units.
@@ -28,18 +30,18 @@ const (
 
 // The colours of the phases of a move, by the stamp that ends the phase.
 var phases = []struct{ stamp, colour, label string }{
-	{"resumed", "#9aa0a6", "guest stopped"},
-	{"detected", "#e8710a", "not yet noticed"},
-	{"active", "#f9ab00", "enter active mode"},
-	{"harvested", "#c5221f", "harvest"},
-	{"unloaded", "#8d6e63", "old driver out"},
-	{"scanned", "#7b1fa2", "bus scan"},
-	{"probed", "#3949ab", "probe"},
-	{"opened", "#1a73e8", "open"},
-	{"link", "#00838f", "wait for link"},
-	{"replayed", "#00acc1", "replay"},
-	{"released", "#34a853", "release"},
-	{"passive", "#1e8e3e", "announce, passive"},
+	{ctl.StampResumed, "#9aa0a6", "guest stopped"},
+	{ctl.StampDetected, "#e8710a", "not yet noticed"},
+	{ctl.StampActive, "#f9ab00", "enter active mode"},
+	{ctl.StampHarvested, "#c5221f", "harvest"},
+	{ctl.StampUnloaded, "#8d6e63", "old driver out"},
+	{ctl.StampScanned, "#7b1fa2", "bus scan"},
+	{ctl.StampProbed, "#3949ab", "probe"},
+	{ctl.StampOpened, "#1a73e8", "open"},
+	{ctl.StampLink, "#00838f", "wait for link"},
+	{ctl.StampReplayed, "#00acc1", "replay"},
+	{ctl.StampReleased, "#34a853", "release"},
+	{ctl.StampPassive, "#1e8e3e", "announce, passive"},
 }
 
 // segment is one coloured stretch of a recovery bar, in ms since resumed.
@@ -56,13 +58,13 @@ func segments(m Move) []segment {
 		at    float64
 		phase int
 	}
-	end, ok := m.Timeline["passive"]
+	end, ok := m.Timeline[ctl.StampPassive]
 	if !ok {
 		end = math.Inf(1)
 	}
 	var pts []point
 	for i, p := range phases {
-		if at, ok := m.Timeline[p.stamp]; ok && p.stamp != "resumed" && at <= end {
+		if at, ok := m.Timeline[p.stamp]; ok && p.stamp != ctl.StampResumed && at <= end {
 			pts = append(pts, point{at, i})
 		}
 	}

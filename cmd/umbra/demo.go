@@ -40,7 +40,7 @@ lost, which is what --control shows.`,
 	}
 	f := cmd.Flags()
 	f.BoolVar(&control, "control", false, "leave the shadow out: plain driver reload and re-configuration")
-	f.StringVar(&dir, "out", "out/demo", "directory for report.json, timeline.svg and the consoles")
+	f.StringVarP(&dir, "output", "o", "out/demo", "directory for report.json, timeline.svg and the consoles")
 	f.StringVar(&source, "source", "", "directory of umbra's source (default: the one around the working directory)")
 	return cmd
 }

@@ -62,8 +62,9 @@ const ClassNet Class = "net"
 // builder's TOML as in the guest's JSON.
 type Role struct {
 	// Name is also the name of the role's network interface in the guest, so
-	// it obeys the kernel's rules for one (net/core/dev.c, dev_valid_name):
-	// at most 15 bytes, no slash, no colon, no white space.
+	// it obeys the kernel's rules for one (net/core/dev.c, dev_valid_name): no
+	// slash, no colon, no white space, and at most 11 bytes, as there is one
+	// more interface with "-tap" behind the name.
 	Name  string `json:"name" toml:"name"`
 	Class Class  `json:"class" toml:"class"`
 	Match Match  `json:"match,omitzero" toml:"match"`

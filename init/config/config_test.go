@@ -138,7 +138,7 @@ func TestLoadRefuses(t *testing.T) {
 		{"a module to prefetch given as a path", `{"prefetch":["a/b"]}`, "prefetch[0]"},
 		{"a shadow that is neither on nor off", `{"shadow":"maybe"}`, "shadow"},
 		{"a role without a name", `{"roles":[{"class":"net"}]}`, "roles[0].name: missing"},
-		{"a role name longer than an interface name", `{"roles":[{"name":"abcdefghijklmnop","class":"net"}]}`, "roles[0].name"},
+		{"a role name that leaves no room for its TAP's", `{"roles":[{"name":"abcdefghijkl","class":"net"}]}`, "roles[0].name"},
 		{"a role name with a slash", `{"roles":[{"name":"a/b","class":"net"}]}`, "roles[0].name"},
 		{"the loopback's name", `{"roles":[{"name":"lo","class":"net"}]}`, "roles[0].name"},
 		{"a role without a class", `{"roles":[{"name":"a"}]}`, "roles[0].class: missing"},

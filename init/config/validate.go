@@ -92,12 +92,16 @@ func (k *checker) modules(field string, names []string) {
 	}
 }
 
+// maxRoleName is what an interface's name has room for beside "-tap", the ending
+// of the TAP below a role's proxy (net/core/dev.c, dev_valid_name).
+const maxRoleName = 15 - len("-tap")
+
 func (k *checker) role(field string, r *Role) {
 	switch {
 	case r.Name == "":
 		k.fail(field+".name", "", "missing")
-	case len(r.Name) > 15 || !roleName.MatchString(r.Name):
-		k.fail(field+".name", r.Name, "want an interface name: at most 15 letters, digits, dots, dashes and underscores")
+	case len(r.Name) > maxRoleName || !roleName.MatchString(r.Name):
+		k.fail(field+".name", r.Name, "want a name for an interface, with room for -tap behind it: at most %d letters, digits, dots, dashes and underscores", maxRoleName)
 	case r.Name == "lo":
 		k.fail(field+".name", r.Name, "the loopback interface has that name")
 	}

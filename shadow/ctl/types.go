@@ -40,7 +40,6 @@ const (
 const (
 	CauseMigration = "migration"
 	CauseHotplug   = "hot-plug"
-	CauseDriver    = "driver failure"
 	CauseReload    = "reload"
 )
 
@@ -154,7 +153,7 @@ type Clock struct {
 
 // Migrated tells the agent that the guest has been migrated.
 type Migrated struct {
-	Generation string `json:"generation"`     // names this migration; a repeated one is not a second
+	Generation string `json:"generation"`     // names this migration, for the log
 	ResumedAgo int64  `json:"resumed_ago_ns"` // how long ago the CPUs were started
 }
 

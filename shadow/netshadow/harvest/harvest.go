@@ -128,9 +128,9 @@ type Harvester struct {
 	programs programsObjects
 	// variables is the memory of the programs' counters.
 	variables *ebpf.Map
-	reader   *perf.Reader
-	drained  chan struct{} // a value for each flush that has been served
-	stopped  chan struct{} // closed when the reading goroutine has ended
+	reader    *perf.Reader
+	drained   chan struct{} // a value for each flush that has been served
+	stopped   chan struct{} // closed when the reading goroutine has ended
 
 	arming sync.Mutex // serialises Arm, Disarm and Close
 	links  []link.Link

@@ -1,0 +1,207 @@
+// Copyright 2026 the umbra Authors. All rights reserved.
+// Use of this source code is governed by a BSD-style
+// license that can be found in the LICENSE file.
+
+package netshadow
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/umbra-vm/umbra/drivers"
+	"github.com/umbra-vm/umbra/shadow"
+	"github.com/umbra-vm/umbra/shadow/ctl"
+	"github.com/umbra-vm/umbra/shadow/netshadow/announce"
+	"github.com/umbra-vm/umbra/shadow/netshadow/harvest"
+	"github.com/umbra-vm/umbra/shadow/netshadow/harvest/frame"
+	"github.com/umbra-vm/umbra/shadow/netshadow/hold"
+)
+
+// Complete waits for the link and lets go of what is held: first the harvested
+// frames, then those from behind the TAP, then those in the plug, which is the
+// order in which they were sent.
+func (s *netShadow) Complete(ctx context.Context, dev drivers.Device, rec *shadow.Recovery) error {
+	if err := s.usable(ctx, rec); err != nil {
+		return err
+	}
+	s.mu.Lock()
+	iface, index := s.iface, s.index
+	s.mu.Unlock()
+	// From here on frames move, and a newer signal does not stop them; a device
+	// that takes none does.
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), moveLimit)
+	defer cancel()
+	s.aim(index)
+	if err := s.resend(ctx, index, rec); err != nil {
+		return err
+	}
+	if err := s.activate(iface); err != nil {
+		return err
+	}
+	if err := s.releasePlug(ctx, index, rec); err != nil {
+		return err
+	}
+	if err := s.closeReader(ctx, index, rec); err != nil {
+		return err
+	}
+	// What was sent while the plug was taken away was refused by the kernel,
+	// and harvested.
+	if err := s.collect(ctx, rec, true); err != nil {
+		return err
+	}
+	if err := s.resend(ctx, index, rec); err != nil {
+		return err
+	}
+	rec.Stamp(ctl.StampReleased)
+	s.neighbours.unpin()
+	s.neighbours.watch(ctx)
+	s.announce(ctx)
+	if err := s.recorder.resume(ctx, iface); err != nil {
+		s.log.Warn("changes of settings are not recorded", "err", err)
+	}
+	// Load the harvest programs now, so that no recovery has to.
+	go func() {
+		if _, err := s.harvester(); err != nil {
+			s.log.Error("no harvest: a recovery would lose the frames in the old driver's ring", "err", err)
+		}
+	}()
+	return nil
+}
+
+// moveLimit is how long the new device may take to send what was held. What it
+// has not taken then waits for the next attempt, or the next device.
+const moveLimit = 30 * time.Second
+
+// aim turns the harvest to the frames that the new port's queue refuses and to
+// those that the kernel refuses while the plug is taken away.
+func (s *netShadow) aim(port int) {
+	if !s.armed {
+		return
+	}
+	h, err := s.harvester()
+	if err == nil {
+		err = h.Aim(harvest.Target{Proxy: ifindex(s.proxy.name), Port: port})
+	}
+	if err != nil {
+		s.log.Warn("frames refused during the release are lost", "err", err)
+	}
+}
+
+// resend sends what was harvested, then what was collected behind the TAP.
+func (s *netShadow) resend(ctx context.Context, index int, rec *shadow.Recovery) error {
+	if n, err := s.send(ctx, index, &s.pending, rec); err != nil {
+		return fmt.Errorf("re-send %d harvested frames, %d sent: %w", len(s.pending)+n, n, err)
+	}
+	s.account.settled()
+	return s.drainReader(ctx, index, rec)
+}
+
+// drainReader sends what has been read from the TAP so far.
+func (s *netShadow) drainReader(ctx context.Context, index int, rec *shadow.Recovery) error {
+	if s.reader == nil {
+		return nil
+	}
+	frames := s.reader.Take()
+	if len(frames) == 0 {
+		return nil
+	}
+	rec.Count(ctl.Frames{Held: len(frames)})
+	if _, err := s.send(ctx, index, &frames, rec); err != nil {
+		// What was not tried waits for the next device.
+		s.pending = append(s.pending, frames...)
+		return fmt.Errorf("send held frames: %w", err)
+	}
+	s.account.reads(true)
+	return nil
+}
+
+// closeReader sends the last frames from behind the TAP, which is no longer
+// the active port, and stops reading.
+func (s *netShadow) closeReader(ctx context.Context, index int, rec *shadow.Recovery) error {
+	if s.reader == nil {
+		return nil
+	}
+	if err := s.drainReader(ctx, index, rec); err != nil {
+		return err
+	}
+	rec.Count(ctl.Frames{Dropped: s.reader.Collected().Drops})
+	err := s.reader.Close()
+	s.reader = nil
+	s.account.reads(false)
+	return err
+}
+
+// send puts frames on the interface, leaves what was not tried in *frames and
+// counts the rest: no frame disappears without a number.
+func (s *netShadow) send(ctx context.Context, index int, frames *[]frame.Frame, rec *shadow.Recovery) (int, error) {
+	if len(*frames) == 0 {
+		return 0, nil
+	}
+	sender, err := hold.NewSender(index)
+	if err != nil {
+		return 0, err
+	}
+	defer sender.Close()
+	sent, err := sender.Send(ctx, *frames)
+	*frames = sent.Rest
+	rec.Count(ctl.Frames{Resent: sent.Frames, Dropped: sent.Failed})
+	for why, n := range sent.Reasons {
+		s.log.Warn("frames refused by the new device", "frames", n, "reason", why)
+	}
+	return sent.Frames, err
+}
+
+func (s *netShadow) releasePlug(ctx context.Context, index int, rec *shadow.Recovery) error {
+	res, err := s.class.plug.Release(ctx, ifindex(s.proxy.name), index)
+	if errors.Is(err, hold.ErrNotPlugged) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	// What the port's queue refused (res.PortDrops) has been harvested.
+	rec.Count(ctl.Frames{Held: res.Held, Dropped: res.Drops})
+	return nil
+}
+
+// showMAC tells the switches on the way, through the new device alone, where
+// the role's MAC is now. It is the first frame that leaves the new device:
+// answers to what is released afterwards find their way at once.
+func (s *netShadow) showMAC(ctx context.Context, index int) {
+	bond, err := s.proxy.link()
+	if err == nil {
+		var raw []byte
+		if raw, err = announce.RARP(bond.HardwareAddr); err == nil {
+			frames := []frame.Frame{{Data: raw}}
+			var sender *hold.Sender
+			if sender, err = hold.NewSender(index); err == nil {
+				_, err = sender.Send(ctx, frames)
+				sender.Close()
+			}
+		}
+	}
+	if err != nil {
+		s.log.Warn("the new place of the MAC was not shown", "err", err)
+	}
+}
+
+// announce tells neighbours where the addresses of the proxy, and of what is
+// stacked on it, are now. Nobody acknowledges an announcement, so it is
+// repeated (RFC 5227 1.1), which nobody waits for.
+func (s *netShadow) announce(ctx context.Context) {
+	once := func(ctx context.Context) {
+		if n, err := announce.Send(ctx, s.log, ifindex(s.proxy.name)); err != nil && ctx.Err() == nil {
+			s.log.Warn("not everything announced", "sent", n, "err", err)
+		}
+	}
+	once(ctx)
+	go func() {
+		ctx := context.WithoutCancel(ctx)
+		for range announce.Rounds - 1 {
+			time.Sleep(announce.Pause * time.Second)
+			once(ctx)
+		}
+	}()
+}

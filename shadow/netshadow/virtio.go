@@ -1,0 +1,48 @@
+// Copyright 2026 the umbra Authors. All rights reserved.
+// Use of this source code is governed by a BSD-style
+// license that can be found in the LICENSE file.
+
+package netshadow
+
+import (
+	"context"
+	"os"
+	"slices"
+
+	"github.com/umbra-vm/umbra/drivers"
+	"github.com/umbra-vm/umbra/shadow"
+)
+
+// impatient reports whether old's driver must let go before the proxy is changed
+// in any way. virtio_net sends filters and addresses to the device through a ring
+// and waits for its answer under the kernel's RTNL lock, without end when there
+// is no device (virtio_net.c, virtnet_send_command, up to Linux 6.9). Every
+// change of the bond's active port sends some, and so does setting the
+// interface down; unregistering it closes it first, and a closed interface is
+// left alone (net/core/dev.c, __dev_set_rx_mode).
+func impatient(old shadow.Old) bool {
+	return onVirtio(old.Device) && old.Verdict != drivers.Alive
+}
+
+// letGo makes the driver of a virtio device let go of it. To remove the function
+// that offers the device takes longer, most of it to ask ACPI for the routing of
+// interrupts, and is left for later where it can be.
+func (s *netShadow) letGo(ctx context.Context, old shadow.Old) error {
+	if old.Verdict == drivers.Absent && filtersVLANs() {
+		// Only a removal tells the driver that nobody answers any more
+		// (virtio_pci_common.c, virtio_pci_remove).
+		return old.Remove(ctx)
+	}
+	return old.Unbind(ctx)
+}
+
+// filtersVLANs reports whether the kernel takes VLAN filters away from an
+// interface that closes or leaves the proxy (net/8021q/vlan.c, vlan_device_event).
+func filtersVLANs() bool {
+	_, err := os.Stat("/sys/module/8021q")
+	return err == nil
+}
+
+func onVirtio(dev drivers.Device) bool {
+	return slices.ContainsFunc(dev.Children, func(d drivers.Device) bool { return d.Bus == "virtio" })
+}
