@@ -227,7 +227,7 @@ func (m *Manager) old(v drivers.Verdict, dev drivers.Device) Old {
 			once.Do(func() { err = m.hw.Remove(ctx, dev) })
 			return unlessGone(err)
 		},
-		Unbind: func(ctx context.Context) error {
+		LetGo: func(ctx context.Context) error {
 			var errs []error
 			for _, c := range dev.Children {
 				errs = append(errs, unlessGone(m.hw.Unbind(ctx, c)))

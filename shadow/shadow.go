@@ -115,9 +115,9 @@ type Old struct {
 	// after Detach in any case, for what is gone only once the role is in
 	// passive mode again; a shadow that cannot wait calls it itself.
 	Remove func(ctx context.Context) error
-	// Unbind takes the device's children away from their drivers: the virtio
-	// device, not the function that offers it. It is faster than a removal.
-	Unbind func(ctx context.Context) error
+	// LetGo takes the device's children away from their drivers: the virtio
+	// device, not the function that offers it. It is faster than Remove.
+	LetGo func(ctx context.Context) error
 }
 
 // Hardware is what a Manager needs of the hardware side; *drivers.Tree is the

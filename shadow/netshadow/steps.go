@@ -446,12 +446,6 @@ func (s *netShadow) openTap(ctx context.Context) error {
 	return nil
 }
 
-func (s *netShadow) note(err error) {
-	if err != nil {
-		s.log.Error("journal not written", "err", err)
-	}
-}
-
 // Status fills in what the proxy and the log say.
 func (s *netShadow) Status(st *ctl.RoleStatus) {
 	s.mu.Lock()

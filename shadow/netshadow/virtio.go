@@ -33,7 +33,7 @@ func (s *netShadow) letGo(ctx context.Context, old shadow.Old) error {
 		// (virtio_pci_common.c, virtio_pci_remove).
 		return old.Remove(ctx)
 	}
-	return old.Unbind(ctx)
+	return old.LetGo(ctx)
 }
 
 // filtersVLANs reports whether the kernel takes VLAN filters away from an
