@@ -147,9 +147,14 @@ func TestOrder(t *testing.T) {
 			want: []uint64{2, 3, 0, 1},
 		},
 		{
-			name: "a ring that did not wrap stays, though one flow retransmits",
-			in:   []sample{{data: tcp6(1, 100)}, {data: tcp6(1, 200)}, {data: tcp6(1, 150)}, {data: tcp6(1, 300)}},
-			want: []uint64{0, 1, 2, 3},
+			name: "a ring that did not wrap stays, though one flow retransmits, which goes by its numbering",
+			in:   []sample{{data: tcp6(1, 100)}, {data: plain}, {data: tcp6(1, 200)}, {data: tcp6(1, 150)}, {data: tcp6(1, 300)}},
+			want: []uint64{0, 1, 3, 2, 4},
+		},
+		{
+			name: "a ring that was freed in no order is put into that of each flow, in the places of the flow",
+			in:   []sample{{data: udp4(1, 3)}, {data: tcp4(2, 70)}, {data: udp4(1, 1)}, {data: plain}, {data: tcp4(2, 60)}, {data: udp4(1, 2)}},
+			want: []uint64{2, 3, 4, 5, 0, 1},
 		},
 		{
 			name: "the many flows prevail over the one that retransmits",
@@ -157,7 +162,7 @@ func TestOrder(t *testing.T) {
 				{data: tcp4(1, 300)}, {data: tcp4(2, 30)}, {data: tcp6(3, 30)}, {data: tcp4(1, 200)},
 				{data: tcp4(1, 100)}, {data: tcp4(2, 20)}, {data: tcp6(3, 20)},
 			},
-			want: []uint64{3, 4, 5, 6, 0, 1, 2},
+			want: []uint64{4, 3, 5, 6, 0, 1, 2},
 		},
 		{
 			name: "frames without a numbering turn with their ring",

@@ -16,7 +16,7 @@ import (
 // those that it refused; what was freed on the proxy or the port is behind all of the
 // device's.
 // Within each, they stay in the order in which they were freed, save that a driver
-// frees its ring by index, not by age: see unrotate.
+// frees its ring by index, not by age: see unrotate and unshuffle.
 func order(samples []sample) []sample {
 	slices.SortStableFunc(samples, func(a, b sample) int {
 		return cmp.Or(
@@ -33,6 +33,7 @@ func order(samples []sample) []sample {
 		}
 		if rest[0].origin == fromDriver {
 			unrotate(rest[:n])
+			unshuffle(rest[:n])
 		}
 		rest = rest[n:]
 	}
@@ -68,16 +69,7 @@ func sameRing(a, b sample) bool {
 // the most flows jump back in their own numbering (TCP sequence number, IPv4
 // identification of UDP); if no flow does, nothing moves.
 func unrotate(ring []sample) {
-	type place struct {
-		at     int
-		number uint32
-	}
-	flows := make(map[string][]place)
-	for i, s := range ring {
-		if key, number, ok := numbered(s.data); ok {
-			flows[key] = append(flows[key], place{i, number})
-		}
-	}
+	flows := flowsOf(ring)
 	// gain[i] is by how many flows starting at i is better than starting where
 	// that flow does not jump back, kept as differences.
 	gain := make([]int, len(ring)+1)
@@ -104,6 +96,46 @@ func unrotate(ring []sample) {
 	if start > 0 {
 		copy(ring, slices.Concat(ring[start:], ring[:start]))
 	}
+}
+
+// unshuffle puts the frames of each flow into the order of their numbering, in the
+// places that the flow has. virtio frees by descriptor, and takes the descriptor that
+// was freed last for the next frame (drivers/virtio/virtio_ring.c,
+// virtqueue_detach_unused_buf), so after a while an index says nothing of age.
+func unshuffle(ring []sample) {
+	for _, f := range flowsOf(ring) {
+		sorted := slices.Clone(f)
+		// Numbers of one ring are close to each other, so they compare around
+		// any of them.
+		slices.SortStableFunc(sorted, func(a, b place) int {
+			return cmp.Compare(int32(a.number-f[0].number), int32(b.number-f[0].number))
+		})
+		samples := make([]sample, len(f))
+		for i, p := range sorted {
+			samples[i] = ring[p.at]
+		}
+		for i, p := range f {
+			ring[p.at] = samples[i]
+		}
+	}
+}
+
+// place is where a frame of a flow is, and its place in the flow's numbering.
+type place struct {
+	at     int
+	number uint32
+}
+
+// flowsOf returns the flows of a ring whose frames are numbered, each in the
+// order of the ring.
+func flowsOf(ring []sample) map[string][]place {
+	flows := make(map[string][]place)
+	for i, s := range ring {
+		if key, number, ok := numbered(s.data); ok {
+			flows[key] = append(flows[key], place{i, number})
+		}
+	}
+	return flows
 }
 
 // numbered returns the flow of a frame and its place in that flow's numbering,
