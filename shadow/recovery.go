@@ -5,7 +5,6 @@
 package shadow
 
 import (
-	"cmp"
 	"slices"
 	"sync"
 
@@ -55,7 +54,7 @@ func (r *Recovery) StampAt(name string, at int64) {
 			return
 		}
 		tl.Stamps = append(tl.Stamps, ctl.Stamp{Name: name, At: at})
-		slices.SortStableFunc(tl.Stamps, func(a, b ctl.Stamp) int { return cmp.Compare(a.At, b.At) })
+		slices.SortStableFunc(tl.Stamps, ctl.CompareStamps)
 	})
 }
 

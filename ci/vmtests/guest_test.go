@@ -329,7 +329,7 @@ func (g *guest) dump() {
 	}
 	b.WriteString("console of the guest over all hosts:\n")
 	b.WriteString(g.rec.console(400))
-	b.WriteString("last lines of the shadow:\n")
+	b.WriteString("last lines of umbra in the guest:\n")
 	b.WriteString(g.rec.agent(40))
 	b.WriteString("last lines of the testbed and of migrations:\n")
 	b.WriteString(g.rec.host(40))

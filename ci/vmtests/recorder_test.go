@@ -99,9 +99,10 @@ func (r *recorder) says(pattern string) bool {
 
 func (r *recorder) console(n int) string { return r.last(n, &r.lines, nil) }
 
-// agent returns the last lines that the agent printed.
+// agent returns the last lines that umbra printed: the agent, and what PID 1
+// says of it.
 func (r *recorder) agent(n int) string {
-	return r.last(n, &r.lines, func(l string) bool { return strings.Contains(l, "shadowd") })
+	return r.last(n, &r.lines, func(l string) bool { return strings.Contains(l, "umbra: ") })
 }
 
 func (r *recorder) host(n int) string { return r.last(n, &r.logged, nil) }

@@ -5,6 +5,7 @@
 package ctl
 
 import (
+	"cmp"
 	"fmt"
 	"slices"
 	"time"
@@ -214,18 +215,15 @@ func (t Timeline) Milliseconds() map[string]float64 {
 	return ms
 }
 
-// sorted returns the stamps in the order of time; stamps of the same time stay
-// in the order in which they were set.
+// CompareStamps orders stamps by their time, and those of the same time as
+// [StampNames] does.
+func CompareStamps(a, b Stamp) int {
+	return cmp.Or(cmp.Compare(a.At, b.At), cmp.Compare(stampRank(a.Name), stampRank(b.Name)))
+}
+
+func stampRank(name string) int { return slices.Index(StampNames(), name) }
+
+// sorted returns the stamps in the order of time.
 func (t Timeline) sorted() []Stamp {
-	s := slices.Clone(t.Stamps)
-	slices.SortStableFunc(s, func(a, b Stamp) int {
-		switch {
-		case a.At < b.At:
-			return -1
-		case a.At > b.At:
-			return 1
-		}
-		return 0
-	})
-	return s
+	return slices.SortedStableFunc(slices.Values(t.Stamps), CompareStamps)
 }
