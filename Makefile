@@ -11,7 +11,7 @@ export GOFLAGS := $(GOFLAGS) -buildvcs=false
 CONTROL ?=
 TIMEOUT ?= 25m
 
-.PHONY: all demo test unit lint bench generate generated umbra deps clean
+.PHONY: all demo test unit lint bench matrix generate generated umbra deps clean
 
 all: umbra
 
@@ -42,6 +42,10 @@ lint: deps
 
 bench: deps
 	go run ./ci/bench
+
+# Every NIC to every NIC; more than an hour. It goes on where it stopped.
+matrix: deps
+	go run ./ci/matrix/cmd/matrix
 
 # The eBPF objects are committed. generate makes them anew; generated fails if
 # that makes a difference. Both need clang and libbpf-dev.

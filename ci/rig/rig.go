@@ -41,6 +41,12 @@ type NIC struct {
 	MAC   string // GuestMAC with another last byte if empty
 }
 
+// Slots are those that a NIC can be in.
+var Slots = []string{"2", "3", "4", "5", "6"}
+
+// rootPort is the id of the root port that a slot is.
+func rootPort(slot string) string { return "port" + slot }
+
 func (n NIC) String() string {
 	if n.Model == "" {
 		return "no NIC"
@@ -67,6 +73,8 @@ type Options struct {
 	// OnEvent, if not nil, is called for every step of a migration.
 	OnEvent func(migrate.Event)
 	ICount  *int
+	// RootPorts makes every slot a PCI Express root port of its own, on Q35.
+	RootPorts bool
 	// Dump, if not empty, is a file that QEMU captures the wire of the present
 	// host's NIC to, by the guest's clock; each host begins it anew.
 	Dump   string
@@ -128,7 +136,16 @@ func (r *Rig) start(ctx context.Context, nic NIC, incoming string) (*vm.VM, erro
 		if nic.MAC == "" {
 			nic.MAC = fmt.Sprintf("%s%02x", GuestMAC[:len(GuestMAC)-2], n)
 		}
-		m.NICs = []machine.NIC{{ID: machine.Direct + Role, Model: nic.Model, Address: nic.Slot, MAC: nic.MAC, Netdev: netdev}}
+		direct := machine.NIC{ID: machine.Direct + Role, Model: nic.Model, Address: nic.Slot, MAC: nic.MAC, Netdev: netdev}
+		if r.RootPorts {
+			direct.Bus, direct.Address = rootPort(nic.Slot), "0"
+		}
+		m.NICs = []machine.NIC{direct}
+	}
+	if r.RootPorts {
+		for _, slot := range Slots {
+			m.Ports = append(m.Ports, machine.RootPort{ID: rootPort(slot), Address: slot})
+		}
 	}
 	if r.Dump != "" && nic.Model != "" {
 		m.Extra = []string{"-object", "filter-dump,id=dump,netdev=" + machine.Netdev(machine.Direct+Role) + ",file=" + r.Dump}

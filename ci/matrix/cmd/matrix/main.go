@@ -1,0 +1,182 @@
+// Copyright 2026 the umbra Authors. All rights reserved.
+// Use of this source code is governed by a BSD-style
+// license that can be found in the LICENSE file.
+
+// Command matrix moves guests from every NIC of QEMU to every other one and
+// writes a table of it. It goes on where it stopped, as long as the guest is the
+// same build.
+package main
+
+import (
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"io"
+	"os"
+	"os/signal"
+	"path/filepath"
+	"strings"
+	"sync"
+	"syscall"
+	"time"
+
+	"github.com/umbra-vm/umbra/ci/matrix"
+	"github.com/umbra-vm/umbra/image"
+)
+
+// errHarm ends the run with status 1.
+var errHarm = errors.New("moves that must not be")
+
+func main() {
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	err := run(ctx, os.Args[1:])
+	stop()
+	switch {
+	case errors.Is(err, flag.ErrHelp):
+	case err != nil:
+		fmt.Fprintln(os.Stderr, "matrix:", err)
+		os.Exit(1)
+	}
+}
+
+func run(ctx context.Context, args []string) error {
+	fs := flag.NewFlagSet("matrix", flag.ContinueOnError)
+	out := fs.String("out", "out/matrix.json", "`file` of the results")
+	doc := fs.String("markdown", "docs/matrix.md", "`file` of the table for people; \"\" for none")
+	only := fs.String("only", "", "pairs to run: `words` that must all be in \"from → to (machine, slot)\"")
+	jobs := fs.Int("jobs", 2, "guests at the same time")
+	again := fs.Bool("again", false, "run pairs that have failed again")
+	render := fs.Bool("render", false, "write the table for people from the results there are, and run nothing")
+	if err := fs.Parse(args); err != nil {
+		return err
+	}
+	if *render {
+		t, err := matrix.Load(*out, "")
+		if err != nil {
+			return err
+		}
+		return markdown(t, *doc)
+	}
+	dir, err := os.MkdirTemp("", "um-")
+	if err != nil {
+		return err
+	}
+	defer os.RemoveAll(dir)
+	say("building the guest")
+	bundle, err := matrix.Build(ctx, filepath.Join(filepath.Dir(*out), "matrix"), image.Options{Progress: func(string) {}})
+	if err != nil {
+		return err
+	}
+	table, err := matrix.Load(*out, bundle.Files[bundle.Initramfs].SHA256)
+	if err != nil {
+		return err
+	}
+	var all []matrix.Pair
+	for _, s := range matrix.Setups {
+		for _, p := range matrix.Pairs(s) {
+			if wanted(p, *only) {
+				all = append(all, p)
+			}
+		}
+	}
+	if *again {
+		for _, r := range table.Harmed() {
+			table.Drop(r.Pair)
+		}
+	}
+	left := table.Left(all)
+	say("%d of %d moves to make", len(left), len(all))
+	consoles := filepath.Join(filepath.Dir(*out), "matrix")
+	runner := &matrix.Runner{Bundle: bundle, Dir: dir, Console: func(trail string) io.WriteCloser {
+		f, err := os.Create(filepath.Join(consoles, "console-"+trail+".log"))
+		if err != nil {
+			return nil
+		}
+		return f
+	}}
+	if err := trails(ctx, runner, matrix.Trails(left), *jobs, table, *out, len(left)); err != nil {
+		return err
+	}
+	if err := markdown(table, *doc); err != nil {
+		return err
+	}
+	harmed := table.Harmed()
+	for _, r := range harmed {
+		fmt.Printf("FAIL %v: %s\n", r.Pair, r.Harm())
+	}
+	if len(harmed) > 0 {
+		return fmt.Errorf("%d of %d %w", len(harmed), len(table.Results), errHarm)
+	}
+	say("%d moves, no harm", len(table.Results))
+	return nil
+}
+
+// trails runs trails side by side.
+func trails(ctx context.Context, runner *matrix.Runner, todo [][]matrix.Pair, jobs int, table *matrix.Table, out string, total int) error {
+	var (
+		wg    sync.WaitGroup
+		mu    sync.Mutex
+		errs  []error
+		done  int
+		start = time.Now()
+	)
+	report := func(r matrix.Result) {
+		mu.Lock()
+		defer mu.Unlock()
+		done++
+		table.Add(r)
+		if err := table.Save(out); err != nil {
+			errs = append(errs, err)
+		}
+		word := "ok"
+		if why := r.Harm(); why != "" {
+			word = "FAIL: " + why
+		}
+		say("%3d of %d, %4.0f s: %v: stall %.0f ms, %d held, %d harvested, %d missing, %d reordered, %.1f MiB bulk: %s",
+			done, total, time.Since(start).Seconds(), r.Pair, r.StallMS, r.Held, r.Harvested, r.Missing, r.Reordered, float64(r.BulkBytes)/(1<<20), word)
+	}
+	queue := make(chan int)
+	for range jobs {
+		wg.Go(func() {
+			for i := range queue {
+				if err := runner.Run(ctx, fmt.Sprint(i), todo[i], report); err != nil {
+					mu.Lock()
+					errs = append(errs, err)
+					mu.Unlock()
+				}
+			}
+		})
+	}
+	for i := range todo {
+		select {
+		case queue <- i:
+		case <-ctx.Done():
+		}
+	}
+	close(queue)
+	wg.Wait()
+	return errors.Join(errs...)
+}
+
+func wanted(p matrix.Pair, only string) bool {
+	for _, w := range strings.Fields(only) {
+		if !strings.Contains(p.String(), w) {
+			return false
+		}
+	}
+	return true
+}
+
+func markdown(t *matrix.Table, file string) error {
+	if file == "" {
+		return nil
+	}
+	f, err := os.Create(file)
+	if err != nil {
+		return err
+	}
+	return errors.Join(t.Markdown(f), f.Close())
+}
+
+func say(format string, args ...any) { fmt.Printf("matrix: "+format+"\n", args...) }

@@ -1,0 +1,228 @@
+// Copyright 2026 the umbra Authors. All rights reserved.
+// Use of this source code is governed by a BSD-style
+// license that can be found in the LICENSE file.
+
+// Package matrix moves guests from every NIC of QEMU to every other one, in the
+// same slot and in another, on both machine types, under traffic, and keeps a
+// table of what it cost.
+//
+// It knows NICs, hosts and witnesses. It must never know what a shadow does, and
+// judges by what the witnesses say.
+package matrix
+
+import (
+	"cmp"
+	"fmt"
+	"slices"
+
+	"github.com/umbra-vm/umbra/ci/rig"
+	"github.com/umbra-vm/umbra/image/machine"
+)
+
+// A Model is a NIC of QEMU and the driver that a guest has for it.
+type Model struct {
+	Device string // QEMU's name
+	Driver string // the kernel's
+	// Copies says that the driver copies a frame on transmission and frees it at
+	// once, so that what is in its ring is in no socket buffer any more.
+	Copies bool
+}
+
+// Models are the NICs that QEMU 7.2 has for a PC and whose driver is a module of
+// Debian's kernel.
+var Models = []Model{
+	{"e1000", "e1000", false},
+	{"e1000e", "e1000e", false},
+	{"rtl8139", "8139cp", false},
+	{"pcnet", "pcnet32", false},
+	{"ne2k_pci", "ne2k-pci", true},
+	{"tulip", "tulip", false},
+	{"i82557b", "e100", false},
+	{"vmxnet3", "vmxnet3", false},
+	{"virtio-net-pci", "virtio_net", false},
+}
+
+// model returns the Model of a device of QEMU.
+func model(device string) Model {
+	i := slices.IndexFunc(Models, func(m Model) bool { return m.Device == device })
+	if i < 0 {
+		return Model{Device: device, Driver: device}
+	}
+	return Models[i]
+}
+
+// A Setup is the kind of machine that pairs are moved on.
+type Setup struct {
+	Type machine.Type `json:"type"`
+	// Other says that the new NIC is in another slot than the old one. On
+	// machine.Q35 every slot is a root port of its own.
+	Other bool `json:"other_slot"`
+}
+
+// Setups are all there are.
+var Setups = []Setup{{machine.PC, false}, {machine.PC, true}, {machine.Q35, false}, {machine.Q35, true}}
+
+func (s Setup) String() string {
+	where := "same slot"
+	if s.Other {
+		where = "other slot"
+	}
+	return fmt.Sprintf("%s, %s", s.Type, where)
+}
+
+// slot is where the n-th NIC of a guest is.
+func (s Setup) slot(n int) string {
+	if s.Other && n%2 == 1 {
+		return "5"
+	}
+	return "2"
+}
+
+// nic is the n-th NIC of a guest.
+func (s Setup) nic(device string, n int) rig.NIC { return rig.NIC{Model: device, Slot: s.slot(n)} }
+
+// A Pair is one move.
+type Pair struct {
+	Setup
+	From string `json:"from"` // devices of QEMU
+	To   string `json:"to"`
+}
+
+func (p Pair) String() string { return fmt.Sprintf("%s → %s (%s)", p.From, p.To, p.Setup) }
+
+// Pairs returns every ordered pair of unlike NICs for a setup.
+func Pairs(s Setup) []Pair {
+	var out []Pair
+	for _, from := range Models {
+		for _, to := range Models {
+			if from != to {
+				out = append(out, Pair{s, from.Device, to.Device})
+			}
+		}
+	}
+	return out
+}
+
+// Trails puts pairs in an order in which each begins where the last one ended, so
+// that one guest can make many moves. It needs one trail for all pairs of a setup,
+// and more for what is left of them after an interruption. Pairs of different
+// setups are not mixed.
+func Trails(pairs []Pair) [][]Pair {
+	left := make(map[Setup]map[string][]Pair)
+	for _, p := range pairs {
+		if left[p.Setup] == nil {
+			left[p.Setup] = make(map[string][]Pair)
+		}
+		left[p.Setup][p.From] = append(left[p.Setup][p.From], p)
+	}
+	var trails [][]Pair
+	for _, s := range Setups {
+		for trail := longest(left[s]); len(trail) > 0; trail = longest(left[s]) {
+			trails = append(trails, trail)
+		}
+	}
+	return trails
+}
+
+// longest takes a trail out of the pairs left: from a NIC that more pairs leave than
+// reach, or from any, on as long as there is a way, with the round trips that
+// begin on it woven in (Hierholzer).
+func longest(left map[string][]Pair) []Pair {
+	start := begin(left)
+	if start == "" {
+		return nil
+	}
+	trail := walk(left, start)
+	for i := 0; i <= len(trail); i++ {
+		at := start
+		if i > 0 {
+			at = trail[i-1].To
+		}
+		// What can be walked from a NIC on the trail and comes back to it.
+		if round := roundTrip(left, at); len(round) > 0 {
+			trail = slices.Insert(trail, i, round...)
+			i--
+		}
+	}
+	return trail
+}
+
+func begin(left map[string][]Pair) string {
+	excess := make(map[string]int)
+	for from, ps := range left {
+		excess[from] += len(ps)
+		for _, p := range ps {
+			excess[p.To]--
+		}
+	}
+	best := ""
+	for _, m := range Models {
+		if len(left[m.Device]) > 0 && (best == "" || excess[m.Device] > excess[best]) {
+			best = m.Device
+		}
+	}
+	return best
+}
+
+func walk(left map[string][]Pair, at string) []Pair {
+	var trail []Pair
+	for len(left[at]) > 0 {
+		p := left[at][0]
+		left[at] = left[at][1:]
+		trail = append(trail, p)
+		at = p.To
+	}
+	return trail
+}
+
+// roundTrip walks from a NIC, and keeps what comes back to it; the rest is put
+// back.
+func roundTrip(left map[string][]Pair, at string) []Pair {
+	round := walk(left, at)
+	for len(round) > 0 && round[len(round)-1].To != at {
+		p := round[len(round)-1]
+		round = round[:len(round)-1]
+		left[p.From] = append(left[p.From], p)
+	}
+	return round
+}
+
+// Sample returns a trail that leaves and reaches every NIC once. There are many; n
+// counts them, with the setups by turns.
+func Sample(n int) []Pair {
+	// A step that has no factor in common with the number of NICs visits all.
+	var steps []int
+	for step := 1; step < len(Models); step++ {
+		if gcd(step, len(Models)) == 1 {
+			steps = append(steps, step)
+		}
+	}
+	s := Setups[n%len(Setups)]
+	step := steps[n/len(Setups)%len(steps)]
+	var trail []Pair
+	for i, at := 0, 0; i < len(Models); i++ {
+		next := (at + step) % len(Models)
+		trail = append(trail, Pair{s, Models[at].Device, Models[next].Device})
+		at = next
+	}
+	return trail
+}
+
+func gcd(a, b int) int {
+	for b != 0 {
+		a, b = b, a%b
+	}
+	return a
+}
+
+// comparePairs orders pairs as the table shows them.
+func comparePairs(a, b Pair) int {
+	rank := func(device string) int {
+		return slices.IndexFunc(Models, func(m Model) bool { return m.Device == device })
+	}
+	return cmp.Or(
+		cmp.Compare(slices.Index(Setups, a.Setup), slices.Index(Setups, b.Setup)),
+		cmp.Compare(rank(a.From), rank(b.From)),
+		cmp.Compare(rank(a.To), rank(b.To)),
+	)
+}
