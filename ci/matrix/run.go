@@ -101,12 +101,12 @@ type guest struct {
 	bulk    *witness.Peer
 	dir     string
 	console io.WriteCloser
-	moves   int
-	carried int64 // by the bulk stream
+	count   uint64 // recoveries so far
+	carried int64  // by the bulk stream
 }
 
-func (r *Runner) start(ctx context.Context, name string, s Setup, nic rig.NIC) (g *guest, err error) {
-	g = new(guest)
+func (r *Runner) start(ctx context.Context, name string, s Setup, nic rig.NIC) (_ *guest, err error) {
+	g := new(guest)
 	defer func() {
 		if err != nil {
 			g.close()
@@ -144,6 +144,13 @@ func (r *Runner) start(ctx context.Context, name string, s Setup, nic rig.NIC) (
 	if err := errors.Join(g.bed.Witness.Wait(wait), g.bulk.Wait(wait)); err != nil {
 		return nil, err
 	}
+	tls, err := g.Timelines(wait)
+	if err != nil {
+		return nil, err
+	}
+	for _, tl := range tls {
+		g.count = max(g.count, tl.Recovery)
+	}
 	return g, sleep(ctx, calm)
 }
 
@@ -165,32 +172,30 @@ func (g *guest) close() {
 
 // move migrates the guest and waits until its traffic is as before.
 func (g *guest) move(ctx context.Context, nic rig.NIC, res *Result) error {
-	ctx, cancel := context.WithTimeoutCause(ctx, moveLimit, errors.New("no recovery in time"))
-	defer cancel()
 	before := g.bed.Witness.Snapshot()
-	rep, err := g.Move(ctx, nic)
+	rep, err := g.Move(ctx, nic) // the host lives as long as ctx
 	if rep == nil {
 		return fmt.Errorf("migration: %w", err)
 	}
+	ctx, cancel := context.WithTimeoutCause(ctx, moveLimit, errors.New("no recovery in time"))
+	defer cancel()
 	res.StoppedMS = float64(rep.Downtime.Microseconds()) / 1000
-	g.moves++
-	tl, err := g.WaitPassive(ctx, g.moves+1)
+	tl, err := g.recovered(ctx)
 	if err != nil {
 		return err
 	}
-	for _, p := range []*witness.Peer{g.bed.Witness, g.bulk} {
+	for name, p := range map[string]*witness.Peer{"the": g.bed.Witness, "the bulk": g.bulk} {
 		if err := flows(ctx, p, rep.ResumedAt); err != nil {
-			return err
+			return fmt.Errorf("%s stream does not go on: %w: %+v", name, err, p.Snapshot().Verdict)
 		}
 	}
-	// The guest's own account comes once a second.
-	if err := sleep(ctx, 2*time.Second); err != nil {
+	after, err := g.settled(ctx)
+	if err != nil {
 		return err
 	}
 	if err := g.bed.Fault(); err != nil {
 		return fmt.Errorf("not the guest's fault: %w", err)
 	}
-	after := g.bed.Witness.Snapshot()
 	gap := g.bed.Witness.Stalls(rep.StoppedAt.Add(-time.Second), time.Now()).TCP()
 	res.StallMS = float64(gap.Duration().Microseconds()) / 1000
 	g.account(res, tl, before.Verdict, after.Verdict)
@@ -201,6 +206,45 @@ func (g *guest) move(ctx context.Context, nic rig.NIC, res *Result) error {
 		return errors.New("bytes were altered")
 	}
 	return nil
+}
+
+// recovered waits for the next recovery of the role to be over.
+func (g *guest) recovered(ctx context.Context) (ctl.Timeline, error) {
+	for {
+		tls, err := g.Timelines(ctx)
+		if err == nil {
+			i := slices.IndexFunc(tls, func(tl ctl.Timeline) bool {
+				_, over := tl.Stamp(ctl.StampPassive)
+				return over && tl.Recovery > g.count
+			})
+			if i >= 0 {
+				g.count = tls[i].Recovery
+				return tls[i], nil
+			}
+		}
+		if serr := sleep(ctx, rig.Poll); serr != nil {
+			return ctl.Timeline{}, errors.Join(serr, err)
+		}
+	}
+}
+
+// settled returns the witness's account once the guest's own part of it, which
+// comes once a second, is about what was sent after the move. A datagram that is on
+// its way counts as missing: so the least of several counts holds.
+func (g *guest) settled(ctx context.Context) (witness.Snapshot, error) {
+	if err := sleep(ctx, 1500*time.Millisecond); err != nil {
+		return witness.Snapshot{}, err
+	}
+	best := g.bed.Witness.Snapshot()
+	for range 5 {
+		if err := sleep(ctx, 100*time.Millisecond); err != nil {
+			return best, err
+		}
+		if now := g.bed.Witness.Snapshot(); now.UDPOut.Missing <= best.UDPOut.Missing {
+			best = now
+		}
+	}
+	return best, nil
 }
 
 func (g *guest) account(res *Result, tl ctl.Timeline, before, after witness.Verdict) {
@@ -217,10 +261,12 @@ func (g *guest) account(res *Result, tl ctl.Timeline, before, after witness.Verd
 	res.BulkBytes, g.carried = carried-g.carried, carried
 }
 
-// flows waits until records arrive again.
+// flows waits until records arrive again, both ways.
 func flows(ctx context.Context, p *witness.Peer, since time.Time) error {
 	for {
-		if at, ok := p.FirstRecordAfter(since); ok && time.Since(at) > calm {
+		record, ok1 := p.FirstRecordAfter(since)
+		ack, ok2 := p.FirstAckAfter(since)
+		if ok1 && ok2 && time.Since(record) > calm && time.Since(ack) > calm {
 			return nil
 		}
 		if err := sleep(ctx, rig.Poll); err != nil {

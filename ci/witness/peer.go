@@ -307,6 +307,10 @@ func (p *Peer) Stalls(from, to time.Time) Stalls {
 // Resolution. It is false if there has been none.
 func (p *Peer) FirstRecordAfter(t time.Time) (time.Time, bool) { return p.records.after(t) }
 
+// FirstAckAfter is FirstRecordAfter for confirmations by the guest that records
+// of the peer have arrived there.
+func (p *Peer) FirstAckAfter(t time.Time) (time.Time, bool) { return p.acks.after(t) }
+
 // FirstDatagramAfter is FirstRecordAfter for datagrams.
 func (p *Peer) FirstDatagramAfter(t time.Time) (time.Time, bool) { return p.datagrams.after(t) }
 
