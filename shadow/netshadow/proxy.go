@@ -128,6 +128,25 @@ func (p proxy) wear(l netlink.Link, mac net.HardwareAddr) error {
 	return nil
 }
 
+// insist gives a port that is open the role's MAC once more: a device may take its
+// own back when it is opened, as QEMU's vmxnet3 does (hw/net/vmxnet3.c,
+// vmxnet3_activate_device). A driver that sets an address on closed interfaces only
+// says so, and has it already.
+func (p proxy) insist(iface string, mac net.HardwareAddr) error {
+	l, err := netlink.LinkByName(iface)
+	if err != nil {
+		return fmt.Errorf("port %s of %s: %w", iface, p.name, err)
+	}
+	if bytes.Equal(l.Attrs().PermHWAddr, mac) {
+		return nil
+	}
+	err = netlink.LinkSetHardwareAddr(l, mac)
+	if err != nil && !errors.Is(err, unix.EBUSY) && !errors.Is(err, unix.EOPNOTSUPP) {
+		return fmt.Errorf("give %s the MAC %s of %s once more: %w", iface, mac, p.name, err)
+	}
+	return nil
+}
+
 // close sets a port down, which makes its driver give up what it has. An
 // interface that is gone, or "", is no error.
 func (p proxy) close(iface string) error {

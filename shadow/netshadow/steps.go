@@ -292,6 +292,9 @@ func (s *netShadow) Open(ctx context.Context, dev drivers.Device, rec *shadow.Re
 		return err
 	}
 	rec.Stamp(ctl.StampReplayed)
+	if err := s.proxy.insist(iface, mac); err != nil {
+		return err
+	}
 	// With a link at once, switches learn where the role is now before the
 	// old driver is torn down, which can take a while.
 	quick, cancel := context.WithTimeout(ctx, quickLink)
