@@ -30,6 +30,8 @@ var (
 	virtioAt5  = rig.NIC{Model: "virtio-net-pci", Slot: "5"}
 	e1000At5   = rig.NIC{Model: "e1000", Slot: "5"}
 	rtl8139At5 = rig.NIC{Model: "rtl8139", Slot: "5"}
+	ne2kAt2    = rig.NIC{Model: "ne2k_pci", Slot: "2"}
+	vmxnet3At2 = rig.NIC{Model: "vmxnet3", Slot: "2"}
 	e1000eAt2  = rig.NIC{Model: "e1000e", Slot: "2"}
 	noNIC      rig.NIC
 )

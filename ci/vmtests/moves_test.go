@@ -27,6 +27,8 @@ func TestMoves(t *testing.T) {
 			e1000At2, []rig.NIC{rtl8139At2, virtioAt5, e1000At2}},
 		{"virtio leaves a slot that is taken at once", machine.PC, virtioAt2, []rig.NIC{rtl8139At2}},
 		{"a fresh virtio device in the slot of the old one", machine.PC, virtioAt2, []rig.NIC{virtioAt2}},
+		{"a device that receives for its own MAC only", machine.PC, e1000At2, []rig.NIC{ne2kAt2}},
+		{"a device that takes its own MAC back when it is opened", machine.PC, e1000At2, []rig.NIC{vmxnet3At2}},
 		{"a fresh device of the same model in the same slot is not the old one", machine.PC, e1000At2, []rig.NIC{e1000At2}},
 		{"PCI Express: to virtio in another slot", machine.Q35, e1000eAt2, []rig.NIC{virtioAt5}},
 	} {

@@ -61,6 +61,10 @@ func (s *netShadow) Complete(ctx context.Context, dev drivers.Device, rec *shado
 	if err := s.recorder.resume(ctx, iface); err != nil {
 		s.log.Warn("changes of settings are not recorded", "err", err)
 	}
+	// A virtio device that has gone meanwhile must not be asked for anything.
+	if !onVirtio(dev) {
+		go s.reach(s.class.ctx, iface)
+	}
 	// Load the harvest programs now, so that no recovery has to.
 	go func() {
 		if _, err := s.harvester(); err != nil {

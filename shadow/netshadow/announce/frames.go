@@ -45,6 +45,16 @@ func ARP(mac net.HardwareAddr, addr netip.Addr) ([]byte, error) {
 	return arp(typeARP, request, mac, ip, make(net.HardwareAddr, 6), ip)
 }
 
+// Question returns an ARP request of from, which is at mac, for the hardware address
+// of to. Whoever has it answers to mac alone (RFC 826).
+func Question(mac net.HardwareAddr, from, to netip.Addr) ([]byte, error) {
+	if !from.Is4() || !to.Is4() {
+		return nil, errors.New("announce: ARP for an address that is not IPv4")
+	}
+	const request = 1
+	return arp(typeARP, request, mac, from.As4(), make(net.HardwareAddr, 6), to.As4())
+}
+
 // RARP returns a reverse ARP request, with which an interface that has no address
 // shows its MAC to switches. It is what QEMU sends for a guest after migration
 // (announce_self_create(), net/announce.c).

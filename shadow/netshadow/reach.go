@@ -1,0 +1,161 @@
+// Copyright 2026 the umbra Authors. All rights reserved.
+// Use of this source code is governed by a BSD-style
+// license that can be found in the LICENSE file.
+
+package netshadow
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+	"os"
+	"time"
+
+	"github.com/mdlayher/packet"
+	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
+
+	"github.com/umbra-vm/umbra/shadow/netshadow/announce"
+)
+
+const (
+	// reachTries is how often neighbours are asked, reachWait how long one that
+	// is alive may take to answer.
+	reachTries = 3
+	reachWait  = 300 * time.Millisecond
+	// reachAsked is how many neighbours are asked at once.
+	reachAsked = 4
+)
+
+// reach makes sure that the device receives what is sent to the role's MAC, where
+// that is not its own. A driver takes every address; but a device may filter by the
+// one that it was made with all the same, as QEMU's ne2k does (hw/net/ne2000.c,
+// ne2000_receive, which compares with the PROM). Then nothing but broadcasts gets
+// in. So neighbours are asked something that they answer to that MAC alone; if
+// nobody can be heard, the device is made promiscuous, and asked again. It changes
+// nothing if nobody answers then either: there may be nobody.
+func (s *netShadow) reach(ctx context.Context, iface string) {
+	l, err := netlink.LinkByName(iface)
+	if err != nil {
+		return // the device has gone again
+	}
+	mac := l.Attrs().HardwareAddr
+	if bytes.Equal(l.Attrs().PermHWAddr, mac) {
+		return
+	}
+	heard, err := s.heard(ctx, l, mac)
+	if heard || err != nil {
+		s.reachFailed(ctx, err)
+		return
+	}
+	if err := netlink.SetPromiscOn(l); err != nil {
+		s.reachFailed(ctx, fmt.Errorf("make %s promiscuous: %w", iface, err))
+		return
+	}
+	heard, err = s.heard(ctx, l, mac)
+	if heard {
+		s.log.Warn("the device receives for its own MAC only: it is promiscuous now", "iface", iface, "mac", mac)
+		return
+	}
+	s.reachFailed(ctx, errors.Join(err, netlink.SetPromiscOff(l)))
+}
+
+func (s *netShadow) reachFailed(ctx context.Context, err error) {
+	if err != nil && ctx.Err() == nil && !errors.Is(err, unix.ENODEV) {
+		s.log.Warn("not known whether the device receives for the role's MAC", "err", err)
+	}
+}
+
+// heard asks neighbours, and reports whether any was heard. It is true as well if
+// there is nobody to ask.
+func (s *netShadow) heard(ctx context.Context, l netlink.Link, mac net.HardwareAddr) (bool, error) {
+	questions, err := s.questions(mac)
+	if err != nil || len(questions) == 0 {
+		return true, err
+	}
+	ifi, err := net.InterfaceByIndex(l.Attrs().Index)
+	if err != nil {
+		return false, err
+	}
+	conn, err := packet.Listen(ifi, packet.Raw, unix.ETH_P_ARP, nil)
+	if err != nil {
+		return false, fmt.Errorf("listen for answers on %s: %w", ifi.Name, err)
+	}
+	defer conn.Close()
+	for range reachTries {
+		for _, q := range questions {
+			if _, err := conn.WriteTo(q, &packet.Addr{HardwareAddr: q[:6]}); err != nil {
+				return false, fmt.Errorf("ask on %s: %w", ifi.Name, err)
+			}
+		}
+		ok, err := answered(ctx, conn, mac)
+		if ok || err != nil {
+			return ok, err
+		}
+	}
+	return false, nil
+}
+
+// answered waits for a frame to mac.
+func answered(ctx context.Context, conn *packet.Conn, mac net.HardwareAddr) (bool, error) {
+	if err := conn.SetReadDeadline(time.Now().Add(reachWait)); err != nil {
+		return false, err
+	}
+	defer context.AfterFunc(ctx, func() { conn.SetReadDeadline(time.Unix(1, 0)) })()
+	buf := make([]byte, 64)
+	for {
+		n, _, err := conn.ReadFrom(buf)
+		switch {
+		case ctx.Err() != nil:
+			return false, ctx.Err()
+		case errors.Is(err, os.ErrDeadlineExceeded):
+			return false, nil
+		case err != nil:
+			return false, err
+		case n >= 6 && bytes.Equal(buf[:6], mac):
+			return true, nil
+		}
+	}
+}
+
+// questions returns ARP requests for IPv4 neighbours of the proxy.
+func (s *netShadow) questions(mac net.HardwareAddr) ([][]byte, error) {
+	bond, err := s.proxy.link()
+	if err != nil {
+		return nil, err
+	}
+	addrs, err := netlink.AddrList(bond, unix.AF_INET)
+	if err != nil {
+		return nil, fmt.Errorf("addresses of %s: %w", s.proxy.name, err)
+	}
+	neighbours, err := netlink.NeighList(bond.Attrs().Index, unix.AF_INET)
+	if err != nil {
+		return nil, fmt.Errorf("neighbours of %s: %w", s.proxy.name, err)
+	}
+	var out [][]byte
+	for _, n := range neighbours {
+		to, ok := netip.AddrFromSlice(n.IP.To4())
+		if n.State&valid == 0 || !ok {
+			continue
+		}
+		for _, a := range addrs {
+			from, ok := netip.AddrFromSlice(a.IP.To4())
+			if !ok || !a.Contains(n.IP) {
+				continue
+			}
+			q, err := announce.Question(mac, from, to)
+			if err != nil {
+				return nil, err
+			}
+			out = append(out, q)
+			break
+		}
+		if len(out) == reachAsked {
+			break
+		}
+	}
+	return out, nil
+}
