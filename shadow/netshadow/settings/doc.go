@@ -38,7 +38,10 @@
 //     (dev_disable_lro), and so does every later change of that feature on the
 //     bond (NETIF_F_UPPER_DISABLES, net/core/dev.c). Other features set on the
 //     bond stay on the bond, which outlives the device: nothing to replay;
-//   - releasing a port gives it its former MTU and MAC back.
+//   - releasing a port gives it its former MTU back, and its MAC unless the bond
+//     has fail_over_mac=active;
+//   - a bond with fail_over_mac=active takes a new MAC with success and keeps its
+//     own: what was asked for is not seen here, see package macwatch.
 //
 // All of these look like changes on the port. Whoever makes them puts the
 // Watcher on pause meanwhile, and rebases the Recorder on what Resume returns.
