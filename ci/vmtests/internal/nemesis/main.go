@@ -76,10 +76,12 @@ func do(ctx context.Context, deed string) error {
 	case "qdisc":
 		return takeRoot(ctx)
 	case "mac":
+		connected()
 		return changeMAC(ctx)
 	case "run":
 		return runTests(ctx, at)
 	case "settings":
+		connected()
 		return changeSettings(ctx)
 	}
 	return fmt.Errorf("no such deed")

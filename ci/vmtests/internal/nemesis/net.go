@@ -30,6 +30,22 @@ func watch(ctx context.Context, state func() (string, error)) {
 	}
 }
 
+// connected waits until a program of the guest has a connection: a deed that resets
+// the device shall not meet it while it is being opened, and then be blamed for a
+// second one.
+func connected() {
+	const established = "01" // net/tcp_states.h, as /proc/net/tcp tells it
+	for {
+		text, _ := os.ReadFile("/proc/net/tcp")
+		for line := range strings.Lines(string(text)) {
+			if f := strings.Fields(line); len(f) > 3 && f[3] == established {
+				return
+			}
+		}
+		time.Sleep(100 * time.Millisecond)
+	}
+}
+
 // takeRoot puts the user's own queueing discipline on the proxy.
 func takeRoot(ctx context.Context) error {
 	l, err := netlink.LinkByName(role)
