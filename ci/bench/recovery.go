@@ -190,9 +190,7 @@ func (f *fullGuest) booted(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	for _, tl := range tls {
-		f.count = max(f.count, tl.Recovery)
-	}
+	f.count = rig.LastRecovery(tls)
 	return nil
 }
 
@@ -211,7 +209,8 @@ func (f *fullGuest) move(ctx context.Context, nic rig.NIC, m *Move) error {
 	if err != nil {
 		return err
 	}
-	tl, err := f.recovered(ctx)
+	var tl ctl.Timeline
+	tl, f.count, err = f.WaitRecovery(ctx, f.count)
 	if err != nil {
 		return fmt.Errorf("%w%s", err, lastLines(host))
 	}
@@ -257,24 +256,6 @@ func (f *fullGuest) firstFrame(ctx context.Context, port string) <-chan time.Tim
 		}
 	}()
 	return seen
-}
-
-// recovered waits for the timeline of the next recovery.
-func (f *fullGuest) recovered(ctx context.Context) (ctl.Timeline, error) {
-	var last error
-	for ctx.Err() == nil {
-		tls, err := f.Timelines(ctx)
-		if err == nil {
-			if i := slices.IndexFunc(tls, func(tl ctl.Timeline) bool { return tl.Recovery > f.count }); i >= 0 {
-				f.count = tls[len(tls)-1].Recovery
-				return tls[i], nil
-			}
-		} else if ctx.Err() == nil {
-			last = err
-		}
-		time.Sleep(rig.Poll)
-	}
-	return ctl.Timeline{}, errors.Join(context.Cause(ctx), last)
 }
 
 // bareGuest is a guest in which drivers run, and nothing else.

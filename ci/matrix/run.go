@@ -148,9 +148,7 @@ func (r *Runner) start(ctx context.Context, name string, s Setup, nic rig.NIC) (
 	if err != nil {
 		return nil, err
 	}
-	for _, tl := range tls {
-		g.count = max(g.count, tl.Recovery)
-	}
+	g.count = rig.LastRecovery(tls)
 	return g, sleep(ctx, calm)
 }
 
@@ -180,7 +178,8 @@ func (g *guest) move(ctx context.Context, nic rig.NIC, res *Result) error {
 	ctx, cancel := context.WithTimeoutCause(ctx, moveLimit, errors.New("no recovery in time"))
 	defer cancel()
 	res.StoppedMS = float64(rep.Downtime.Microseconds()) / 1000
-	tl, err := g.recovered(ctx)
+	var tl ctl.Timeline
+	tl, g.count, err = g.WaitRecovery(ctx, g.count)
 	if err != nil {
 		return err
 	}
@@ -206,26 +205,6 @@ func (g *guest) move(ctx context.Context, nic rig.NIC, res *Result) error {
 		return errors.New("bytes were altered")
 	}
 	return nil
-}
-
-// recovered waits for the next recovery of the role to be over.
-func (g *guest) recovered(ctx context.Context) (ctl.Timeline, error) {
-	for {
-		tls, err := g.Timelines(ctx)
-		if err == nil {
-			i := slices.IndexFunc(tls, func(tl ctl.Timeline) bool {
-				_, over := tl.Stamp(ctl.StampPassive)
-				return over && tl.Recovery > g.count
-			})
-			if i >= 0 {
-				g.count = tls[i].Recovery
-				return tls[i], nil
-			}
-		}
-		if serr := sleep(ctx, rig.Poll); serr != nil {
-			return ctl.Timeline{}, errors.Join(serr, err)
-		}
-	}
 }
 
 // settled returns the witness's account once the guest's own part of it, which

@@ -17,6 +17,7 @@ import (
 	"io"
 	"log/slog"
 	"path/filepath"
+	"slices"
 	"time"
 
 	"github.com/umbra-vm/umbra/ci/testbed"
@@ -277,6 +278,31 @@ func (r *Rig) WaitPassive(ctx context.Context, n int) (ctl.Timeline, error) {
 		case <-time.After(Poll):
 		}
 	}
+}
+
+// WaitRecovery waits until a recovery of the role with a number above after is over,
+// and returns its timeline, and the number of the last that is.
+func (r *Rig) WaitRecovery(ctx context.Context, after uint64) (tl ctl.Timeline, last uint64, err error) {
+	for {
+		tls, err := r.Timelines(ctx)
+		// A recovery is numbered once it is over.
+		if i := slices.IndexFunc(tls, func(tl ctl.Timeline) bool { return tl.Recovery > after }); err == nil && i >= 0 {
+			return tls[i], LastRecovery(tls), nil
+		}
+		select {
+		case <-ctx.Done():
+			return ctl.Timeline{}, after, errors.Join(context.Cause(ctx), err)
+		case <-time.After(Poll):
+		}
+	}
+}
+
+// LastRecovery is the number of the last recovery that is over.
+func LastRecovery(tls []ctl.Timeline) (last uint64) {
+	for _, tl := range tls {
+		last = max(last, tl.Recovery)
+	}
+	return last
 }
 
 // WaitRole waits until the role's status is as ok says.
