@@ -12,20 +12,18 @@ import (
 	"strings"
 
 	"github.com/umbra-vm/umbra/shadow/journal"
-	"github.com/umbra-vm/umbra/shadow/netshadow/harvest"
 )
 
 // factAccount is the journal's fact with the last account.
 const factAccount = "account"
 
 // An account says which frames are in this process's memory only, so that its
-// successor can report them as lost. Frames that are freed, or go to the TAP, after
-// it was written are in nobody's memory by then: the kernel's own counters tell
-// how many.
+// successor can report them as lost. Frames that go to the TAP after it was written
+// are in nobody's memory by then: the kernel's own counter tells how many. What the
+// harvest has seen since, its successor's counters tell.
 type account struct {
 	log     *slog.Logger
 	journal *journal.Journal
-	pins    string // directory where the harvest counts on without this process
 	tap     string // its interface
 
 	last    figures
@@ -33,44 +31,36 @@ type account struct {
 }
 
 type figures struct {
-	Frames int    `json:"frames"`         // collected, and not re-sent
+	Frames int    `json:"frames"`         // collected, not re-sent, and in memory only
 	Seen   uint64 `json:"seen,omitempty"` // by the harvest, as of the last collection
 	Armed  bool   `json:"armed,omitempty"`
 	Tap    uint64 `json:"tap,omitempty"` // frames read from the TAP, all told
 	Reads  bool   `json:"reads,omitempty"`
 }
 
-func newAccount(role, tap, pins string, j *journal.Journal, log *slog.Logger) (*account, error) {
+func newAccount(tap string, j *journal.Journal, log *slog.Logger) (*account, error) {
 	a := &account{log: log, journal: j, tap: tap}
-	if pins != "" {
-		a.pins = filepath.Join(pins, role)
-	}
 	var err error
 	a.pending, err = j.State().Fact(factAccount, &a.last)
 	return a, err
 }
 
-// claim returns how many frames a predecessor took with it, and those that
-// nobody has had since. It returns 0 from the second call on.
-func (a *account) claim() int {
+// claim returns how many frames a predecessor took with it, and those from the TAP
+// that nobody has had since; armed says that it left the harvest armed, and seen what
+// that had seen when it was last collected. The second call and all others return
+// nothing.
+func (a *account) claim() (lost int, seen uint64, armed bool) {
 	if !a.pending {
-		return 0
+		return 0, 0, false
 	}
 	a.pending = false
-	lost := a.last.Frames
-	if a.last.Armed && a.pins != "" {
-		switch seen, ok, err := harvest.Orphaned(a.pins); {
-		case err != nil:
-			a.log.Error("frames that were freed without an agent are not counted", "err", err)
-		case ok && seen > a.last.Seen:
-			lost += int(seen - a.last.Seen)
-		}
+	f := a.last
+	lost = f.Frames
+	if read := a.tapFrames(); f.Reads && read > f.Tap {
+		lost += int(read - f.Tap)
 	}
-	if read := a.tapFrames(); a.last.Reads && read > a.last.Tap {
-		lost += int(read - a.last.Tap)
-	}
-	a.write(figures{})
-	return lost
+	a.write(figures{Seen: f.Seen, Armed: f.Armed})
+	return lost, f.Seen, f.Armed
 }
 
 // tapFrames is how many frames were ever read from the TAP
@@ -87,24 +77,24 @@ func (a *account) tapFrames() uint64 {
 	return n
 }
 
-// armed notes that the harvest has begun, and what it has seen so far.
-func (a *account) armed(seen uint64) {
+// arms notes that the harvest is about to begin, and what it has seen so far.
+func (a *account) arms(seen uint64) {
 	f := a.last
 	f.Armed, f.Seen = true, seen
 	a.write(f)
 }
 
-// collected notes that frames of the harvest are in memory, of what it has seen.
-func (a *account) collected(frames int, seen uint64, armed bool) {
+// collected notes up to where the harvest has been collected, and whether it goes on.
+func (a *account) collected(seen uint64, armed bool) {
 	f := a.last
-	f.Frames, f.Seen, f.Armed = frames, seen, armed
+	f.Seen, f.Armed = seen, armed
 	a.write(f)
 }
 
-// settled notes that nothing of the harvest is in memory any more.
-func (a *account) settled() {
+// keeps notes how many frames are in memory only.
+func (a *account) keeps(frames int) {
 	f := a.last
-	f.Frames = 0
+	f.Frames = frames
 	a.write(f)
 }
 

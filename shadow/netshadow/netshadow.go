@@ -76,6 +76,9 @@ type Options struct {
 	// PinDir is a directory on a bpf file system in which the harvest of each role
 	// is kept when this process dies; "" keeps none.
 	PinDir string
+	// FrameDir is a directory in which the frames that a role has harvested, and
+	// not yet re-sent, outlive this process.
+	FrameDir string
 	// Reload asks for a recovery of the role although its device is alive. It
 	// must not wait for it.
 	Reload func(role string)

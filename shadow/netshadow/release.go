@@ -29,11 +29,11 @@ func (s *netShadow) Complete(ctx context.Context, dev drivers.Device, rec *shado
 	s.mu.Lock()
 	iface, index := s.iface, s.index
 	s.mu.Unlock()
-	// From here on frames move, and a newer signal does not stop them; a device
-	// that takes none does.
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), moveLimit)
+	// What has not moved when ctx ends stays where it is.
+	ctx, cancel := context.WithTimeout(ctx, moveLimit)
 	defer cancel()
-	s.aim(index)
+	// What the port's queue refuses, and the kernel while the plug is taken away.
+	s.aim(harvest.Target{Proxy: ifindex(s.proxy.name), Port: index})
 	if err := s.resend(ctx, index, rec); err != nil {
 		return err
 	}
@@ -78,27 +78,16 @@ func (s *netShadow) Complete(ctx context.Context, dev drivers.Device, rec *shado
 // has not taken then waits for the next attempt, or the next device.
 const moveLimit = 30 * time.Second
 
-// aim turns the harvest to the frames that the new port's queue refuses and to
-// those that the kernel refuses while the plug is taken away.
-func (s *netShadow) aim(port int) {
-	if !s.armed {
-		return
-	}
-	h, err := s.harvester()
-	if err == nil {
-		err = h.Aim(harvest.Target{Proxy: ifindex(s.proxy.name), Port: port})
-	}
-	if err != nil {
-		s.log.Warn("frames refused during the release are lost", "err", err)
-	}
-}
-
 // resend sends what was harvested, then what was collected behind the TAP.
 func (s *netShadow) resend(ctx context.Context, index int, rec *shadow.Recovery) error {
-	if n, err := s.send(ctx, index, &s.pending, rec); err != nil {
+	frames := s.pending
+	n, err := s.send(ctx, index, &frames, rec)
+	if n > 0 || err == nil {
+		s.keep(frames)
+	}
+	if err != nil {
 		return fmt.Errorf("re-send %d harvested frames, %d sent: %w", len(s.pending)+n, n, err)
 	}
-	s.account.settled()
 	return s.drainReader(ctx, index, rec)
 }
 
@@ -112,12 +101,14 @@ func (s *netShadow) drainReader(ctx context.Context, index int, rec *shadow.Reco
 		return nil
 	}
 	rec.Count(ctl.Frames{Held: len(frames)})
-	if _, err := s.send(ctx, index, &frames, rec); err != nil {
-		// What was not tried waits for the next device.
-		s.pending = append(s.pending, frames...)
-		return fmt.Errorf("send held frames: %w", err)
+	_, err := s.send(ctx, index, &frames, rec)
+	if err != nil { // what was not tried waits for the next device
+		s.keep(append(s.pending, frames...))
 	}
 	s.account.reads(true)
+	if err != nil {
+		return fmt.Errorf("send held frames: %w", err)
+	}
 	return nil
 }
 

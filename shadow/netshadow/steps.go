@@ -12,6 +12,7 @@ import (
 	"log/slog"
 	"net"
 	"os"
+	"path/filepath"
 	"slices"
 	"sync"
 	"time"
@@ -39,8 +40,10 @@ type netShadow struct {
 	harvester  func() (*harvest.Harvester, error) // loads once, at the first call
 	shown      int                                // ifindex of the port that has shown the role's MAC
 	armed      bool
+	target     harvest.Target   // of the harvest while it is armed
 	counters   harvest.Counters // as of the last collection
 	pending    []frame.Frame    // harvested, not yet re-sent
+	shelf      hold.Shelf       // where pending outlives this process
 	account    *account
 	tap        *os.File
 	reader     *hold.TapReader // while the user owns the root queueing discipline
@@ -55,13 +58,24 @@ type netShadow struct {
 func newShadow(c *Class, p proxy, limits Limits, j *journal.Journal) (*netShadow, error) {
 	log := c.Logger.With("role", p.name)
 	s := &netShadow{class: c, log: log, proxy: p, limits: limits, journal: j}
-	acc, err := newAccount(p.name, p.tap, c.PinDir, j, log)
+	acc, err := newAccount(p.tap, j, log)
 	if err != nil {
 		return nil, err
 	}
 	s.account = acc
+	s.shelf = hold.NewShelf(filepath.Join(c.FrameDir, p.name+".frames"))
+	if s.pending, err = s.shelf.Frames(); err != nil {
+		log.Error("what the last agent had harvested is lost, and not counted", "err", err)
+	}
+	if n := len(s.pending); n > 0 {
+		log.Info("frames are there that the last agent has harvested", "frames", n)
+	}
 	s.harvester = sync.OnceValues(func() (*harvest.Harvester, error) {
-		return harvest.New(log, harvest.WithPins(acc.pins))
+		var opts []harvest.Option
+		if c.PinDir != "" {
+			opts = append(opts, harvest.WithPins(filepath.Join(c.PinDir, p.name)))
+		}
+		return harvest.New(log, opts...)
 	})
 	rec, err := newRecorder(c.settings, p.name, j, log)
 	if err != nil {
@@ -82,7 +96,7 @@ func (s *netShadow) Activate(ctx context.Context, old shadow.Old, rec *shadow.Re
 	}
 	s.confess(rec)
 	bond := ifindex(s.proxy.name)
-	s.arm(ctx, bond, old, rec)
+	s.arm(ctx, old, rec)
 	if err := s.openTap(ctx); err != nil {
 		return err
 	}
@@ -116,18 +130,28 @@ func (s *netShadow) Activate(ctx context.Context, old shadow.Old, rec *shadow.Re
 	return errors.Join(s.Detach(ctx, old, rec), s.activate(s.proxy.tap))
 }
 
-// confess counts what a predecessor took with it. The recovery that it left may
-// go on at any step.
+// confess counts what a predecessor took with it, and takes over its harvest. The
+// recovery that it left may go on at any step.
 func (s *netShadow) confess(rec *shadow.Recovery) {
-	if lost := s.account.claim(); lost > 0 {
+	lost, seen, armed := s.account.claim()
+	if lost > 0 {
 		s.log.Warn("frames were lost with the last agent", "frames", lost)
 		rec.Count(ctl.Frames{Dropped: lost})
 	}
+	if !armed {
+		return
+	}
+	h, err := s.harvester()
+	if err != nil || !h.Armed() {
+		s.log.Error("the harvest ended with the last agent: frames lost since are not counted", "err", err)
+		return
+	}
+	s.armed, s.counters = true, harvest.Counters{Seen: seen}
 }
 
-// arm attaches the harvest to the device's interface. Without eBPF a recovery
-// works all the same, and the frames in the driver's ring are lost.
-func (s *netShadow) arm(ctx context.Context, bond int, old shadow.Old, rec *shadow.Recovery) {
+// arm turns the harvest to the device's interface. Without eBPF a recovery works all
+// the same, and the frames in the driver's ring are lost.
+func (s *netShadow) arm(ctx context.Context, old shadow.Old, rec *shadow.Recovery) {
 	s.mu.Lock()
 	index := s.index
 	s.mu.Unlock()
@@ -137,21 +161,45 @@ func (s *netShadow) arm(ctx context.Context, bond int, old shadow.Old, rec *shad
 			index = ifindex(names[0])
 		}
 	}
-	if err := s.collect(ctx, rec, true); err != nil {
-		s.log.Warn("harvest of an earlier device not ended", "err", err)
+	t := s.targetOf(index, rec)
+	if s.armed {
+		if err := s.collect(ctx, rec, false); err != nil {
+			s.log.Warn("harvest of an earlier device not ended", "err", err)
+		}
+		s.aim(t)
+		return
 	}
 	h, err := s.harvester()
 	if err == nil {
-		err = h.Arm(ctx, harvest.Target{Device: index, Proxy: bond, Alive: rec.Timeline().Cause == ctl.CauseReload})
+		s.counters = h.Counters()
+		s.account.arms(s.counters.Seen)
+		err = h.Arm(ctx, t)
 	}
 	if err != nil {
 		s.log.Error("no harvest: frames in the old driver's ring are lost, and cannot be counted", "err", err)
 		return
 	}
-	s.armed = true
-	if now, err := h.Counters(); err == nil {
-		s.account.armed(now.Seen)
+	s.armed, s.target = true, t
+}
+
+func (s *netShadow) targetOf(device int, rec *shadow.Recovery) harvest.Target {
+	return harvest.Target{Device: device, Proxy: ifindex(s.proxy.name), Alive: rec.Timeline().Cause == ctl.CauseReload}
+}
+
+// aim changes whose frames are harvested.
+func (s *netShadow) aim(t harvest.Target) {
+	if !s.armed || t == s.target {
+		return
 	}
+	h, err := s.harvester()
+	if err == nil {
+		err = h.Aim(t)
+	}
+	if err != nil {
+		s.log.Warn("frames are not harvested where they are freed now, and lost", "err", err)
+		return
+	}
+	s.target = t
 }
 
 // Detach closes the old driver, takes its interface out of the proxy, and keeps
@@ -165,6 +213,9 @@ func (s *netShadow) Detach(ctx context.Context, old shadow.Old, rec *shadow.Reco
 		return err
 	}
 	var errs []error
+	if len(mine) > 0 {
+		s.aim(s.targetOf(ifindex(mine[0]), rec))
+	}
 	if !impatient(old) {
 		for _, name := range mine {
 			errs = append(errs, s.proxy.close(name), s.failOver(name), s.proxy.release(name))
@@ -207,7 +258,8 @@ func (s *netShadow) activate(iface string) error {
 }
 
 // collect takes what has been harvested so far and, if it is the last time,
-// ends the harvest.
+// ends the harvest. What a driver had is older than all that is pending: it was sent
+// before, or re-sent to a device that was lost in its turn.
 func (s *netShadow) collect(ctx context.Context, rec *shadow.Recovery, last bool) error {
 	if !s.armed {
 		return nil
@@ -221,24 +273,36 @@ func (s *netShadow) collect(ctx context.Context, rec *shadow.Recovery, last bool
 		s.armed = false
 		finish = h.Disarm
 	}
-	if err := finish(ctx); err != nil {
+	if err := finish(context.WithoutCancel(ctx)); err != nil {
 		return fmt.Errorf("harvest: %w", err)
 	}
-	got := h.Take()
-	now, err := h.Counters()
-	if err != nil {
-		return fmt.Errorf("harvest counters: %w", err)
+	own, behind := h.Take()
+	before := s.counters
+	s.counters = h.Counters()
+	bad := int(s.counters.Seen-before.Seen) - int(s.counters.Taken-before.Taken)
+	got := len(own) + len(behind)
+	if got > 0 {
+		s.keep(slices.Concat(own, s.pending, behind))
 	}
-	bad := int(now.Failed + now.Lost - s.counters.Failed - s.counters.Lost)
-	s.counters = now
-	s.pending = append(s.pending, got...)
-	s.account.collected(len(s.pending), now.Seen, s.armed)
-	if len(got)+bad == 0 {
+	s.account.collected(s.counters.Seen, s.armed)
+	if got+bad == 0 {
 		return nil
 	}
-	rec.Count(ctl.Frames{Harvested: len(got), Dropped: bad})
-	s.log.Info("harvested", "frames", len(got), "not to be saved", bad)
+	rec.Count(ctl.Frames{Harvested: got, Dropped: bad})
+	s.log.Info("harvested", "frames", got, "not to be saved", bad)
 	return nil
+}
+
+// keep makes frames those that are pending. A successor finds them on the shelf; one
+// that was killed while it sent them has them sent again.
+func (s *netShadow) keep(frames []frame.Frame) {
+	s.pending = frames
+	unsafe := 0
+	if err := s.shelf.Put(frames); err != nil {
+		s.log.Warn("frames would be lost with this agent", "frames", len(frames), "err", err)
+		unsafe = len(frames)
+	}
+	s.account.keeps(unsafe)
 }
 
 // Open makes dev's interface a port of the proxy, creating the proxy for the
@@ -262,7 +326,7 @@ func (s *netShadow) Open(ctx context.Context, dev drivers.Device, rec *shadow.Re
 	}
 	if there && !s.armed && rec.Timeline().Cause != shadow.CauseBoot {
 		// A predecessor has given the old device up already.
-		s.arm(ctx, ifindex(s.proxy.name), shadow.Old{}, rec)
+		s.arm(ctx, shadow.Old{}, rec)
 	}
 	mac, err := s.mac(there, l)
 	if err != nil {

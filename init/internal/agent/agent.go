@@ -154,7 +154,7 @@ func netClass(ctx context.Context, opt Options, hw *drivers.Tree, reloads chan<-
 	}
 	return netshadow.New(ctx, netshadow.Options{
 		Hardware: hw, Store: store{opt.Store, opt.Inherited}, Roles: limits, Logger: opt.Logger,
-		PinDir: pinDir,
+		PinDir: pinDir, FrameDir: stateDir,
 		Reload: func(role string) {
 			go func() {
 				select {

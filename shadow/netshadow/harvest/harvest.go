@@ -89,13 +89,13 @@ type Target struct {
 	Alive bool
 }
 
-// Counters are totals since the harvester was made, in frames.
-// Seen = Taken + Failed + Lost.
+// Counters are totals since the programs were loaded, in frames, and go up to the
+// last Sync or Disarm. What was seen and not taken is lost: freed while no process
+// collected, larger than a perf record, without room in the buffer, beyond the limit,
+// or not to be sent by another driver.
 type Counters struct {
-	Seen   uint64 // unsent frames that were freed
-	Taken  uint64 // of these, copied out
-	Failed uint64 // of these, could not be copied, or not be sent by another driver
-	Lost   uint64 // of these, found no room in the buffer or beyond the limit
+	Seen  uint64 // unsent frames that were freed
+	Taken uint64 // of these, given out by Take of this Harvester
 }
 
 const (
@@ -125,12 +125,10 @@ type Harvester struct {
 	limit  int
 	pins   string // directory, "" for none
 
-	programs programsObjects
-	// variables is the memory of the programs' counters.
-	variables *ebpf.Map
-	reader    *perf.Reader
-	drained   chan struct{} // a value for each flush that has been served
-	stopped   chan struct{} // closed when the reading goroutine has ended
+	kernel  objects
+	reader  *perf.Reader
+	drained chan struct{} // a value for each flush that has been served
+	stopped chan struct{} // closed when the reading goroutine has ended
 
 	arming sync.Mutex // serialises Arm, Disarm and Close
 	links  []link.Link
@@ -139,14 +137,24 @@ type Harvester struct {
 	mu      sync.Mutex // guards what follows
 	samples []sample
 	kept    int // bytes in samples
-	failed  uint64
-	lost    uint64
+	counts  Counters
+}
+
+// objects are what the kernel holds. What user space writes is in target, what it
+// reads in seen and samples.
+type objects struct {
+	Consumed *ebpf.Program `ebpf:"consumed"`
+	Dropped  *ebpf.Program `ebpf:"dropped"`
+	Samples  *ebpf.Map     `ebpf:"samples"`
+	Target   *ebpf.Map     `ebpf:".data.target"`
+	Seen     *ebpf.Map     `ebpf:".data.seen"`
 }
 
 // New loads the programs into the kernel without attaching them. It takes in the
-// order of 100 ms, most of it for the kernel's type information and symbols, so it
-// belongs into an agent's start. It needs root. Errors match [ErrUnsupported] if
-// the kernel is at fault. A nil logger discards.
+// order of 100 ms, most of it for the kernel's type information, so it
+// belongs into an agent's start. Programs that a predecessor has left, see
+// [WithPins], are taken over instead, attached or not, in no time. It needs root.
+// Errors match [ErrUnsupported] if the kernel is at fault. A nil logger discards.
 func New(logger *slog.Logger, opts ...Option) (*Harvester, error) {
 	if logger == nil {
 		logger = slog.New(slog.DiscardHandler)
@@ -161,11 +169,18 @@ func New(logger *slog.Logger, opts ...Option) (*Harvester, error) {
 	for _, o := range opts {
 		o(h)
 	}
-	if err := h.load(); err != nil {
-		return nil, fmt.Errorf("harvest: load: %w", err)
+	if !h.inherit() {
+		if err := h.load(); err != nil {
+			return nil, fmt.Errorf("harvest: load: %w", err)
+		}
+		h.leave()
+	}
+	if err := h.kernel.Seen.Lookup(uint32(0), &h.counts.Seen); err != nil {
+		h.unload()
+		return nil, fmt.Errorf("harvest: read counter: %w", err)
 	}
 	ring := max(h.buffer/runtime.NumCPU(), minRing)
-	r, err := perf.NewReader(h.programs.Samples, ring)
+	r, err := perf.NewReader(h.kernel.Samples, ring)
 	if err != nil {
 		h.unload()
 		return nil, fmt.Errorf("harvest: open buffer of %d bytes a CPU: %w", ring, unsupported(err))
@@ -180,25 +195,13 @@ func (h *Harvester) load() error {
 	if err != nil {
 		return err
 	}
-	spans, err := readSpans()
-	if err != nil {
-		h.log.Warn("harvest: frames of the driver and of its queue will not be told apart", "err", err)
-	}
-	if err := spec.Variables["spans"].Set(spans); err != nil {
-		return fmt.Errorf("set spans: %w", err)
-	}
-	var objects struct {
-		programsObjects
-		Variables *ebpf.Map `ebpf:".bss"`
-	}
-	if err := spec.LoadAndAssign(&objects, nil); err != nil {
-		return unsupported(err)
-	}
-	h.programs, h.variables = objects.programsObjects, objects.Variables
-	return nil
+	return unsupported(spec.LoadAndAssign(&h.kernel, nil))
 }
 
-func (h *Harvester) unload() error { return errors.Join(h.programs.Close(), h.variables.Close()) }
+func (h *Harvester) unload() error {
+	k := h.kernel
+	return errors.Join(k.Consumed.Close(), k.Dropped.Close(), k.Samples.Close(), k.Target.Close(), k.Seen.Close())
+}
 
 // unsupported marks the errors that mean "not on this kernel".
 func unsupported(err error) error {
@@ -226,7 +229,7 @@ func (h *Harvester) Arm(ctx context.Context, t Target) error {
 	if err := h.aim(t); err != nil {
 		return fmt.Errorf("harvest: arm interface %d: %w", t.Device, err)
 	}
-	for _, p := range []*ebpf.Program{h.programs.Dropped, h.programs.Consumed} {
+	for _, p := range []*ebpf.Program{h.kernel.Dropped, h.kernel.Consumed} {
 		l, err := link.AttachTracing(link.TracingOptions{Program: p})
 		if err != nil {
 			h.detach()
@@ -234,8 +237,15 @@ func (h *Harvester) Arm(ctx context.Context, t Target) error {
 		}
 		h.links = append(h.links, l)
 	}
-	h.pin()
+	h.pinLinks()
 	return nil
+}
+
+// Armed reports whether the programs are attached: by Arm, or by a predecessor.
+func (h *Harvester) Armed() bool {
+	h.arming.Lock()
+	defer h.arming.Unlock()
+	return len(h.links) > 0
 }
 
 // Aim changes the target of an armed harvester, for instance when the port has become
@@ -252,17 +262,15 @@ func (h *Harvester) Aim(t Target) error {
 	return nil
 }
 
+// target is struct target in bpf/harvest.c.
+type target struct{ Device, Proxy, Port, Alive int32 }
+
 func (h *Harvester) aim(t Target) error {
-	alive := int32(0)
+	v := target{int32(t.Device), int32(t.Proxy), int32(t.Port), 0}
 	if t.Alive {
-		alive = 1
+		v.Alive = 1
 	}
-	return errors.Join(
-		h.programs.Device.Set(int32(t.Device)),
-		h.programs.Proxy.Set(int32(t.Proxy)),
-		h.programs.Port.Set(int32(t.Port)),
-		h.programs.Alive.Set(alive),
-	)
+	return h.kernel.Target.Put(uint32(0), v)
 }
 
 // Disarm detaches the programs. When it returns, every frame they took is there
@@ -298,16 +306,21 @@ func (h *Harvester) Sync(ctx context.Context) error {
 }
 
 func (h *Harvester) detach() error {
-	errs := []error{h.unpin()}
+	var errs []error
 	for _, l := range h.links {
-		errs = append(errs, l.Close())
+		errs = append(errs, l.Unpin(), l.Close())
 	}
 	h.links = nil
 	return errors.Join(errs...)
 }
 
-// flush waits until the reading goroutine has everything that programs wrote.
+// flush waits until the reading goroutine has everything that programs wrote, and
+// sets how far the counters go.
 func (h *Harvester) flush(ctx context.Context) error {
+	var seen uint64
+	if err := h.kernel.Seen.Lookup(uint32(0), &seen); err != nil {
+		return fmt.Errorf("read counter: %w", err)
+	}
 	// A program may still be running on another CPU. It does so in an RCU
 	// read-side section, and this command is synchronize_rcu()
 	// (kernel/sched/membarrier.c).
@@ -323,6 +336,9 @@ func (h *Harvester) flush(ctx context.Context) error {
 	}
 	select {
 	case <-h.drained:
+		h.mu.Lock()
+		defer h.mu.Unlock()
+		h.counts.Seen = seen
 		return nil
 	case <-h.stopped:
 		return ErrClosed
@@ -359,7 +375,7 @@ func (h *Harvester) read() {
 		case err != nil:
 			h.log.Error("harvest: read", "err", err)
 			return
-		case rec.LostSamples == 0: // the programs count lost samples themselves
+		case rec.LostSamples == 0: // lost samples are in the counters anyway
 			h.keep(rec.RawSample)
 		}
 	}
@@ -371,69 +387,59 @@ func (h *Harvester) keep(raw []byte) {
 	defer h.mu.Unlock()
 	switch {
 	case err != nil:
-		h.failed++
 		h.log.Warn("harvest: frame given up", "err", err)
-	case h.kept+len(s.data) > h.limit:
-		h.lost++
+	case h.kept+len(s.data) > h.limit: // lost, by the counters
 	default:
 		h.kept += len(s.data)
 		h.samples = append(h.samples, s)
 	}
 }
 
-// Take returns the frames harvested since the last Take, in the order in which
-// they would have left: those in the driver, per transmit queue, then those the
-// queueing discipline had, then those that it no longer accepted. Call Disarm or
-// Sync before.
-func (h *Harvester) Take() []frame.Frame {
+// Take returns the frames harvested up to the last Sync or Disarm, and not returned
+// before, in the order in which they would have left: in own those in the driver,
+// per transmit queue, then those the device's queueing discipline had, then those that
+// it no longer accepted; in behind those that were lost on the proxy or the port, which
+// left after all others.
+func (h *Harvester) Take() (own, behind []frame.Frame) {
 	h.mu.Lock()
-	samples := h.samples
-	h.samples, h.kept = nil, 0
-	h.mu.Unlock()
+	defer h.mu.Unlock()
+	var samples, later []sample
+	for _, s := range h.samples {
+		if s.number < h.counts.Seen {
+			samples = append(samples, s)
+			h.kept -= len(s.data)
+		} else {
+			later = append(later, s)
+		}
+	}
+	h.samples = later
 
-	frames := make([]frame.Frame, 0, len(samples))
 	count := make(map[origin]int)
 	for _, s := range order(samples) {
 		count[s.origin]++
 		fs, err := frame.Finish(s.skb, s.data)
 		if err != nil {
 			h.log.Warn("harvest: frame given up", "origin", s.origin, "len", len(s.data), "err", err)
-			h.mu.Lock()
-			h.failed++
-			h.mu.Unlock()
 			continue
 		}
-		frames = append(frames, fs...)
+		h.counts.Taken++
+		if s.behind {
+			behind = append(behind, fs...)
+		} else {
+			own = append(own, fs...)
+		}
 	}
-	h.log.Debug("harvest: taken", "frames", len(frames), "driver", count[fromDriver],
+	h.log.Debug("harvest: taken", "frames", len(own), "behind", len(behind), "driver", count[fromDriver],
 		"requeued", count[fromRequeued], "queued", count[fromQueued], "refused", count[fromRefused])
-	return frames
+	return own, behind
 }
 
-// Counters returns the totals so far. They are consistent once Disarm and Take
-// have returned.
-func (h *Harvester) Counters() (Counters, error) {
-	h.arming.Lock()
-	defer h.arming.Unlock()
-	if h.closed {
-		return Counters{}, fmt.Errorf("harvest: read counters: %w", ErrClosed)
-	}
-	var c Counters
-	err := errors.Join(
-		h.programs.Seen.Get(&c.Seen),
-		h.programs.Taken.Get(&c.Taken),
-		h.programs.Failed.Get(&c.Failed),
-		h.programs.Lost.Get(&c.Lost),
-	)
-	if err != nil {
-		return Counters{}, fmt.Errorf("harvest: read counters: %w", err)
-	}
+// Counters returns the totals. What is seen and not taken is lost once Take has
+// followed the last Sync or Disarm.
+func (h *Harvester) Counters() Counters {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	c.Taken -= h.failed + h.lost
-	c.Failed += h.failed
-	c.Lost += h.lost
-	return c, nil
+	return h.counts
 }
 
 // Close detaches and unloads the programs. Frames not taken are lost.

@@ -9,7 +9,6 @@ import (
 	"errors"
 	"math/rand/v2"
 	"slices"
-	"strings"
 	"testing"
 
 	"github.com/cilium/ebpf/btf"
@@ -220,69 +219,13 @@ func TestUnrotate(t *testing.T) {
 	}
 }
 
-func TestParseSpans(t *testing.T) {
-	const kallsyms = `ffffffff81000000 T _stext
-ffffffff81800000 T kfree_skb_list_reason
-ffffffff81800100 T skb_segment
-ffffffff81900000 t __rtnl_unlock
-ffffffff81900000 T alias_of_the_same
-ffffffff81900040 T rtnl_unlock
-ffffffff81a00000 t pfifo_fast_reset.isra.0
-ffffffff81a00080 T qdisc_reset
-ffffffff81a00200 D qdisc_reset
-ffffffff81a00300 t last
-ffffffffc0000000 t pfifo_fast_reset	[sch_other]
-`
-	got, err := parseSpans(strings.NewReader(kallsyms))
-	if err != nil {
-		t.Fatal(err)
-	}
-	want := [maxSpans]span{
-		{0xffffffff81800000, 0xffffffff81800100, uint64(fromRefused)},
-		{0xffffffff81900000, 0xffffffff81900040, uint64(fromQueued)},
-		{0xffffffff81a00000, 0xffffffff81a00080, uint64(fromQueued)},
-		{0xffffffff81a00080, 0xffffffff81a00200, uint64(fromRequeued)},
-	}
-	if d := cmp.Diff(want, got); d != "" {
-		t.Error(d)
-	}
-}
-
-func TestParseSpansWithoutAddresses(t *testing.T) {
-	for _, tt := range []struct{ name, text string }{
-		{"nothing", ""},
-		{"addresses hidden by kptr_restrict", "0000000000000000 T qdisc_reset\n0000000000000000 t pfifo_fast_reset\n"},
-		{"no line of the format", "qdisc_reset\n\n \nzz T qdisc_reset\n"},
-	} {
-		t.Run(tt.name, func(t *testing.T) {
-			if got, err := parseSpans(strings.NewReader(tt.text)); !errors.Is(err, errNoSymbols) {
-				t.Errorf("got %v, %v", got, err)
-			}
-		})
-	}
-}
-
-func FuzzParseSpans(f *testing.F) {
-	f.Add("ffffffff81a00080 T qdisc_reset\nffffffff81a00200 t next\n")
-	f.Add(strings.Repeat("ffffffff81a00080 T qdisc_reset\n", 20))
-	f.Fuzz(func(t *testing.T, text string) {
-		spans, err := parseSpans(strings.NewReader(text))
-		for _, s := range spans {
-			if err == nil && s.End != 0 && s.End <= s.Start {
-				t.Errorf("span %+v", s)
-			}
-		}
-	})
-}
-
 func TestProgramsMatchParser(t *testing.T) {
 	spec, err := loadPrograms()
 	if err != nil {
 		t.Fatal(err)
 	}
-	var spans [maxSpans]span
-	if got, want := int(spec.Variables["spans"].Size()), binary.Size(spans); got != want {
-		t.Errorf("the programs have %d bytes of spans, we %d", got, want)
+	if got, want := int(spec.Variables["target"].Size()), binary.Size(target{}); got != want {
+		t.Errorf("the programs have a target of %d bytes, we of %d", got, want)
 	}
 	var layout *btf.Struct
 	if err := spec.Types.TypeByName("sample", &layout); err != nil {

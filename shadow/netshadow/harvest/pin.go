@@ -5,7 +5,6 @@
 package harvest
 
 import (
-	"encoding/binary"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -14,90 +13,118 @@ import (
 
 	"github.com/cilium/ebpf"
 	"github.com/cilium/ebpf/link"
+	"github.com/cilium/ebpf/pin"
 )
 
-// WithPins keeps the programs attached when this process dies between Arm and
-// Disarm: they are pinned in dir, which must be on a bpf file system. Nobody
-// reads the frames that they see then, but they are counted, see [Orphaned].
+// WithPins keeps the programs loaded, and attached between Arm and Disarm, when
+// this process dies: they are pinned in dir, which must be on a bpf file system. The
+// next New with the same dir takes them over. Until then nobody reads the frames that
+// they see, but they are counted.
 func WithPins(dir string) Option { return func(h *Harvester) { h.pins = dir } }
 
-// What is pinned, by file name: two links, and the memory of the counters.
+// Names of the pins. Links are numbered from 0 on.
 const (
-	pinCounters = "counters"
-	pinLinks    = "link-"
+	pinConsumed = "consumed"
+	pinDropped  = "dropped"
+	pinSamples  = "samples"
+	pinTarget   = "target"
+	pinSeen     = "seen"
+	pinLink     = "link-"
 )
 
-// pin pins what is attached. Without pins a harvest works all the same.
-func (h *Harvester) pin() {
+// inherit takes over what a predecessor has pinned, if it is complete.
+func (h *Harvester) inherit() bool {
+	if h.pins == "" {
+		return false
+	}
+	o, err := h.pinned()
+	if errors.Is(err, fs.ErrNotExist) {
+		return false
+	}
+	if err != nil {
+		h.log.Warn("harvest: programs of a predecessor not taken over", "err", err)
+		return false
+	}
+	h.kernel = o
+	h.links = h.pinnedLinks()
+	return true
+}
+
+func (h *Harvester) pinned() (objects, error) {
+	var errs []error
+	prog := func(name string) *ebpf.Program {
+		p, err := ebpf.LoadPinnedProgram(filepath.Join(h.pins, name), nil)
+		errs = append(errs, err)
+		return p
+	}
+	array := func(name string) *ebpf.Map {
+		m, err := ebpf.LoadPinnedMap(filepath.Join(h.pins, name), nil)
+		errs = append(errs, err)
+		return m
+	}
+	o := objects{
+		Consumed: prog(pinConsumed), Dropped: prog(pinDropped),
+		Samples: array(pinSamples), Target: array(pinTarget), Seen: array(pinSeen),
+	}
+	return o, errors.Join(errs...)
+}
+
+// pinnedLinks returns the links that a predecessor has left: all, or none. One that
+// was killed between the two pins has attached both programs and left one.
+func (h *Harvester) pinnedLinks() (links []link.Link) {
+	for i := range programs {
+		l, err := link.LoadPinnedLink(h.pinOf(i), nil)
+		if err == nil {
+			links = append(links, l)
+		} else if !errors.Is(err, fs.ErrNotExist) {
+			h.log.Warn("harvest: programs of a predecessor not taken over", "err", err)
+		}
+	}
+	if len(links) == programs {
+		return links
+	}
+	for _, l := range links {
+		if err := errors.Join(l.Unpin(), l.Close()); err != nil {
+			h.log.Warn("harvest: programs of a predecessor not detached", "err", err)
+		}
+	}
+	return nil
+}
+
+// programs is how many programs are attached.
+const programs = 2
+
+func (h *Harvester) pinOf(i int) string { return filepath.Join(h.pins, fmt.Sprint(pinLink, i)) }
+
+// leave pins what is loaded, in place of what a predecessor left incomplete.
+// Without pins a harvest works all the same.
+func (h *Harvester) leave() {
 	if h.pins == "" {
 		return
 	}
-	err := os.MkdirAll(h.pins, 0o700)
-	if err == nil {
-		err = h.variables.Pin(filepath.Join(h.pins, pinCounters))
+	err := errors.Join(os.RemoveAll(h.pins), os.MkdirAll(h.pins, 0o700))
+	for name, p := range map[string]pin.Pinner{
+		pinConsumed: h.kernel.Consumed, pinDropped: h.kernel.Dropped,
+		pinSamples: h.kernel.Samples, pinTarget: h.kernel.Target, pinSeen: h.kernel.Seen,
+	} {
+		if err == nil {
+			err = p.Pin(filepath.Join(h.pins, name))
+		}
+	}
+	if err != nil {
+		h.log.Warn("harvest: a successor of this process will load its own programs", "err", err)
+	}
+}
+
+// pinLinks pins what is attached.
+func (h *Harvester) pinLinks() {
+	if h.pins == "" {
+		return
 	}
 	for i, l := range h.links {
-		if err == nil {
-			err = l.Pin(filepath.Join(h.pins, fmt.Sprint(pinLinks, i)))
+		if err := l.Pin(h.pinOf(i)); err != nil {
+			h.log.Warn("harvest: frames that are freed after the death of this process will not be counted", "err", err)
+			return
 		}
 	}
-	if err != nil {
-		h.log.Warn("harvest: frames that are freed after the death of this process will not be counted", "err", err)
-	}
-}
-
-// unpin undoes pin, or as much of it as was done.
-func (h *Harvester) unpin() error {
-	var errs []error
-	for _, l := range h.links {
-		errs = append(errs, l.Unpin())
-	}
-	return errors.Join(append(errs, h.variables.Unpin())...)
-}
-
-// Orphaned detaches the programs that a predecessor of this process left armed
-// in dir, and returns what its [Counters.Seen] would be now; ok is false if it
-// left none.
-func Orphaned(dir string) (seen uint64, ok bool, err error) {
-	names, err := filepath.Glob(filepath.Join(dir, pinLinks+"*"))
-	if err != nil {
-		return 0, false, fmt.Errorf("harvest: %w", err)
-	}
-	var errs []error
-	for _, name := range names {
-		l, err := link.LoadPinnedLink(name, nil)
-		if err == nil {
-			err = errors.Join(l.Unpin(), l.Close())
-		}
-		errs = append(errs, err)
-	}
-	seen, ok, err = orphanedSeen(filepath.Join(dir, pinCounters))
-	if err := errors.Join(append(errs, err)...); err != nil {
-		return 0, false, fmt.Errorf("harvest: programs of a predecessor: %w", err)
-	}
-	return seen, ok, nil
-}
-
-func orphanedSeen(name string) (uint64, bool, error) {
-	m, err := ebpf.LoadPinnedMap(name, nil)
-	if errors.Is(err, fs.ErrNotExist) {
-		return 0, false, nil
-	}
-	if err != nil {
-		return 0, false, err
-	}
-	defer m.Close()
-	b, err := m.LookupBytes(uint32(0))
-	if err := errors.Join(err, m.Unpin()); err != nil {
-		return 0, false, err
-	}
-	spec, err := loadPrograms()
-	if err != nil {
-		return 0, false, err
-	}
-	at := spec.Variables["seen"].Offset
-	if uint64(len(b)) < uint64(at)+8 {
-		return 0, false, fmt.Errorf("%d bytes of counters, want one at %d", len(b), at)
-	}
-	return binary.NativeEndian.Uint64(b[at:]), true, nil
 }

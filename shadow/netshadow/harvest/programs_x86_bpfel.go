@@ -19,16 +19,9 @@ const (
 	programsMapSamples      = "samples"
 	programsProgConsumed    = "consumed"
 	programsProgDropped     = "dropped"
-	programsVarAlive        = "alive"
-	programsVarDevice       = "device"
-	programsVarFailed       = "failed"
-	programsVarLost         = "lost"
-	programsVarPort         = "port"
-	programsVarProxy        = "proxy"
 	programsVarSampleLayout = "sample_layout"
 	programsVarSeen         = "seen"
-	programsVarSpans        = "spans"
-	programsVarTaken        = "taken"
+	programsVarTarget       = "target"
 )
 
 // loadPrograms returns the embedded CollectionSpec for programs.
@@ -88,16 +81,9 @@ type programsMapSpecs struct {
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type programsVariableSpecs struct {
-	Alive        *ebpf.VariableSpec `ebpf:"alive"`
-	Device       *ebpf.VariableSpec `ebpf:"device"`
-	Failed       *ebpf.VariableSpec `ebpf:"failed"`
-	Lost         *ebpf.VariableSpec `ebpf:"lost"`
-	Port         *ebpf.VariableSpec `ebpf:"port"`
-	Proxy        *ebpf.VariableSpec `ebpf:"proxy"`
 	SampleLayout *ebpf.VariableSpec `ebpf:"sample_layout"`
 	Seen         *ebpf.VariableSpec `ebpf:"seen"`
-	Spans        *ebpf.VariableSpec `ebpf:"spans"`
-	Taken        *ebpf.VariableSpec `ebpf:"taken"`
+	Target       *ebpf.VariableSpec `ebpf:"target"`
 }
 
 // programsObjects contains all objects after they have been loaded into the kernel.
@@ -133,16 +119,9 @@ func (m *programsMaps) Close() error {
 //
 // It can be passed to loadProgramsObjects or ebpf.CollectionSpec.LoadAndAssign.
 type programsVariables struct {
-	Alive        *ebpf.Variable `ebpf:"alive"`
-	Device       *ebpf.Variable `ebpf:"device"`
-	Failed       *ebpf.Variable `ebpf:"failed"`
-	Lost         *ebpf.Variable `ebpf:"lost"`
-	Port         *ebpf.Variable `ebpf:"port"`
-	Proxy        *ebpf.Variable `ebpf:"proxy"`
 	SampleLayout *ebpf.Variable `ebpf:"sample_layout"`
 	Seen         *ebpf.Variable `ebpf:"seen"`
-	Spans        *ebpf.Variable `ebpf:"spans"`
-	Taken        *ebpf.Variable `ebpf:"taken"`
+	Target       *ebpf.Variable `ebpf:"target"`
 }
 
 // programsPrograms contains all programs after they have been loaded into the kernel.

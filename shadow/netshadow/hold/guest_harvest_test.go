@@ -41,7 +41,7 @@ func TestGuestHarvestRing(t *testing.T) {
 			arm(t, h, harvest.Target{Device: dying.Attrs().Index})
 			linkDown(t, dying)
 			disarm(t, h)
-			frames := h.Take()
+			frames := take(t, h)
 			if len(frames) != want {
 				t.Errorf("harvested %d frames, want %d", len(frames), want)
 			}
@@ -81,7 +81,7 @@ func TestGuestHarvestStacked(t *testing.T) {
 			arm(t, h, harvest.Target{Device: dying.Attrs().Index})
 			linkDown(t, dying)
 			disarm(t, h)
-			frames := h.Take()
+			frames := take(t, h)
 			if len(frames) != want {
 				t.Fatalf("harvested %d frames, want %d", len(frames), want)
 			}
@@ -109,13 +109,73 @@ func TestGuestHarvestQueue(t *testing.T) {
 	arm(t, h, harvest.Target{Device: dying.Attrs().Index})
 	linkDown(t, dying)
 	disarm(t, h)
-	frames := h.Take()
+	frames := take(t, h)
 	if len(frames) != want {
 		t.Errorf("harvested %d frames, want %d", len(frames), want)
 	}
 	wantHarvested(t, frames, 0)
 	send(t, living.Attrs().Index, frames)
 	wantEach(t, c, 0, want)
+}
+
+// TestGuestHarvestSuccessor has a process die after Arm. Nobody can have the frames
+// that are freed before its successor takes over, and they are counted; those freed
+// afterwards are the successor's, without a gap between.
+func TestGuestHarvestSuccessor(t *testing.T) {
+	dying := nic(t, "e1000")
+	pins := harvest.WithPins("/sys/fs/bpf/test")
+	first, err := harvest.New(testLogger(t), pins)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if first.Armed() {
+		t.Error("the first of all is armed already")
+	}
+	const size, lost, want = 100, 30, 50
+	kill(t, dying)
+	transmit(t, dying.Attrs().Index, 0, lost, size)
+	arm(t, first, harvest.Target{Device: dying.Attrs().Index})
+	linkDown(t, dying)
+	linkUp(t, dying)
+	transmit(t, dying.Attrs().Index, lost, lost+want, size)
+
+	// The first one is left as it is: its death takes nothing away that is pinned.
+	start := time.Now()
+	h, err := harvest.New(testLogger(t), pins)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Logf("taken over in %v", time.Since(start))
+	if !h.Armed() {
+		t.Fatal("the successor is not armed")
+	}
+	if c, before := h.Counters(), first.Counters(); c.Seen-before.Seen != lost {
+		t.Errorf("%d frames seen without a reader, want %d", c.Seen-before.Seen, lost)
+	}
+	linkDown(t, dying)
+	disarm(t, h)
+	frames, _ := h.Take()
+	if len(frames) != want {
+		t.Errorf("harvested %d frames, want %d", len(frames), want)
+	}
+	wantHarvested(t, frames, lost)
+	if c := h.Counters(); c.Seen-c.Taken != lost {
+		t.Errorf("counters %+v: want %d frames lost", c, lost)
+	}
+
+	// Loaded, but not armed: nothing to take over but the programs.
+	third, err := harvest.New(testLogger(t), pins)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if third.Armed() {
+		t.Error("armed after Disarm")
+	}
+	for _, h := range []*harvest.Harvester{first, h, third} {
+		if err := h.Close(); err != nil {
+			t.Error(err)
+		}
+	}
 }
 
 func TestGuestHarvestLeavesReceivedAlone(t *testing.T) {
@@ -129,7 +189,7 @@ func TestGuestHarvestLeavesReceivedAlone(t *testing.T) {
 	receive(t, tap, 2*n)
 	linkDown(t, dying)
 	disarm(t, h)
-	if frames := h.Take(); len(frames) != 0 {
+	if frames := take(t, h); len(frames) != 0 {
 		t.Errorf("harvested %d frames of a device that had sent all", len(frames))
 	}
 }
@@ -203,14 +263,11 @@ func TestGuestHarvestTCP(t *testing.T) {
 			conn.(*net.TCPConn).SetWriteDeadline(time.Now().Add(100 * time.Millisecond))
 			conn.Write(data[warm:])
 
-			before, err := h.Counters()
-			if err != nil {
-				t.Fatal(err)
-			}
+			before := h.Counters()
 			arm(t, h, harvest.Target{Device: dying.Attrs().Index})
 			linkDown(t, dying) // what arrives from now on was re-sent by us
 			disarm(t, h)
-			frames := h.Take()
+			frames := take(t, h)
 			// The same bytes may be among them twice: TCP repeats its last segment as a
 			// probe.
 			var first, end uint32
@@ -236,10 +293,7 @@ func TestGuestHarvestTCP(t *testing.T) {
 			if !bytes.Equal(got, data[warm:warm+payload]) {
 				t.Error("peer read other bytes than were sent")
 			}
-			c, err := h.Counters()
-			if err != nil {
-				t.Fatal(err)
-			}
+			c := h.Counters()
 			t.Logf("%d socket buffers harvested so far, %d frames now, %d bytes of payload", c.Taken, len(frames), payload)
 			if whole := c.Taken - before.Taken; uint64(len(frames)) <= whole {
 				t.Errorf("%d socket buffers became %d frames: none was to be segmented", whole, len(frames))

@@ -65,7 +65,7 @@ func TestGuestPlug(t *testing.T) {
 	if err := h.Sync(ctx); err != nil {
 		t.Fatal(err)
 	}
-	harvested := h.Take()
+	harvested := take(t, h)
 	send(t, living.Attrs().Index, harvested)
 	setActive(t, bond, living.Attrs().Name)
 	out := capture(t, living.Attrs().Index, unix.ETH_P_ALL)
@@ -74,7 +74,7 @@ func TestGuestPlug(t *testing.T) {
 		t.Fatal(err)
 	}
 	disarm(t, h)
-	tail := h.Take()
+	tail := take(t, h)
 	send(t, living.Attrs().Index, tail)
 	time.Sleep(50 * time.Millisecond)
 	n := count()
@@ -121,13 +121,13 @@ func TestGuestExchange(t *testing.T) {
 		if err := h.Sync(ctx); err != nil {
 			t.Fatal(err)
 		}
-		frames := h.Take()
+		frames := take(t, h)
 		caught += len(frames)
 		send(t, living.Attrs().Index, frames)
 	}
 	n := count()
 	disarm(t, h)
-	last := h.Take()
+	last := take(t, h)
 	send(t, living.Attrs().Index, last)
 	t.Logf("%d of %d frames were caught between queueing disciplines", caught+len(last), n)
 	wantEach(t, c, 0, n)
@@ -230,7 +230,7 @@ func TestGuestPlugBurst(t *testing.T) {
 		t.Errorf("release: %+v, %v, want %d held", res, err, held)
 	}
 	disarm(t, h)
-	frames := h.Take()
+	frames := take(t, h)
 	if len(frames) != res.PortDrops {
 		t.Errorf("harvested %d frames of %d that the port refused", len(frames), res.PortDrops)
 	}

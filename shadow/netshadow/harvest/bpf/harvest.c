@@ -34,25 +34,43 @@ enum origin {
 	ORIGIN_REFUSED,  /* not let into the queueing discipline */
 };
 
-/* A function of the kernel's that tells an origin by freeing a frame. */
-struct span {
-	__u64 start;
-	__u64 end;
+/*
+ * The functions that free a frame which is not in the driver, by the names that the
+ * kernel gives to the places they do it at (net/sched/sch_generic.c,
+ * net/core/rtnetlink.c, net/core/skbuff.c of 6.1). One that inlines kfree_skb() is
+ * itself that place.
+ */
+#define NAME 24
+
+static const struct {
+	char name[NAME];
 	__u64 origin;
+} freers[] = {
+	{"qdisc_reset", ORIGIN_REQUEUED}, /* its gso_skb and skb_bad_txq lists */
+	{"pfifo_fast_reset", ORIGIN_QUEUED},
+	{"__rtnl_unlock", ORIGIN_QUEUED}, /* all that used rtnl_kfree_skbs(), fq_codel for one */
+	{"kfree_skb_list_reason", ORIGIN_REFUSED}, /* __dev_xmit_skb() */
+	{"kfree_skb_list", ORIGIN_REFUSED},        /* the same before 5.19 */
+	{"drop_func", ORIGIN_REFUSED},             /* fq_codel, what has waited too long */
 };
 
-#define SPANS 8
-const volatile struct span spans[SPANS];
+#define FREERS (sizeof(freers) / sizeof(freers[0]))
 
-int device; /* ifindex; 0: none */
-int proxy;  /* ifindex; 0: none */
-int port;   /* ifindex; 0: none */
-int alive;  /* the device works: what it frees while it runs was sent */
+/*
+ * What user space writes and what the programs write are maps of their own: user
+ * space writes a map as a whole.
+ */
+struct target {
+	int device; /* ifindex; 0: none */
+	int proxy;  /* ifindex; 0: none */
+	int port;   /* ifindex; 0: none */
+	int alive;  /* the device works: what it frees while it runs was sent */
+};
 
-__u64 seen;   /* unsent frames that were freed */
-__u64 taken;  /* of these, copied out */
-__u64 failed; /* of these, could not be copied, e.g. larger than a sample */
-__u64 lost;   /* of these, no room in the buffer */
+volatile struct target target SEC(".data.target");
+
+/* Unsent frames that were freed. Those that do not reach user space are lost. */
+__u64 seen SEC(".data.seen");
 
 #define SAMPLE_VLAN (1 << 0)   /* a tag is in vlan_proto and vlan_tci */
 #define SAMPLE_CRC (1 << 1)    /* the checksum is a CRC32c */
@@ -84,15 +102,37 @@ struct {
 	__uint(value_size, sizeof(__u32));
 } samples SEC(".maps");
 
+/*
+ * The kernel names the place itself: to read the addresses of all its functions
+ * takes longer than all else that makes a harvest ready.
+ */
 static __always_inline enum origin origin_of(void *location)
 {
-	__u64 at = (__u64)location;
+	union {
+		char text[NAME];
+		__u64 words[NAME / 8];
+	} name = {};
+	__u64 args[] = {(__u64)location};
+	static const char fmt[] = "%ps";
+	bool suffix = false; /* a compiler's, such as ".isra.0" */
 	int i;
 
+	if (!location)
+		return ORIGIN_DRIVER;
+	bpf_snprintf(name.text, sizeof(name), fmt, args, sizeof(args));
 #pragma unroll
-	for (i = 0; i < SPANS; i++)
-		if (at >= spans[i].start && at < spans[i].end)
-			return spans[i].origin;
+	for (i = 0; i < NAME; i++) {
+		suffix |= name.text[i] == '.';
+		if (suffix)
+			name.text[i] = 0;
+	}
+#pragma unroll
+	for (i = 0; i < FREERS; i++) {
+		const __u64 *want = (const void *)freers[i].name;
+
+		if (name.words[0] == want[0] && name.words[1] == want[1] && name.words[2] == want[2])
+			return freers[i].origin;
+	}
 	return ORIGIN_DRIVER;
 }
 
@@ -138,7 +178,6 @@ static __always_inline void take(void *ctx, struct sk_buff *skb, enum origin ori
 	struct skb_shared_info *shared;
 	__u16 mac = skb->mac_header;
 	__u64 len;
-	long err;
 
 	s.number = __sync_fetch_and_add(&seen, 1);
 	s.len = skb->len;
@@ -162,50 +201,43 @@ static __always_inline void take(void *ctx, struct sk_buff *skb, enum origin ori
 	s.gso_type = BPF_CORE_READ(shared, gso_type);
 
 	len = s.len;
-	if (len > MAX_SAMPLE - sizeof(s)) {
-		__sync_fetch_and_add(&failed, 1);
-		return;
-	}
-	err = bpf_skb_output(skb, &samples, (len << 32) | BPF_F_CURRENT_CPU, &s, sizeof(s));
-	if (!err)
-		__sync_fetch_and_add(&taken, 1);
-	else if (err == -ENOSPC)
-		__sync_fetch_and_add(&lost, 1);
-	else
-		__sync_fetch_and_add(&failed, 1);
+	if (len <= MAX_SAMPLE - sizeof(s))
+		bpf_skb_output(skb, &samples, (len << 32) | BPF_F_CURRENT_CPU, &s, sizeof(s));
 }
 
-static __always_inline int freed(void *ctx, struct sk_buff *skb, enum origin origin)
+/* location is where the frame was freed, 0 if it was consumed. */
+static __always_inline int freed(void *ctx, struct sk_buff *skb, void *location)
 {
 	struct net_device *dev = skb->dev;
 	int ifindex = BPF_CORE_READ(dev, ifindex);
+	enum origin origin;
+	bool behind;
 
 	if (!ifindex)
 		return 0;
-	if (ifindex == device) {
-		if (!outgoing(skb, ifindex))
-			return 0;
-		if (alive && origin == ORIGIN_DRIVER && (BPF_CORE_READ(dev, state) & LINK_STATE_START))
-			return 0;
-		take(ctx, skb, origin, 0);
-	} else if (ifindex == proxy) {
-		if (origin == ORIGIN_REQUEUED || origin == ORIGIN_QUEUED ||
-		    (origin == ORIGIN_REFUSED && in_exchange(dev, skb->queue_mapping)))
-			take(ctx, skb, origin, SAMPLE_BEHIND);
-	} else if (ifindex == port && origin == ORIGIN_REFUSED) {
-		take(ctx, skb, origin, SAMPLE_BEHIND);
-	}
+	behind = ifindex == target.proxy || ifindex == target.port;
+	if (!behind && (ifindex != target.device || !outgoing(skb, ifindex)))
+		return 0;
+	origin = origin_of(location);
+	if (!behind && target.alive && origin == ORIGIN_DRIVER && (BPF_CORE_READ(dev, state) & LINK_STATE_START))
+		return 0;
+	if (ifindex == target.port && origin != ORIGIN_REFUSED)
+		return 0;
+	if (ifindex == target.proxy && origin != ORIGIN_REQUEUED && origin != ORIGIN_QUEUED &&
+	    !(origin == ORIGIN_REFUSED && in_exchange(dev, skb->queue_mapping)))
+		return 0;
+	take(ctx, skb, origin, behind ? SAMPLE_BEHIND : 0);
 	return 0;
 }
 
 SEC("tp_btf/consume_skb")
 int BPF_PROG(consumed, struct sk_buff *skb)
 {
-	return freed(ctx, skb, ORIGIN_DRIVER);
+	return freed(ctx, skb, 0);
 }
 
 SEC("tp_btf/kfree_skb")
 int BPF_PROG(dropped, struct sk_buff *skb, void *location)
 {
-	return freed(ctx, skb, origin_of(location));
+	return freed(ctx, skb, location);
 }

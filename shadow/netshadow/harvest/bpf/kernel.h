@@ -24,7 +24,6 @@ typedef _Bool bool;
 enum bpf_map_type { BPF_MAP_TYPE_PERF_EVENT_ARRAY = 4 };
 #define BPF_F_CURRENT_CPU 0xffffffffULL
 
-#define ENOSPC 28
 
 #pragma clang attribute push(__attribute__((preserve_access_index)), apply_to = record)
 
