@@ -19,7 +19,7 @@ import (
 // errNotOnWire says that a frame that must be there was not captured.
 var errNotOnWire = errors.New("not in the capture")
 
-// A wire is what QEMU saw on a NIC's back end. Its times are the guest's: QEMU's
+// A wire is what QEMU saw a NIC send. Its times are the guest's: QEMU's
 // filter-dump stamps frames with the virtual clock (net/dump.c), which stands still
 // while the guest does.
 type wire struct {

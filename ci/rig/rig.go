@@ -76,8 +76,8 @@ type Options struct {
 	ICount  *int
 	// RootPorts makes every slot a PCI Express root port of its own, on Q35.
 	RootPorts bool
-	// Dump, if not empty, is a file that QEMU captures the wire of the present
-	// host's NIC to, by the guest's clock; each host begins it anew.
+	// Dump, if not empty, is a file to which QEMU captures what the present
+	// host's NIC sends, by the guest's clock; each host begins it anew.
 	Dump   string
 	Logger *slog.Logger
 }
@@ -149,7 +149,7 @@ func (r *Rig) start(ctx context.Context, nic NIC, incoming string) (*vm.VM, erro
 		}
 	}
 	if r.Dump != "" && nic.Model != "" {
-		m.Extra = []string{"-object", "filter-dump,id=dump,netdev=" + machine.Netdev(machine.Direct+Role) + ",file=" + r.Dump}
+		m.Extra = []string{"-object", "filter-dump,id=dump,netdev=" + machine.Netdev(machine.Direct+Role) + ",queue=rx,file=" + r.Dump}
 	}
 	opts := vm.Options{Dir: r.Dir}
 	if r.Console != nil {
