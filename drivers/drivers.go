@@ -27,6 +27,7 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"sync"
 
 	"golang.org/x/sys/unix"
 
@@ -73,6 +74,9 @@ type Tree struct {
 	index   *kmod.Index
 	loader  *kmod.Loader
 	buses   []bus
+
+	mu   sync.Mutex
+	told map[string]Verdict // the last one logged, by device
 }
 
 // An Option changes what New builds.
@@ -95,6 +99,7 @@ func WithLogger(log *slog.Logger) Option { return func(t *Tree) { t.log = log } 
 // modules.dep or when an index file is malformed.
 func New(opts ...Option) (*Tree, error) {
 	t := &Tree{
+		told:   make(map[string]Verdict),
 		sysfs:  "/sys",
 		kernel: Linux{},
 		log:    slog.New(slog.DiscardHandler),

@@ -48,8 +48,22 @@ func (t *Tree) Verify(ctx context.Context, dev Device) (Verdict, error) {
 		}
 		return Unknown, &OpError{"verify", dev.String(), err}
 	}
-	if v != Alive {
+	if t.changed(dev, v) && v != Alive {
 		t.log.Info("device verified", "device", dev.String(), "verdict", v.String(), "reason", reason)
 	}
 	return v, nil
+}
+
+// changed reports whether the verdict is another than the last one on the device, which
+// is asked for again and again.
+func (t *Tree) changed(dev Device, v Verdict) bool {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	last, ok := t.told[dev.String()]
+	if v == Alive {
+		delete(t.told, dev.String())
+	} else {
+		t.told[dev.String()] = v
+	}
+	return !ok || last != v
 }

@@ -76,7 +76,7 @@ func (b *bench) recoveryBy(ctx context.Context, clock Clock) error {
 
 	for i := range b.rounds * len(b.nics) {
 		nic := rig.NIC{Model: b.nics[i%len(b.nics)], Slot: slots[(i+1)%len(slots)]}
-		b.progress("recovery by the %s's clock, %d of %d: %s → %s", clock, i+1, b.rounds*len(b.nics), full.NIC, nic)
+		b.progress("recovery by the %s's clock, %d of %d: %s → %s", clock, i+1, b.rounds*len(b.nics), full.NICs[0], nic)
 		m, err := b.pair(ctx, full, bare, nic)
 		if err != nil {
 			return fmt.Errorf("move to %s: %w", nic, err)

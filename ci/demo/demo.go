@@ -182,7 +182,7 @@ func (d *demo) connected(ctx context.Context) error {
 // as before.
 func (d *demo) move(ctx context.Context, i int, nic rig.NIC) (Move, error) {
 	host := string(rune('B' + i))
-	m := Move{From: d.rig.NIC.String(), To: nic.String()}
+	m := Move{From: d.rig.NICs[0].String(), To: nic.String()}
 	d.view.say(fmt.Sprintf("move %d: %s → host %s with %s; nothing is run in the guest before it", i+1, m.From, host, m.To))
 	rep, err := d.rig.Move(ctx, nic)
 	if rep == nil {

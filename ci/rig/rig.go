@@ -28,18 +28,20 @@ import (
 	"github.com/umbra-vm/umbra/shadow/ctl"
 )
 
-// Role is the role whose NIC changes.
+// Role is the role whose NIC changes, and the first where several do.
 const Role = "net0"
 
 // GuestMAC is the address of the guest's first NIC. The NICs of later hosts
 // have other addresses, as real ones would.
 const GuestMAC = "52:54:00:75:6d:00"
 
-// A NIC is the direct-access device of one host.
+// A NIC is a direct-access device of one host.
 type NIC struct {
 	Model string // QEMU's device name, e.g. "e1000"; empty for no NIC at all
 	Slot  string // PCI slot, e.g. "2"
 	MAC   string // GuestMAC with another last byte if empty
+	// Bed is the network that it is on, the Rig's if nil.
+	Bed *testbed.Bed
 }
 
 // Slots are those that a NIC can be in.
@@ -86,19 +88,19 @@ type Options struct {
 type Rig struct {
 	Options
 	Host *vm.VM // where the guest is
-	NIC  NIC    // what it has there
+	NICs []NIC  // what it has there
 
 	hosts int
 }
 
 // Start boots the guest on its first host.
-func Start(ctx context.Context, opts Options, nic NIC) (*Rig, error) {
+func Start(ctx context.Context, opts Options, nics ...NIC) (*Rig, error) {
 	r := &Rig{Options: opts}
-	host, err := r.start(ctx, nic, "")
+	host, err := r.start(ctx, nics, "")
 	if err != nil {
 		return nil, err
 	}
-	r.Host, r.NIC = host, nic
+	r.Host, r.NICs = host, nics
 	return r, nil
 }
 
@@ -107,15 +109,18 @@ func (r *Rig) Close() error { return r.Host.Close() }
 
 // Prepare starts the next host, which waits for the guest, and returns it and
 // the address that it waits at.
-func (r *Rig) Prepare(ctx context.Context, nic NIC) (*vm.VM, string, error) {
+func (r *Rig) Prepare(ctx context.Context, nics ...NIC) (*vm.VM, string, error) {
 	incoming := "unix:" + filepath.Join(r.Dir, fmt.Sprintf("in%d", r.hosts))
-	host, err := r.start(ctx, nic, incoming)
+	host, err := r.start(ctx, nics, incoming)
 	return host, incoming, err
 }
 
-func (r *Rig) start(ctx context.Context, nic NIC, incoming string) (*vm.VM, error) {
+// direct is the id of the n-th NIC of a host.
+func direct(n int) string { return fmt.Sprintf("%snet%d", machine.Direct, n) }
+
+func (r *Rig) start(ctx context.Context, nics []NIC, incoming string) (*vm.VM, error) {
 	name := "host-" + string(rune('A'+r.hosts%26))
-	n := r.hosts
+	host := r.hosts
 	r.hosts++
 	m := machine.Machine{
 		Name:     name,
@@ -127,29 +132,40 @@ func (r *Rig) start(ctx context.Context, nic NIC, incoming string) (*vm.VM, erro
 		ICount:   r.ICount,
 	}
 	if !r.NoGeneration {
-		m.GenerationID = fmt.Sprintf("756d6272-6100-4000-8000-%012x", n)
+		m.GenerationID = fmt.Sprintf("756d6272-6100-4000-8000-%012x", host)
 	}
-	if nic.Model != "" {
-		netdev, _, err := r.Bed.Plug(fmt.Sprintf("%s-%d", name, n))
+	for i, nic := range nics {
+		if nic.Model == "" {
+			continue
+		}
+		bed := nic.Bed
+		if bed == nil {
+			bed = r.Bed
+		}
+		port := fmt.Sprintf("%s-%d", name, host)
+		if i > 0 {
+			port += fmt.Sprintf("-%d", i)
+		}
+		netdev, _, err := bed.Plug(port)
 		if err != nil {
 			return nil, err
 		}
 		if nic.MAC == "" {
-			nic.MAC = fmt.Sprintf("%s%02x", GuestMAC[:len(GuestMAC)-2], n)
+			nic.MAC = fmt.Sprintf("%s%02x", GuestMAC[:len(GuestMAC)-2], host)
 		}
-		direct := machine.NIC{ID: machine.Direct + Role, Model: nic.Model, Address: nic.Slot, MAC: nic.MAC, Netdev: netdev}
+		n := machine.NIC{ID: direct(i), Model: nic.Model, Address: nic.Slot, MAC: nic.MAC, Netdev: netdev}
 		if r.RootPorts {
-			direct.Bus, direct.Address = rootPort(nic.Slot), "0"
+			n.Bus, n.Address = rootPort(nic.Slot), "0"
 		}
-		m.NICs = []machine.NIC{direct}
+		m.NICs = append(m.NICs, n)
 	}
 	if r.RootPorts {
 		for _, slot := range Slots {
 			m.Ports = append(m.Ports, machine.RootPort{ID: rootPort(slot), Address: slot})
 		}
 	}
-	if r.Dump != "" && nic.Model != "" {
-		m.Extra = []string{"-object", "filter-dump,id=dump,netdev=" + machine.Netdev(machine.Direct+Role) + ",queue=rx,file=" + r.Dump}
+	if r.Dump != "" && len(m.NICs) > 0 {
+		m.Extra = []string{"-object", "filter-dump,id=dump,netdev=" + machine.Netdev(m.NICs[0].ID) + ",queue=rx,file=" + r.Dump}
 	}
 	opts := vm.Options{Dir: r.Dir}
 	if r.Console != nil {
@@ -161,22 +177,24 @@ func (r *Rig) start(ctx context.Context, nic NIC, incoming string) (*vm.VM, erro
 	return vm.Start(ctx, m, opts)
 }
 
-// Move migrates the guest to a new host with nic, ends the old host, and tells
+// Move migrates the guest to a new host with nics, ends the old host, and tells
 // the guest, unless the Rig is mute. If the migration fails, the guest is
 // where it was and the new host is ended.
-func (r *Rig) Move(ctx context.Context, nic NIC) (*migrate.Report, error) {
-	host, incoming, err := r.Prepare(ctx, nic)
+func (r *Rig) Move(ctx context.Context, nics ...NIC) (*migrate.Report, error) {
+	host, incoming, err := r.Prepare(ctx, nics...)
 	if err != nil {
 		return nil, err
 	}
-	return r.MoveTo(ctx, host, incoming, nic)
+	return r.MoveTo(ctx, host, incoming, nics...)
 }
 
 // MoveTo is Move to a host that Prepare has started.
-func (r *Rig) MoveTo(ctx context.Context, host *vm.VM, incoming string, nic NIC) (*migrate.Report, error) {
+func (r *Rig) MoveTo(ctx context.Context, host *vm.VM, incoming string, nics ...NIC) (*migrate.Report, error) {
 	opts := migrate.Options{Incoming: incoming, Logger: r.Logger, OnEvent: r.OnEvent}
-	if r.NIC.Model != "" {
-		opts.Direct = []string{machine.Direct + Role}
+	for i, nic := range r.NICs {
+		if nic.Model != "" {
+			opts.Direct = append(opts.Direct, direct(i))
+		}
 	}
 	report, err := migrate.Run(ctx, r.Host.QMP, host.QMP, opts)
 	if err != nil {
@@ -188,7 +206,7 @@ func (r *Rig) MoveTo(ctx context.Context, host *vm.VM, incoming string, nic NIC)
 		return nil, err
 	}
 	r.Host.Close()
-	r.Host, r.NIC = host, nic
+	r.Host, r.NICs = host, nics
 	if !r.Mute {
 		err = r.tell(ctx, report)
 	}

@@ -14,6 +14,7 @@ package testbed
 
 import (
 	"bufio"
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -56,6 +57,10 @@ type Options struct {
 	// short path: a socket's may have 107 bytes.
 	Dir string
 
+	// Subnet is the peer's IPv4 address and its subnet, a /24; Subnet4 if zero. A
+	// guest with a NIC on each of several beds can tell them apart by it.
+	Subnet netip.Prefix
+
 	// Capture is the path of a pcapng file of all frames, none if empty.
 	Capture string
 
@@ -73,6 +78,7 @@ type Bed struct {
 	DHCP    *dhcp.Server
 	Witness *witness.Peer
 	Flows   *capture.Flows // sees every frame that enters the switch
+	Subnet  netip.Prefix   // the peer's IPv4 address and its subnet
 
 	dir      string
 	peerPort *vswitch.Local
@@ -86,7 +92,7 @@ type Bed struct {
 
 // Open builds a network. It runs until Close, or until ctx ends.
 func Open(ctx context.Context, opts Options) (*Bed, error) {
-	b := &Bed{dir: opts.Dir, Flows: new(capture.Flows)}
+	b := &Bed{dir: opts.Dir, Flows: new(capture.Flows), Subnet: cmp.Or(opts.Subnet, Subnet4)}
 	if err := b.build(opts); err != nil {
 		return nil, errors.Join(fmt.Errorf("testbed: %w", err), b.Close())
 	}
@@ -117,7 +123,7 @@ func (b *Bed) build(opts Options) error {
 		return err
 	}
 	b.Peer, err = peer.New(b.peerPort, peer.Config{
-		MAC: PeerMAC, Addresses: []netip.Prefix{Subnet4, Subnet6},
+		MAC: PeerMAC, Addresses: []netip.Prefix{b.Subnet, Subnet6},
 	})
 	if err != nil {
 		return err
@@ -129,15 +135,15 @@ func (b *Bed) build(opts Options) error {
 		return err
 	}
 	b.DHCP, err = dhcp.Serve(bootps, dhcp.Config{
-		Server: Subnet4.Addr(), Subnet: Subnet4.Masked(), First: FirstLease,
-		Router: Subnet4.Addr(), Logger: log,
+		Server: b.Subnet.Addr(), Subnet: b.Subnet.Masked(), First: b.firstLease(),
+		Router: b.Subnet.Addr(), Logger: log,
 	})
 	if err != nil {
 		return err
 	}
 	b.closers = append(b.closers, b.DHCP.Close)
 
-	addr := netip.AddrPortFrom(Subnet4.Addr(), WitnessPort)
+	addr := b.WitnessAddr()
 	l, err := b.Peer.Listen(addr)
 	if err != nil {
 		return err
@@ -152,6 +158,18 @@ func (b *Bed) build(opts Options) error {
 	b.Witness = witness.NewPeer(l, pc, opts.Witness)
 	b.closers = append(b.closers, b.Witness.Close)
 	return nil
+}
+
+// WitnessAddr is what the witness in the guest wants as its -peer.
+func (b *Bed) WitnessAddr() netip.AddrPort {
+	return netip.AddrPortFrom(b.Subnet.Addr(), WitnessPort)
+}
+
+// firstLease is the first address that DHCP gives away: FirstLease on Subnet4.
+func (b *Bed) firstLease() netip.Addr {
+	a, first := b.Subnet.Addr().As4(), FirstLease.As4()
+	a[3] = first[3]
+	return netip.AddrFrom4(a)
 }
 
 func (b *Bed) openCapture(opts Options) (*capture.File, error) {

@@ -81,6 +81,12 @@ func mute(o *rig.Options) { o.Mute = true }
 // connected, and ends it with the test. The test runs beside others.
 func start(t *testing.T, bundle func() (*image.Bundle, error), nic rig.NIC, opts ...option) *guest {
 	t.Helper()
+	return startAll(t, bundle, []rig.NIC{nic}, opts...)
+}
+
+// startAll is start with several NICs.
+func startAll(t *testing.T, bundle func() (*image.Bundle, error), nics []rig.NIC, opts ...option) *guest {
+	t.Helper()
 	if testing.Short() {
 		t.Skip("a VM test")
 	}
@@ -103,7 +109,7 @@ func start(t *testing.T, bundle func() (*image.Bundle, error), nic rig.NIC, opts
 	for _, o := range opts {
 		o(&ro)
 	}
-	if g.Rig, err = rig.Start(ctx, ro, nic); err != nil {
+	if g.Rig, err = rig.Start(ctx, ro, nics...); err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() {
@@ -118,11 +124,11 @@ func start(t *testing.T, bundle func() (*image.Bundle, error), nic rig.NIC, opts
 	return g
 }
 
-// move migrates the guest to a host with nic.
-func (g *guest) move(nic rig.NIC) {
+// move migrates the guest to a host with nics.
+func (g *guest) move(nics ...rig.NIC) {
 	g.t.Helper()
-	if _, err := g.Move(g.ctx, nic); err != nil {
-		g.t.Fatalf("migration to a host with %v: %v", nic, err)
+	if _, err := g.Move(g.ctx, nics...); err != nil {
+		g.t.Fatalf("migration to a host with %v: %v", nics, err)
 	}
 }
 
@@ -205,19 +211,24 @@ func (g *guest) lossless(tl ctl.Timeline) {
 // verdict asks the witness to finish.
 func (g *guest) verdict() witness.Verdict {
 	g.t.Helper()
-	v, err := g.bed.Witness.Final(g.ctx)
+	return g.verdictOn(g.bed)
+}
+
+func (g *guest) verdictOn(bed *testbed.Bed) witness.Verdict {
+	g.t.Helper()
+	v, err := bed.Witness.Final(g.ctx)
 	if err != nil {
 		g.t.Errorf("the witness did not finish: %v", err)
 	}
-	g.fair()
+	g.fair(bed)
 	return v
 }
 
 // fair fails the test if its own network lost something: then no verdict
 // would be just.
-func (g *guest) fair() {
+func (g *guest) fair(bed *testbed.Bed) {
 	g.t.Helper()
-	if err := g.bed.Fault(); err != nil {
+	if err := bed.Fault(); err != nil {
 		g.t.Errorf("not the guest's fault: %v", err)
 	}
 }
@@ -226,17 +237,27 @@ func (g *guest) fair() {
 // seen one connection, opened once.
 func (g *guest) unharmed() {
 	g.t.Helper()
-	if err := g.verdict().Err(); err != nil {
-		g.t.Error(err)
+	g.unharmedOn(g.bed)
+}
+
+func (g *guest) unharmedOn(bed *testbed.Bed) {
+	g.t.Helper()
+	if err := g.verdictOn(bed).Err(); err != nil {
+		g.t.Errorf("at %s: %v", bed.Subnet, err)
 	}
-	g.oneConnection()
+	g.oneConnectionOn(bed)
 }
 
 // oneConnection checks the wire.
 func (g *guest) oneConnection() {
 	g.t.Helper()
+	g.oneConnectionOn(g.bed)
+}
+
+func (g *guest) oneConnectionOn(bed *testbed.Bed) {
+	g.t.Helper()
 	directions := 0
-	for _, f := range g.bed.Flows.All() {
+	for _, f := range bed.Flows.All() {
 		if f.Src.Port() == testbed.WitnessPort || f.Dst.Port() == testbed.WitnessPort {
 			directions++
 		}
@@ -244,7 +265,7 @@ func (g *guest) oneConnection() {
 	if directions != 2 {
 		g.t.Errorf("%d directions of connections on the wire, want 2", directions)
 	}
-	if _, rst := g.bed.Flows.Port(testbed.WitnessPort); rst != 0 {
+	if _, rst := bed.Flows.Port(testbed.WitnessPort); rst != 0 {
 		g.t.Errorf("%d RST segments on the wire", rst)
 	}
 }
@@ -253,9 +274,14 @@ func (g *guest) oneConnection() {
 // whatever the guest's state, it works now.
 func (g *guest) traffic() {
 	g.t.Helper()
-	first := g.bed.Witness.Snapshot()
+	g.trafficOn(g.bed)
+}
+
+func (g *guest) trafficOn(bed *testbed.Bed) {
+	g.t.Helper()
+	first := bed.Witness.Snapshot()
 	for {
-		now := g.bed.Witness.Snapshot()
+		now := bed.Witness.Snapshot()
 		const enough = 20
 		if now.FromGuest.Records >= first.FromGuest.Records+enough &&
 			now.ToGuest.Records >= first.ToGuest.Records+enough &&
@@ -264,7 +290,7 @@ func (g *guest) traffic() {
 		}
 		select {
 		case <-g.ctx.Done():
-			g.t.Fatalf("the witness stands still: from %+v to %+v", first.Verdict, now.Verdict)
+			g.t.Fatalf("the witness at %s stands still: from %+v to %+v", bed.Subnet, first.Verdict, now.Verdict)
 		case <-time.After(rig.Poll):
 		}
 	}

@@ -59,7 +59,7 @@ func TestControl(t *testing.T) {
 	ctx, cancel := context.WithTimeout(g.ctx, 30*time.Second)
 	defer cancel()
 	v, err := g.bed.Witness.Final(ctx)
-	g.fair()
+	g.fair(g.bed)
 	if err == nil && v.Err() == nil {
 		t.Errorf("without the shadow nothing is lost: the witness sees nothing, or the shadow is not needed: %+v", v)
 	}

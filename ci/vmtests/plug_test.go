@@ -18,7 +18,7 @@ const directID = machine.Direct + rig.Role
 func (g *guest) plug(nic rig.NIC) {
 	g.t.Helper()
 	id := directID
-	if g.NIC.Model != "" {
+	if g.NICs[0].Model != "" {
 		id += "-second"
 	}
 	_, port, err := g.bed.Plug("plugged")
@@ -37,7 +37,7 @@ func (g *guest) plug(nic rig.NIC) {
 		"mac": nic.MAC, "addr": nic.Slot, "romfile": "",
 	})
 	if id == directID {
-		g.NIC = nic
+		g.NICs = []rig.NIC{nic}
 	}
 }
 
@@ -58,7 +58,7 @@ func (g *guest) unplug() {
 		}
 	}
 	g.execute("netdev_del", map[string]any{"id": machine.Netdev(directID)})
-	g.NIC = noNIC
+	g.NICs = []rig.NIC{noNIC}
 }
 
 func (g *guest) execute(command string, args any) {

@@ -85,13 +85,19 @@ func (n *neighbours) watch(ctx context.Context) {
 		ctx := context.WithoutCancel(ctx)
 		updates := make(chan netlink.NeighUpdate, 256)
 		err := netlink.NeighSubscribeWithOptions(updates, ctx.Done(), netlink.NeighSubscribeOptions{
-			ListExisting:  true,
 			ErrorCallback: func(err error) { n.log.Warn("news of neighbours lost", "err", err) },
 		})
 		if err != nil {
 			n.log.Warn("neighbours are not followed: those that the kernel forgets before the shadow is active are lost", "err", err)
 			return
 		}
+		// The subscription's own ListExisting sends its question to all other
+		// subscribers too, who take it for an error.
+		n.mu.Lock()
+		for _, e := range n.table(ifindex(n.proxy)) {
+			n.known[e.IP.String()] = e
+		}
+		n.mu.Unlock()
 		go func() {
 			for u := range updates {
 				n.learn(u, ifindex(n.proxy))
@@ -145,6 +151,20 @@ func (n *neighbours) collect(index int) []neighbour {
 			entries[key] = e
 		}
 	}
+	for _, e := range n.table(index) {
+		entries[e.IP.String()] = e
+	}
+	clear(n.known)
+	clear(n.gone)
+	out := make([]neighbour, 0, len(entries))
+	for _, e := range entries {
+		out = append(out, e)
+	}
+	return out
+}
+
+// table returns the entries of the kernel's table that frames are sent with.
+func (n *neighbours) table(index int) (out []neighbour) {
 	for _, family := range []int{unix.AF_INET, unix.AF_INET6} {
 		list, err := netlink.NeighList(index, family)
 		if err != nil {
@@ -153,15 +173,9 @@ func (n *neighbours) collect(index int) []neighbour {
 		}
 		for _, e := range list {
 			if e.State&valid != 0 {
-				entries[e.IP.String()] = neighbour{family, e.IP, e.HardwareAddr, e.State, e.Flags}
+				out = append(out, neighbour{family, e.IP, e.HardwareAddr, e.State, e.Flags})
 			}
 		}
-	}
-	clear(n.known)
-	clear(n.gone)
-	out := make([]neighbour, 0, len(entries))
-	for _, e := range entries {
-		out = append(out, e)
 	}
 	return out
 }
