@@ -98,6 +98,8 @@ type role struct {
 	passive    bool
 	opening    bool // dev has been chosen and is being brought up
 	kept       bool // dev is gone, and its driver cannot let go of it
+	alarmed    bool // dev is gone, and the next round is to give it up
+	entered    bool // was alarmed, and this round is to
 	since      int64
 	message    string
 	rec        *Recovery
@@ -196,6 +198,7 @@ func (m *Manager) Run(ctx context.Context, signals <-chan Signal) error {
 	)
 	start := func(sig Signal) {
 		var rctx context.Context
+		m.resume()
 		rctx, stop = context.WithCancel(ctx)
 		go func() { finished <- m.round(rctx, sig) }()
 	}
@@ -250,8 +253,8 @@ func (m *Manager) Run(ctx context.Context, signals <-chan Signal) error {
 				continue
 			}
 			pending = merge(pending, sig)
-			if m.lostInFlight(ctx) {
-				m.log.Warn("a newer migration overtakes the recovery", "cause", sig.Cause)
+			if m.alarm(ctx, sig) || m.lostInFlight(ctx) {
+				m.log.Warn("a newer signal overtakes the recovery", "cause", sig.Cause)
 				stop()
 			}
 		}

@@ -55,6 +55,8 @@ type fakeClass struct {
 	mu     sync.Mutex
 	calls  []string
 	intact bool
+	// activated are the roles of the calls of Activate.
+	activated []string
 	// link, if not nil, is what Complete waits for.
 	link chan struct{}
 }
@@ -69,7 +71,9 @@ func (c *fakeClass) note(f string, args ...any) {
 func (c *fakeClass) Identify(d drivers.Device) Identity {
 	return Identity{Address: d.Address, IDs: fmt.Sprintf("%04x:%04x", d.IDs.Vendor, d.IDs.Device)}
 }
-func (c *fakeClass) New(r Role, _ *journal.Journal) (Shadow, error) { return &fakeShadow{c}, nil }
+func (c *fakeClass) New(r Role, _ *journal.Journal) (Shadow, error) {
+	return &fakeShadow{c, r.Name}, nil
+}
 
 // take returns the calls so far and forgets them.
 func (c *fakeClass) take() []string {
@@ -80,10 +84,20 @@ func (c *fakeClass) take() []string {
 	return calls
 }
 
-type fakeShadow struct{ c *fakeClass }
+type fakeShadow struct {
+	c    *fakeClass
+	role string
+}
 
 func (s *fakeShadow) Activate(_ context.Context, old Old, _ *Recovery) error {
-	s.c.note("activate %s %s", old.Driver, old.Verdict)
+	s.c.mu.Lock()
+	defer s.c.mu.Unlock()
+	s.c.activated = append(s.c.activated, s.role)
+	// An alarm and the round after it both ask for it.
+	call := fmt.Sprintf("activate %s %s", old.Driver, old.Verdict)
+	if n := len(s.c.calls); n == 0 || s.c.calls[n-1] != call {
+		s.c.calls = append(s.c.calls, call)
+	}
 	return nil
 }
 func (s *fakeShadow) Detach(_ context.Context, old Old, _ *Recovery) error {
@@ -125,10 +139,14 @@ type guest struct {
 }
 
 func start(t *testing.T, hw *drivertest.Machine, class *fakeClass, dir string) *guest {
+	return startRoles(t, hw, class, dir, Role{Name: "net0", Class: "net"})
+}
+
+func startRoles(t *testing.T, hw *drivertest.Machine, class *fakeClass, dir string, roles ...Role) *guest {
 	g := &guest{T: t, hw: hw, class: class, dir: dir, signals: make(chan Signal)}
 	m, err := NewManager(Options{
 		Hardware: hw.Tree(), Classes: []Class{class}, StateDir: dir,
-		Roles:  []Role{{Name: "net0", Class: "net"}},
+		Roles:  roles,
 		Logger: slog.New(slog.NewTextHandler(t.Output(), nil)),
 	})
 	if err != nil {
@@ -309,6 +327,39 @@ func TestSecondMigrationOvertakesARecoveryThatWaits(t *testing.T) {
 		"activate 8139cp replaced", "detach 8139cp", "open e1000 "+slot2, "complete e1000")
 	if n := g.m.Recoveries(); n != 1 {
 		t.Errorf("%d recoveries; a second signal extends one", n)
+	}
+}
+
+func TestLossOfARoleDoesNotWaitForTheLinkOfAnother(t *testing.T) {
+	hw := newMachine(t)
+	hw.Plug(e1000(slot2))
+	if err := hw.Tree().Rescan(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	class := new(fakeClass)
+	g := startRoles(t, hw, class, t.TempDir(), Role{Name: "net0", Class: "net"}, Role{Name: "net1", Class: "net"})
+	g.passive("e1000")
+	class.mu.Lock()
+	class.link = make(chan struct{}) // that never comes up
+	class.mu.Unlock()
+	hw.Plug(rtl8139(slot5))
+	g.signals <- Signal{Cause: ctl.CauseHotplug}
+	g.role("the one that does not wait", func(ctl.RoleStatus) bool {
+		class.mu.Lock()
+		defer class.mu.Unlock()
+		return slices.Contains(class.calls, "wait for the link of 8139cp")
+	})
+	class.mu.Lock()
+	class.link = nil
+	class.mu.Unlock()
+	hw.Plug(e1000(slot2))
+	g.signals <- migrated
+	g.role("recovered, and the other with it", func(ctl.RoleStatus) bool {
+		return g.m.Roles()[1].Mode == ctl.ModePassive && g.m.Roles()[0].Mode == ctl.ModePassive && g.m.Recoveries() == 2
+	})
+	// Once by the alarm, once by the round that gave the device up.
+	if want := []string{"net0", "net0"}; !slices.Equal(class.activated, want) {
+		t.Errorf("activated %q, want %q", class.activated, want)
 	}
 }
 

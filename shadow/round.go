@@ -103,120 +103,6 @@ func (m *Manager) rescan(ctx context.Context) {
 	}
 }
 
-// loss is a role in want of a new device, and what became of the old one.
-type loss struct {
-	*role
-	verdict drivers.Verdict
-	gone    bool // the kernel has given the device up already
-}
-
-// examine compares each role's device with what its address holds now.
-func (m *Manager) examine(ctx context.Context, sig Signal) []loss {
-	var lost []loss
-	for _, r := range m.all() {
-		m.mu.Lock()
-		dev := r.dev
-		m.mu.Unlock()
-		if dev.Address == "" {
-			continue
-		}
-		verdict, err := m.hw.Verify(ctx, dev)
-		switch {
-		case err != nil && errors.Is(err, drivers.ErrNoDevice):
-			verdict = drivers.Absent
-		case err != nil:
-			m.log.Warn("device not verified: left alone", "role", r.Name, "device", dev.Address, "err", err)
-			continue
-		}
-		if verdict != drivers.Alive || sig.Role == r.Name {
-			lost = append(lost, loss{r, verdict, errors.Is(err, drivers.ErrNoDevice)})
-			m.mu.Lock()
-			r.opening = false
-			known := r.kept
-			m.mu.Unlock()
-			if known {
-				continue
-			}
-			m.log.Warn("device is not what it was", "role", r.Name, "device", dev.Address, "driver", dev.Driver, "verdict", verdict.String(), "cause", sig.Cause)
-		}
-	}
-	return lost
-}
-
-// vacate takes the lost roles into active mode. Where the old address holds
-// something else, the old driver must go first, or a bus scan would not see
-// what is there now; where it holds nothing, the old driver is left for after
-// the new one is up (see fill), which costs the applications nothing.
-func (m *Manager) vacate(ctx context.Context, sig Signal, lost []loss) {
-	parallel(lost, func(l loss) {
-		r := l.role
-		m.mu.Lock()
-		if r.rec == nil {
-			r.rec = NewRecovery(r.Name, sig.Cause, m.follow(r))
-			if sig.At != 0 {
-				r.rec.StampAt(ctl.StampDetected, sig.At)
-			} else {
-				r.rec.Stamp(ctl.StampDetected)
-			}
-		}
-		// The host may have told of the resumption before this recovery began.
-		if at := began(r.rec.Timeline()); m.lastResumed != 0 && at+clockSlack >= m.lastResumed && at-m.lastResumed < resumedKept {
-			r.rec.StampAt(ctl.StampResumed, min(at, m.lastResumed))
-		}
-		rec, dev := r.rec, r.dev
-		rec.Between(describe(dev), "")
-		if !r.kept {
-			r.passive, r.since = false, Now()
-			r.message = "active: the device is " + l.verdict.String()
-		}
-		r.last = r.class.Identify(dev)
-		m.mu.Unlock()
-
-		old := m.old(l.verdict, dev)
-		err := r.shadow.Activate(ctx, old, rec)
-		if err != nil {
-			m.fail(r, &RoleError{r.Name, "enter active mode", dev.Address, err})
-		}
-		rec.Stamp(ctl.StampActive)
-		m.mu.Lock()
-		r.kept = errors.Is(err, ErrKept)
-		kept := r.kept
-		m.mu.Unlock()
-		if kept {
-			return
-		}
-		// A device that the kernel still believes in keeps its address from
-		// being used; of one that is gone nothing is left to wait for.
-		if l.verdict == drivers.Absent && !l.gone {
-			m.mu.Lock()
-			r.old = append(r.old, old)
-			r.dev = drivers.Device{}
-			var gone []drivers.Device
-			for _, o := range r.old {
-				gone = append(gone, o.Device)
-			}
-			m.mu.Unlock()
-			m.note(r.Name, r.journal.Fact(factOld, gone))
-			return
-		}
-		m.detach(ctx, r, old, rec)
-		if err := old.Remove(ctx); err != nil {
-			m.fail(r, &RoleError{r.Name, "remove", dev.Address, err})
-		}
-		if sig.Role == r.Name {
-			// A reload is there to get a new driver, not a new probe.
-			if err := m.unload(ctx, dev.Module); err != nil {
-				m.fail(r, &RoleError{r.Name, "unload the driver of", dev.Address, err})
-			}
-		}
-		rec.Stamp(ctl.StampUnloaded)
-		m.mu.Lock()
-		r.retired = append(r.retired, old)
-		r.dev = drivers.Device{}
-		m.mu.Unlock()
-	})
-}
-
 // old describes a device to be given up. Only the first call of its Remove
 // does anything: later the address may hold the next device.
 func (m *Manager) old(v drivers.Verdict, dev drivers.Device) Old {
@@ -275,7 +161,7 @@ func (m *Manager) fill(ctx context.Context, sig Signal) error {
 	)
 	for _, r := range m.all() {
 		m.mu.Lock()
-		if r.dev.Address != "" && !r.passive && !r.kept {
+		if r.dev.Address != "" && !r.passive && !r.kept && !r.alarmed {
 			todo = append(todo, r)
 		}
 		m.mu.Unlock()

@@ -37,6 +37,7 @@ import (
 	"github.com/umbra-vm/umbra/shadow"
 	"github.com/umbra-vm/umbra/shadow/ctl"
 	"github.com/umbra-vm/umbra/shadow/journal"
+	"github.com/umbra-vm/umbra/shadow/netshadow/harvest"
 	"github.com/umbra-vm/umbra/shadow/netshadow/hold"
 	"github.com/umbra-vm/umbra/shadow/netshadow/macwatch"
 	"github.com/umbra-vm/umbra/shadow/netshadow/settings"
@@ -73,8 +74,8 @@ type Options struct {
 	Hardware Hardware
 	Store    Store
 	Roles    map[string]Limits // by role name
-	// PinDir is a directory on a bpf file system in which the harvest of each role
-	// is kept when this process dies; "" keeps none.
+	// PinDir is a directory on a bpf file system in which the harvest is kept when
+	// this process dies; "" keeps none.
 	PinDir string
 	// FrameDir is a directory in which the frames that a role has harvested, and
 	// not yet re-sent, outlive this process.
@@ -92,6 +93,8 @@ type Class struct {
 	settings *settings.Client
 	ctx      context.Context // of the agent: what outlives a recovery ends with it
 	watching sync.Once
+	// harvester loads once, at the first call.
+	harvester func() (*harvest.Harvester, error)
 
 	mu      sync.Mutex
 	shadows []*netShadow
@@ -110,6 +113,13 @@ func New(ctx context.Context, opt Options) (*Class, error) {
 		return nil, err
 	}
 	c := &Class{Options: opt, plug: plug, settings: set, ctx: ctx}
+	c.harvester = sync.OnceValues(func() (*harvest.Harvester, error) {
+		var opts []harvest.Option
+		if opt.PinDir != "" {
+			opts = append(opts, harvest.WithPins(opt.PinDir))
+		}
+		return harvest.New(opt.Logger, opts...)
+	})
 	go c.watchMACs() // takes a while, and is needed once there is a proxy
 	return c, nil
 }
@@ -130,12 +140,12 @@ func (c *Class) New(role shadow.Role, j *journal.Journal) (shadow.Shadow, error)
 	if err != nil {
 		return nil, err
 	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
 	s, err := newShadow(c, p, c.Roles[role.Name], j)
 	if err != nil {
 		return nil, err
 	}
-	c.mu.Lock()
-	defer c.mu.Unlock()
 	c.shadows = append(c.shadows, s)
 	return s, nil
 }

@@ -67,7 +67,7 @@ func (s *netShadow) Complete(ctx context.Context, dev drivers.Device, rec *shado
 	}
 	// Load the harvest programs now, so that no recovery has to.
 	go func() {
-		if _, err := s.harvester(); err != nil {
+		if _, err := s.class.harvester(); err != nil {
 			s.log.Error("no harvest: a recovery would lose the frames in the old driver's ring", "err", err)
 		}
 	}()

@@ -37,8 +37,8 @@ type netShadow struct {
 	limits  Limits
 	journal *journal.Journal
 
-	harvester  func() (*harvest.Harvester, error) // loads once, at the first call
-	shown      int                                // ifindex of the port that has shown the role's MAC
+	number     int // of the role within the class, the same for every agent of this boot
+	shown      int // ifindex of the port that has shown the role's MAC
 	armed      bool
 	target     harvest.Target   // of the harvest while it is armed
 	counters   harvest.Counters // as of the last collection
@@ -57,7 +57,7 @@ type netShadow struct {
 
 func newShadow(c *Class, p proxy, limits Limits, j *journal.Journal) (*netShadow, error) {
 	log := c.Logger.With("role", p.name)
-	s := &netShadow{class: c, log: log, proxy: p, limits: limits, journal: j}
+	s := &netShadow{class: c, log: log, proxy: p, limits: limits, journal: j, number: len(c.shadows)}
 	acc, err := newAccount(p.tap, j, log)
 	if err != nil {
 		return nil, err
@@ -70,13 +70,6 @@ func newShadow(c *Class, p proxy, limits Limits, j *journal.Journal) (*netShadow
 	if n := len(s.pending); n > 0 {
 		log.Info("frames are there that the last agent has harvested", "frames", n)
 	}
-	s.harvester = sync.OnceValues(func() (*harvest.Harvester, error) {
-		var opts []harvest.Option
-		if c.PinDir != "" {
-			opts = append(opts, harvest.WithPins(filepath.Join(c.PinDir, p.name)))
-		}
-		return harvest.New(log, opts...)
-	})
 	rec, err := newRecorder(c.settings, p.name, j, log)
 	if err != nil {
 		return nil, err
@@ -130,6 +123,15 @@ func (s *netShadow) Activate(ctx context.Context, old shadow.Old, rec *shadow.Re
 	return errors.Join(s.Detach(ctx, old, rec), s.activate(s.proxy.tap))
 }
 
+// field is the role's harvest.
+func (s *netShadow) field() (*harvest.Field, error) {
+	h, err := s.class.harvester()
+	if err != nil {
+		return nil, err
+	}
+	return h.Field(s.number)
+}
+
 // confess counts what a predecessor took with it, and takes over its harvest. The
 // recovery that it left may go on at any step.
 func (s *netShadow) confess(rec *shadow.Recovery) {
@@ -141,8 +143,8 @@ func (s *netShadow) confess(rec *shadow.Recovery) {
 	if !armed {
 		return
 	}
-	h, err := s.harvester()
-	if err != nil || !h.Armed() {
+	f, err := s.field()
+	if err != nil || !f.Armed() {
 		s.log.Error("the harvest ended with the last agent: frames lost since are not counted", "err", err)
 		return
 	}
@@ -169,11 +171,11 @@ func (s *netShadow) arm(ctx context.Context, old shadow.Old, rec *shadow.Recover
 		s.aim(t)
 		return
 	}
-	h, err := s.harvester()
+	f, err := s.field()
 	if err == nil {
-		s.counters = h.Counters()
+		s.counters = f.Counters()
 		s.account.arms(s.counters.Seen)
-		err = h.Arm(ctx, t)
+		err = f.Arm(ctx, t)
 	}
 	if err != nil {
 		s.log.Error("no harvest: frames in the old driver's ring are lost, and cannot be counted", "err", err)
@@ -191,9 +193,9 @@ func (s *netShadow) aim(t harvest.Target) {
 	if !s.armed || t == s.target {
 		return
 	}
-	h, err := s.harvester()
+	f, err := s.field()
 	if err == nil {
-		err = h.Aim(t)
+		err = f.Aim(t)
 	}
 	if err != nil {
 		s.log.Warn("frames are not harvested where they are freed now, and lost", "err", err)
@@ -264,21 +266,21 @@ func (s *netShadow) collect(ctx context.Context, rec *shadow.Recovery, last bool
 	if !s.armed {
 		return nil
 	}
-	h, err := s.harvester()
+	f, err := s.field()
 	if err != nil {
 		return err
 	}
-	finish := h.Sync
+	finish := f.Sync
 	if last {
 		s.armed = false
-		finish = h.Disarm
+		finish = f.Disarm
 	}
 	if err := finish(context.WithoutCancel(ctx)); err != nil {
 		return fmt.Errorf("harvest: %w", err)
 	}
-	own, behind := h.Take()
+	own, behind := f.Take()
 	before := s.counters
-	s.counters = h.Counters()
+	s.counters = f.Counters()
 	bad := int(s.counters.Seen-before.Seen) - int(s.counters.Taken-before.Taken)
 	got := len(own) + len(behind)
 	if got > 0 {

@@ -7,9 +7,9 @@
 // it purges. Without it they are lost, for nobody tells their senders.
 //
 // Two small eBPF programs on the kernel's tracepoints consume_skb and kfree_skb copy a
-// frame out at the moment it is freed. They are
-// loaded when a [Harvester] is made and attached only between [Harvester.Arm] and
-// [Harvester.Disarm]: passive mode pays nothing. Drivers that copy a frame on
+// frame out at the moment it is freed. They are loaded once, when a [Harvester] is
+// made, and serve all roles, each by a [Field]; they are attached only between
+// [Field.Arm] and [Field.Disarm] of any: passive mode pays nothing. Drivers that copy a frame on
 // transmission and free it at once (ne2k-pci, 8139too) leave nothing to harvest.
 //
 // # Which freed socket buffer is an unsent frame
@@ -53,6 +53,7 @@ import (
 	"log/slog"
 	"os"
 	"runtime"
+	"slices"
 	"sync"
 
 	"github.com/cilium/ebpf"
@@ -68,12 +69,17 @@ var (
 	// BTF, forbids eBPF (lockdown), or lacks a function they attach to.
 	ErrUnsupported = errors.New("kernel cannot run the harvest programs")
 	// ErrArmed reports a second Arm without a Disarm.
-	ErrArmed = errors.New("harvester is armed")
+	ErrArmed = errors.New("field is armed")
+	// ErrRole reports a role beyond MaxRoles.
+	ErrRole = errors.New("no such role")
 	// ErrClosed reports the use of a closed harvester.
 	ErrClosed = errors.New("harvester is closed")
 )
 
-// Target says whose frames are harvested.
+// MaxRoles is how many roles can be served: ROLES in bpf/harvest.c.
+const MaxRoles = 64
+
+// Target says whose frames are harvested. An interface belongs to one role.
 type Target struct {
 	// Device is the ifindex of the interface whose driver goes.
 	Device int
@@ -95,7 +101,7 @@ type Target struct {
 // or not to be sent by another driver.
 type Counters struct {
 	Seen  uint64 // unsent frames that were freed
-	Taken uint64 // of these, given out by Take of this Harvester
+	Taken uint64 // of these, given out by Take of this process
 }
 
 const (
@@ -113,12 +119,12 @@ type Option func(*Harvester)
 // share should hold a ring.
 func WithBuffer(bytes int) Option { return func(h *Harvester) { h.buffer = bytes } }
 
-// WithLimit sets how many bytes of frames are kept until [Harvester.Take]; those
-// beyond are counted as lost. The default is 64 MiB.
+// WithLimit sets how many bytes of a role's frames are kept until [Field.Take];
+// those beyond are counted as lost. The default is 64 MiB.
 func WithLimit(bytes int) Option { return func(h *Harvester) { h.limit = bytes } }
 
-// Harvester holds the loaded programs. It serves one target at a time: a role
-// has its own. Its methods may be used from several goroutines.
+// Harvester holds the loaded programs. Its methods, and those of its fields, may be
+// used from several goroutines.
 type Harvester struct {
 	log    *slog.Logger
 	buffer int
@@ -130,9 +136,18 @@ type Harvester struct {
 	drained chan struct{} // a value for each flush that has been served
 	stopped chan struct{} // closed when the reading goroutine has ended
 
-	arming sync.Mutex // serialises Arm, Disarm and Close
+	arming sync.Mutex // serialises what is done to the kernel
 	links  []link.Link
 	closed bool
+
+	fields [MaxRoles]Field
+}
+
+// A Field is the harvest of one role.
+type Field struct {
+	h    *Harvester
+	role uint8
+	aims []uint32 // ifindexes in the kernel's map, none if not armed; h.arming guards it
 
 	mu      sync.Mutex // guards what follows
 	samples []sample
@@ -140,14 +155,14 @@ type Harvester struct {
 	counts  Counters
 }
 
-// objects are what the kernel holds. What user space writes is in target, what it
+// objects are what the kernel holds. What user space writes is in aims, what it
 // reads in seen and samples.
 type objects struct {
 	Consumed *ebpf.Program `ebpf:"consumed"`
 	Dropped  *ebpf.Program `ebpf:"dropped"`
 	Samples  *ebpf.Map     `ebpf:"samples"`
-	Target   *ebpf.Map     `ebpf:".data.target"`
-	Seen     *ebpf.Map     `ebpf:".data.seen"`
+	Aims     *ebpf.Map     `ebpf:"aims"`
+	Seen     *ebpf.Map     `ebpf:"seen"`
 }
 
 // New loads the programs into the kernel without attaching them. It takes in the
@@ -175,9 +190,9 @@ func New(logger *slog.Logger, opts ...Option) (*Harvester, error) {
 		}
 		h.leave()
 	}
-	if err := h.kernel.Seen.Lookup(uint32(0), &h.counts.Seen); err != nil {
+	if err := h.sow(); err != nil {
 		h.unload()
-		return nil, fmt.Errorf("harvest: read counter: %w", err)
+		return nil, fmt.Errorf("harvest: %w", err)
 	}
 	ring := max(h.buffer/runtime.NumCPU(), minRing)
 	r, err := perf.NewReader(h.kernel.Samples, ring)
@@ -190,6 +205,57 @@ func New(logger *slog.Logger, opts ...Option) (*Harvester, error) {
 	return h, nil
 }
 
+// sow makes the fields, armed where a predecessor has left them so.
+func (h *Harvester) sow() error {
+	for i := range h.fields {
+		f := &h.fields[i]
+		f.h, f.role = h, uint8(i)
+		if err := f.look(&f.counts.Seen); err != nil {
+			return err
+		}
+	}
+	var (
+		ifindex uint32
+		a       aim
+	)
+	left := h.kernel.Aims.Iterate()
+	for left.Next(&ifindex, &a) {
+		f := &h.fields[a.Role%MaxRoles]
+		f.aims = append(f.aims, ifindex)
+	}
+	if err := left.Err(); err != nil {
+		return fmt.Errorf("read what is harvested: %w", err)
+	}
+	// One that was killed while it attached, or detached, left aims or links.
+	var errs []error
+	if len(h.links) == 0 {
+		for i := range h.fields {
+			errs = append(errs, h.fields[i].aim(Target{}))
+		}
+	} else if !h.armed() {
+		errs = append(errs, h.detach())
+	}
+	return errors.Join(errs...)
+}
+
+// Field returns the harvest of a role, a number below MaxRoles.
+func (h *Harvester) Field(role int) (*Field, error) {
+	if role < 0 || role >= MaxRoles {
+		return nil, fmt.Errorf("harvest: role %d: %w", role, ErrRole)
+	}
+	return &h.fields[role], nil
+}
+
+// armed reports whether any field is.
+func (h *Harvester) armed() bool {
+	for i := range h.fields {
+		if len(h.fields[i].aims) > 0 {
+			return true
+		}
+	}
+	return false
+}
+
 func (h *Harvester) load() error {
 	spec, err := loadPrograms()
 	if err != nil {
@@ -200,7 +266,7 @@ func (h *Harvester) load() error {
 
 func (h *Harvester) unload() error {
 	k := h.kernel
-	return errors.Join(k.Consumed.Close(), k.Dropped.Close(), k.Samples.Close(), k.Target.Close(), k.Seen.Close())
+	return errors.Join(k.Consumed.Close(), k.Dropped.Close(), k.Samples.Close(), k.Aims.Close(), k.Seen.Close())
 }
 
 // unsupported marks the errors that mean "not on this kernel".
@@ -212,28 +278,36 @@ func unsupported(err error) error {
 	return err
 }
 
-// Arm attaches the programs: frames of t that are freed from now on are kept.
-// It takes some milliseconds.
-func (h *Harvester) Arm(ctx context.Context, t Target) error {
+// Arm has the frames of t kept that are freed from now on. The programs are attached
+// if no other field has them attached already, which takes some milliseconds.
+func (f *Field) Arm(ctx context.Context, t Target) error {
+	h := f.h
 	h.arming.Lock()
 	defer h.arming.Unlock()
 	switch {
 	case h.closed:
 		return fmt.Errorf("harvest: arm interface %d: %w", t.Device, ErrClosed)
-	case len(h.links) > 0:
+	case len(f.aims) > 0:
 		return fmt.Errorf("harvest: arm interface %d: %w", t.Device, ErrArmed)
 	}
 	if err := ctx.Err(); err != nil {
 		return fmt.Errorf("harvest: arm interface %d: %w", t.Device, err)
 	}
-	if err := h.aim(t); err != nil {
-		return fmt.Errorf("harvest: arm interface %d: %w", t.Device, err)
+	err := f.aim(t)
+	if err == nil && len(h.links) == 0 {
+		err = h.attach()
 	}
+	if err != nil {
+		return fmt.Errorf("harvest: arm interface %d: %w", t.Device, errors.Join(err, f.aim(Target{})))
+	}
+	return nil
+}
+
+func (h *Harvester) attach() error {
 	for _, p := range []*ebpf.Program{h.kernel.Dropped, h.kernel.Consumed} {
 		l, err := link.AttachTracing(link.TracingOptions{Program: p})
 		if err != nil {
-			h.detach()
-			return fmt.Errorf("harvest: arm interface %d: attach %v: %w", t.Device, p, unsupported(err))
+			return errors.Join(fmt.Errorf("attach %v: %w", p, unsupported(err)), h.detach())
 		}
 		h.links = append(h.links, l)
 	}
@@ -241,65 +315,93 @@ func (h *Harvester) Arm(ctx context.Context, t Target) error {
 	return nil
 }
 
-// Armed reports whether the programs are attached: by Arm, or by a predecessor.
-func (h *Harvester) Armed() bool {
-	h.arming.Lock()
-	defer h.arming.Unlock()
-	return len(h.links) > 0
+// Armed reports whether the field is armed: by Arm, or by a predecessor.
+func (f *Field) Armed() bool {
+	f.h.arming.Lock()
+	defer f.h.arming.Unlock()
+	return len(f.aims) > 0
 }
 
-// Aim changes the target of an armed harvester, for instance when the port has become
+// Aim changes the target of an armed field, for instance when the port has become
 // known. Frames taken so far are kept.
-func (h *Harvester) Aim(t Target) error {
-	h.arming.Lock()
-	defer h.arming.Unlock()
-	if h.closed {
+func (f *Field) Aim(t Target) error {
+	f.h.arming.Lock()
+	defer f.h.arming.Unlock()
+	if f.h.closed {
 		return fmt.Errorf("harvest: aim at interface %d: %w", t.Device, ErrClosed)
 	}
-	if err := h.aim(t); err != nil {
+	if err := f.aim(t); err != nil {
 		return fmt.Errorf("harvest: aim at interface %d: %w", t.Device, err)
 	}
 	return nil
 }
 
-// target is struct target in bpf/harvest.c.
-type target struct{ Device, Proxy, Port, Alive int32 }
+// aim is struct aim in bpf/harvest.c.
+type aim struct{ Role, Part, Alive, _ uint8 }
 
-func (h *Harvester) aim(t Target) error {
-	v := target{int32(t.Device), int32(t.Proxy), int32(t.Port), 0}
-	if t.Alive {
-		v.Alive = 1
+// What an interface is to a role: enum part in bpf/harvest.c.
+const (
+	partDevice = iota
+	partProxy
+	partPort
+)
+
+// aim puts t into the kernel's map in place of what the field had there.
+func (f *Field) aim(t Target) error {
+	var (
+		errs []error
+		now  []uint32
+	)
+	for part, ifindex := range []int{partDevice: t.Device, partProxy: t.Proxy, partPort: t.Port} {
+		if ifindex == 0 {
+			continue
+		}
+		a := aim{Role: f.role, Part: uint8(part)}
+		if t.Alive {
+			a.Alive = 1
+		}
+		errs = append(errs, f.h.kernel.Aims.Put(uint32(ifindex), a))
+		now = append(now, uint32(ifindex))
 	}
-	return h.kernel.Target.Put(uint32(0), v)
+	for _, ifindex := range f.aims {
+		if !slices.Contains(now, ifindex) {
+			errs = append(errs, f.h.kernel.Aims.Delete(ifindex))
+		}
+	}
+	f.aims = now
+	return errors.Join(errs...)
 }
 
-// Disarm detaches the programs. When it returns, every frame they took is there
-// for [Harvester.Take]. Disarming twice, or a harvester never armed, is no error.
-// ctx bounds the wait for frames under way; the programs are detached regardless.
-func (h *Harvester) Disarm(ctx context.Context) error {
+// Disarm ends the harvest of the field, and detaches the programs if no other needs
+// them. When it returns, every frame they took is there for [Field.Take]. Disarming
+// twice, or a field never armed, is no error. ctx bounds the wait for frames under
+// way; the harvest ends regardless.
+func (f *Field) Disarm(ctx context.Context) error {
+	h := f.h
 	h.arming.Lock()
 	defer h.arming.Unlock()
-	if len(h.links) == 0 || h.closed {
+	if len(f.aims) == 0 || h.closed {
 		return nil
 	}
-	if err := h.detach(); err != nil {
-		return fmt.Errorf("harvest: disarm: %w", err)
+	err := f.aim(Target{})
+	if !h.armed() {
+		err = errors.Join(err, h.detach())
 	}
-	if err := h.flush(ctx); err != nil {
+	if err = errors.Join(err, f.flush(ctx)); err != nil {
 		return fmt.Errorf("harvest: disarm: %w", err)
 	}
 	return nil
 }
 
-// Sync makes sure that every frame taken so far is there for [Harvester.Take]
-// while the harvester stays armed.
-func (h *Harvester) Sync(ctx context.Context) error {
-	h.arming.Lock()
-	defer h.arming.Unlock()
-	if h.closed {
+// Sync makes sure that every frame taken so far is there for [Field.Take] while the
+// field stays armed.
+func (f *Field) Sync(ctx context.Context) error {
+	f.h.arming.Lock()
+	defer f.h.arming.Unlock()
+	if f.h.closed {
 		return fmt.Errorf("harvest: sync: %w", ErrClosed)
 	}
-	if err := h.flush(ctx); err != nil {
+	if err := f.flush(ctx); err != nil {
 		return fmt.Errorf("harvest: sync: %w", err)
 	}
 	return nil
@@ -316,10 +418,11 @@ func (h *Harvester) detach() error {
 
 // flush waits until the reading goroutine has everything that programs wrote, and
 // sets how far the counters go.
-func (h *Harvester) flush(ctx context.Context) error {
+func (f *Field) flush(ctx context.Context) error {
+	h := f.h
 	var seen uint64
-	if err := h.kernel.Seen.Lookup(uint32(0), &seen); err != nil {
-		return fmt.Errorf("read counter: %w", err)
+	if err := f.look(&seen); err != nil {
+		return err
 	}
 	// A program may still be running on another CPU. It does so in an RCU
 	// read-side section, and this command is synchronize_rcu()
@@ -336,15 +439,23 @@ func (h *Harvester) flush(ctx context.Context) error {
 	}
 	select {
 	case <-h.drained:
-		h.mu.Lock()
-		defer h.mu.Unlock()
-		h.counts.Seen = seen
+		f.mu.Lock()
+		defer f.mu.Unlock()
+		f.counts.Seen = seen
 		return nil
 	case <-h.stopped:
 		return ErrClosed
 	case <-ctx.Done():
 		return fmt.Errorf("flush buffer: %w", ctx.Err())
 	}
+}
+
+// look reads the kernel's counter.
+func (f *Field) look(seen *uint64) error {
+	if err := f.h.kernel.Seen.Lookup(uint32(f.role), seen); err != nil {
+		return fmt.Errorf("read counter: %w", err)
+	}
+	return nil
 }
 
 // membarrierGlobal is MEMBARRIER_CMD_GLOBAL (linux/membarrier.h).
@@ -383,16 +494,18 @@ func (h *Harvester) read() {
 
 func (h *Harvester) keep(raw []byte) {
 	s, err := parseSample(raw)
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	switch {
-	case err != nil:
+	if err != nil {
 		h.log.Warn("harvest: frame given up", "err", err)
-	case h.kept+len(s.data) > h.limit: // lost, by the counters
-	default:
-		h.kept += len(s.data)
-		h.samples = append(h.samples, s)
+		return
 	}
+	f := &h.fields[s.role%MaxRoles]
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.kept+len(s.data) > h.limit {
+		return // lost, by the counters
+	}
+	f.kept += len(s.data)
+	f.samples = append(f.samples, s)
 }
 
 // Take returns the frames harvested up to the last Sync or Disarm, and not returned
@@ -400,46 +513,46 @@ func (h *Harvester) keep(raw []byte) {
 // per transmit queue, then those the device's queueing discipline had, then those that
 // it no longer accepted; in behind those that were lost on the proxy or the port, which
 // left after all others.
-func (h *Harvester) Take() (own, behind []frame.Frame) {
-	h.mu.Lock()
-	defer h.mu.Unlock()
+func (f *Field) Take() (own, behind []frame.Frame) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
 	var samples, later []sample
-	for _, s := range h.samples {
-		if s.number < h.counts.Seen {
+	for _, s := range f.samples {
+		if s.number < f.counts.Seen {
 			samples = append(samples, s)
-			h.kept -= len(s.data)
+			f.kept -= len(s.data)
 		} else {
 			later = append(later, s)
 		}
 	}
-	h.samples = later
+	f.samples = later
 
 	count := make(map[origin]int)
 	for _, s := range order(samples) {
 		count[s.origin]++
 		fs, err := frame.Finish(s.skb, s.data)
 		if err != nil {
-			h.log.Warn("harvest: frame given up", "origin", s.origin, "len", len(s.data), "err", err)
+			f.h.log.Warn("harvest: frame given up", "origin", s.origin, "len", len(s.data), "err", err)
 			continue
 		}
-		h.counts.Taken++
+		f.counts.Taken++
 		if s.behind {
 			behind = append(behind, fs...)
 		} else {
 			own = append(own, fs...)
 		}
 	}
-	h.log.Debug("harvest: taken", "frames", len(own), "behind", len(behind), "driver", count[fromDriver],
+	f.h.log.Debug("harvest: taken", "frames", len(own), "behind", len(behind), "driver", count[fromDriver],
 		"requeued", count[fromRequeued], "queued", count[fromQueued], "refused", count[fromRefused])
 	return own, behind
 }
 
 // Counters returns the totals. What is seen and not taken is lost once Take has
 // followed the last Sync or Disarm.
-func (h *Harvester) Counters() Counters {
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	return h.counts
+func (f *Field) Counters() Counters {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.counts
 }
 
 // Close detaches and unloads the programs. Frames not taken are lost.

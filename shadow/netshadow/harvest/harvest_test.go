@@ -30,7 +30,7 @@ func record(length, pull uint32, data []byte, padding int) []byte {
 	b = append(b, 0x81, 0x00) // tag protocol, big endian as in skb->vlan_proto
 	b = binary.LittleEndian.AppendUint16(b, 0x2064)
 	b = binary.LittleEndian.AppendUint16(b, 3)
-	b = append(b, flagVLAN|flagBehind, 3, byte(fromQueued), 0)
+	b = append(b, flagVLAN|flagBehind, 3, byte(fromQueued), 9)
 	b = append(b, data...)
 	return append(b, make([]byte, padding)...)
 }
@@ -38,6 +38,7 @@ func record(length, pull uint32, data []byte, padding int) []byte {
 func TestParseSample(t *testing.T) {
 	data := []byte("0123456789abcdefghij")
 	want := sample{
+		role:   9,
 		number: 77,
 		origin: fromQueued,
 		behind: true,
@@ -224,8 +225,11 @@ func TestProgramsMatchParser(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if got, want := int(spec.Variables["target"].Size()), binary.Size(target{}); got != want {
-		t.Errorf("the programs have a target of %d bytes, we of %d", got, want)
+	if got, want := int(spec.Maps["aims"].ValueSize), binary.Size(aim{}); got != want {
+		t.Errorf("the programs have an aim of %d bytes, we of %d", got, want)
+	}
+	if got := spec.Maps["seen"].MaxEntries; got != MaxRoles {
+		t.Errorf("the programs serve %d roles, we %d", got, MaxRoles)
 	}
 	var layout *btf.Struct
 	if err := spec.Types.TypeByName("sample", &layout); err != nil {
@@ -240,7 +244,7 @@ func TestProgramsMatchParser(t *testing.T) {
 	}
 	want := map[string]uint32{ // as parseSample reads them
 		"number": 0, "len": 8, "pull": 12, "gso_type": 16, "priority": 20, "gso_size": 24, "csum_start": 26,
-		"csum_offset": 28, "vlan_proto": 30, "vlan_tci": 32, "queue": 34, "flags": 36, "ip_summed": 37, "origin": 38, "unused": 39,
+		"csum_offset": 28, "vlan_proto": 30, "vlan_tci": 32, "queue": 34, "flags": 36, "ip_summed": 37, "origin": 38, "role": 39,
 	}
 	if d := cmp.Diff(want, got); d != "" {
 		t.Error(d)

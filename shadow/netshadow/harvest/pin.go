@@ -27,7 +27,7 @@ const (
 	pinConsumed = "consumed"
 	pinDropped  = "dropped"
 	pinSamples  = "samples"
-	pinTarget   = "target"
+	pinAims     = "aims"
 	pinSeen     = "seen"
 	pinLink     = "link-"
 )
@@ -64,7 +64,7 @@ func (h *Harvester) pinned() (objects, error) {
 	}
 	o := objects{
 		Consumed: prog(pinConsumed), Dropped: prog(pinDropped),
-		Samples: array(pinSamples), Target: array(pinTarget), Seen: array(pinSeen),
+		Samples: array(pinSamples), Aims: array(pinAims), Seen: array(pinSeen),
 	}
 	return o, errors.Join(errs...)
 }
@@ -105,7 +105,7 @@ func (h *Harvester) leave() {
 	err := errors.Join(os.RemoveAll(h.pins), os.MkdirAll(h.pins, 0o700))
 	for name, p := range map[string]pin.Pinner{
 		pinConsumed: h.kernel.Consumed, pinDropped: h.kernel.Dropped,
-		pinSamples: h.kernel.Samples, pinTarget: h.kernel.Target, pinSeen: h.kernel.Seen,
+		pinSamples: h.kernel.Samples, pinAims: h.kernel.Aims, pinSeen: h.kernel.Seen,
 	} {
 		if err == nil {
 			err = p.Pin(filepath.Join(h.pins, name))

@@ -16,12 +16,12 @@ import (
 //
 // Used for safe lookups in a Collection or CollectionSpec.
 const (
+	programsMapAims         = "aims"
 	programsMapSamples      = "samples"
+	programsMapSeen         = "seen"
 	programsProgConsumed    = "consumed"
 	programsProgDropped     = "dropped"
 	programsVarSampleLayout = "sample_layout"
-	programsVarSeen         = "seen"
-	programsVarTarget       = "target"
 )
 
 // loadPrograms returns the embedded CollectionSpec for programs.
@@ -74,7 +74,9 @@ type programsProgramSpecs struct {
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type programsMapSpecs struct {
+	Aims    *ebpf.MapSpec `ebpf:"aims"`
 	Samples *ebpf.MapSpec `ebpf:"samples"`
+	Seen    *ebpf.MapSpec `ebpf:"seen"`
 }
 
 // programsVariableSpecs contains global variables before they are loaded into the kernel.
@@ -82,8 +84,6 @@ type programsMapSpecs struct {
 // It can be passed ebpf.CollectionSpec.Assign.
 type programsVariableSpecs struct {
 	SampleLayout *ebpf.VariableSpec `ebpf:"sample_layout"`
-	Seen         *ebpf.VariableSpec `ebpf:"seen"`
-	Target       *ebpf.VariableSpec `ebpf:"target"`
 }
 
 // programsObjects contains all objects after they have been loaded into the kernel.
@@ -106,12 +106,16 @@ func (o *programsObjects) Close() error {
 //
 // It can be passed to loadProgramsObjects or ebpf.CollectionSpec.LoadAndAssign.
 type programsMaps struct {
+	Aims    *ebpf.Map `ebpf:"aims"`
 	Samples *ebpf.Map `ebpf:"samples"`
+	Seen    *ebpf.Map `ebpf:"seen"`
 }
 
 func (m *programsMaps) Close() error {
 	return _ProgramsClose(
+		m.Aims,
 		m.Samples,
+		m.Seen,
 	)
 }
 
@@ -120,8 +124,6 @@ func (m *programsMaps) Close() error {
 // It can be passed to loadProgramsObjects or ebpf.CollectionSpec.LoadAndAssign.
 type programsVariables struct {
 	SampleLayout *ebpf.Variable `ebpf:"sample_layout"`
-	Seen         *ebpf.Variable `ebpf:"seen"`
-	Target       *ebpf.Variable `ebpf:"target"`
 }
 
 // programsPrograms contains all programs after they have been loaded into the kernel.

@@ -39,7 +39,8 @@ func (o origin) String() string {
 
 // sample is one freed frame.
 type sample struct {
-	number uint64 // counts freed frames, over all CPUs
+	role   uint8
+	number uint64 // counts the role's freed frames, over all CPUs
 	origin origin
 	behind bool   // freed on the proxy or the port, so it left after all others
 	queue  uint16 // transmit queue of the interface
@@ -69,6 +70,7 @@ func parseSample(b []byte) (sample, error) {
 		number: le.Uint64(b),
 		queue:  le.Uint16(b[34:]),
 		origin: origin(b[38]),
+		role:   b[39],
 		behind: b[36]&flagBehind != 0,
 		skb: frame.SKB{
 			GSOType:    le.Uint32(b[16:]),

@@ -9,6 +9,7 @@ package hold_test
 import (
 	"bytes"
 	"encoding/binary"
+	"errors"
 	"io"
 	"net"
 	"testing"
@@ -27,7 +28,7 @@ func TestGuestHarvestRing(t *testing.T) {
 		t.Run(tt.dying, func(t *testing.T) {
 			dying, living := nic(t, tt.dying), nic(t, tt.living)
 			c := capture(t, seen.Attrs().Index, unix.ETH_P_IP)
-			h := newHarvester(t)
+			h := newField(t)
 
 			// Sent while the device lives, so the ring wraps in what follows.
 			const size, sent = 100, 200
@@ -56,7 +57,7 @@ func TestGuestHarvestRing(t *testing.T) {
 // VLAN tag left to the hardware is in the frame, and another source MAC is no matter.
 func TestGuestHarvestStacked(t *testing.T) {
 	dying := nic(t, "e1000")
-	h := newHarvester(t)
+	h := newField(t)
 	on := func(name string) netlink.LinkAttrs {
 		return netlink.LinkAttrs{Name: name, ParentIndex: dying.Attrs().Index}
 	}
@@ -101,7 +102,7 @@ func TestGuestHarvestStacked(t *testing.T) {
 func TestGuestHarvestQueue(t *testing.T) {
 	dying, living, seen := nic(t, "e1000"), nic(t, "8139cp"), nic(t, "virtio_net")
 	c := capture(t, seen.Attrs().Index, unix.ETH_P_IP)
-	h := newHarvester(t)
+	h := newField(t)
 	kill(t, dying)
 	// More than the ring's 256 descriptors: the rest is in the queue above.
 	const size, want = 64, 600
@@ -124,10 +125,21 @@ func TestGuestHarvestQueue(t *testing.T) {
 func TestGuestHarvestSuccessor(t *testing.T) {
 	dying := nic(t, "e1000")
 	pins := harvest.WithPins("/sys/fs/bpf/test")
-	first, err := harvest.New(testLogger(t), pins)
-	if err != nil {
-		t.Fatal(err)
+	start := func() *harvest.Field {
+		begun := time.Now()
+		h, err := harvest.New(testLogger(t), pins)
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Logf("ready in %v", time.Since(begun))
+		t.Cleanup(func() {
+			if err := h.Close(); err != nil {
+				t.Error(err)
+			}
+		})
+		return field(t, h)
 	}
+	first := start()
 	if first.Armed() {
 		t.Error("the first of all is armed already")
 	}
@@ -140,48 +152,69 @@ func TestGuestHarvestSuccessor(t *testing.T) {
 	transmit(t, dying.Attrs().Index, lost, lost+want, size)
 
 	// The first one is left as it is: its death takes nothing away that is pinned.
-	start := time.Now()
-	h, err := harvest.New(testLogger(t), pins)
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Logf("taken over in %v", time.Since(start))
-	if !h.Armed() {
+	f := start()
+	if !f.Armed() {
 		t.Fatal("the successor is not armed")
 	}
-	if c, before := h.Counters(), first.Counters(); c.Seen-before.Seen != lost {
+	if c, before := f.Counters(), first.Counters(); c.Seen-before.Seen != lost {
 		t.Errorf("%d frames seen without a reader, want %d", c.Seen-before.Seen, lost)
 	}
 	linkDown(t, dying)
-	disarm(t, h)
-	frames, _ := h.Take()
+	disarm(t, f)
+	frames, _ := f.Take()
 	if len(frames) != want {
 		t.Errorf("harvested %d frames, want %d", len(frames), want)
 	}
 	wantHarvested(t, frames, lost)
-	if c := h.Counters(); c.Seen-c.Taken != lost {
+	if c := f.Counters(); c.Seen-c.Taken != lost {
 		t.Errorf("counters %+v: want %d frames lost", c, lost)
 	}
 
 	// Loaded, but not armed: nothing to take over but the programs.
-	third, err := harvest.New(testLogger(t), pins)
+	if start().Armed() {
+		t.Error("armed after Disarm")
+	}
+}
+
+// TestGuestHarvestRoles has two roles lose their devices at the same time: to each
+// its own.
+func TestGuestHarvestRoles(t *testing.T) {
+	h, err := harvest.New(testLogger(t))
 	if err != nil {
 		t.Fatal(err)
 	}
-	if third.Armed() {
-		t.Error("armed after Disarm")
+	defer h.Close()
+	if _, err := h.Field(harvest.MaxRoles); !errors.Is(err, harvest.ErrRole) {
+		t.Errorf("a role too many: %v, want ErrRole", err)
 	}
-	for _, h := range []*harvest.Harvester{first, h, third} {
-		if err := h.Close(); err != nil {
-			t.Error(err)
+	const size, want = 100, 40
+	devices := []netlink.Link{nic(t, "e1000"), nic(t, "8139cp")}
+	fields := make([]*harvest.Field, len(devices))
+	for i, dev := range devices {
+		kill(t, dev)
+		transmit(t, dev.Attrs().Index, i*want, (i+1)*want, size)
+		if fields[i], err = h.Field(i); err != nil {
+			t.Fatal(err)
 		}
+		arm(t, fields[i], harvest.Target{Device: dev.Attrs().Index})
+	}
+	for _, dev := range devices {
+		linkDown(t, dev)
+	}
+	for i, f := range fields {
+		disarm(t, f) // the second is armed until its turn
+		frames := take(t, f)
+		if len(frames) != want {
+			t.Errorf("role %d: harvested %d frames, want %d", i, len(frames), want)
+		}
+		wantHarvested(t, frames, i*want)
 	}
 }
 
 func TestGuestHarvestLeavesReceivedAlone(t *testing.T) {
 	dying, living := nic(t, "e1000"), nic(t, "8139cp")
 	tap := capture(t, dying.Attrs().Index, unix.ETH_P_ALL)
-	h := newHarvester(t)
+	h := newField(t)
 	arm(t, h, harvest.Target{Device: dying.Attrs().Index, Alive: true})
 	const n = 50
 	transmit(t, living.Attrs().Index, 0, n, 100)  // received
@@ -198,7 +231,7 @@ func TestGuestHarvestLeavesReceivedAlone(t *testing.T) {
 // driver that segments in hardware, and re-sent on a device that does not.
 func TestGuestHarvestTCP(t *testing.T) {
 	dying, living, seen := nic(t, "e1000"), nic(t, "8139cp"), nic(t, "virtio_net")
-	h := newHarvester(t)
+	h := newField(t)
 	p, err := hold.NewPlug(testLogger(t))
 	if err != nil {
 		t.Fatal(err)

@@ -24,7 +24,7 @@ import (
 func TestGuestPlug(t *testing.T) {
 	dying, living, seen := nic(t, "e1000"), nic(t, "8139cp"), nic(t, "virtio_net")
 	c := capture(t, seen.Attrs().Index, unix.ETH_P_IP)
-	h := newHarvester(t)
+	h := newField(t)
 	bond, tap := newBond(t, dying)
 	defer tap.Close()
 	p, err := hold.NewPlug(testLogger(t))
@@ -98,7 +98,7 @@ func TestGuestPlug(t *testing.T) {
 func TestGuestExchange(t *testing.T) {
 	living, seen := nic(t, "8139cp"), nic(t, "virtio_net")
 	c := capture(t, seen.Attrs().Index, unix.ETH_P_IP)
-	h := newHarvester(t)
+	h := newField(t)
 	bond, tap := newBond(t, living)
 	defer tap.Close()
 	p, err := hold.NewPlug(testLogger(t))
@@ -198,7 +198,7 @@ func TestGuestPlugLimit(t *testing.T) {
 func TestGuestPlugBurst(t *testing.T) {
 	living, seen := nic(t, "8139cp"), nic(t, "virtio_net")
 	c := capture(t, seen.Attrs().Index, unix.ETH_P_IP)
-	h := newHarvester(t)
+	h := newField(t)
 	bond, tap := newBond(t, living)
 	defer tap.Close()
 	ctx := testContext(t)

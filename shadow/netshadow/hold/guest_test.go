@@ -306,7 +306,8 @@ func wantAscending(t *testing.T, c *os.File) {
 	}
 }
 
-func newHarvester(t *testing.T) *harvest.Harvester {
+// newField returns the harvest of a role.
+func newField(t *testing.T) *harvest.Field {
 	t.Helper()
 	start := time.Now()
 	h, err := harvest.New(testLogger(t))
@@ -319,10 +320,19 @@ func newHarvester(t *testing.T) *harvest.Harvester {
 			t.Error(err)
 		}
 	})
-	return h
+	return field(t, h)
 }
 
-func arm(t *testing.T, h *harvest.Harvester, target harvest.Target) {
+func field(t *testing.T, h *harvest.Harvester) *harvest.Field {
+	t.Helper()
+	f, err := h.Field(3)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return f
+}
+
+func arm(t *testing.T, h *harvest.Field, target harvest.Target) {
 	t.Helper()
 	start := time.Now()
 	if err := h.Arm(testContext(t), target); err != nil {
@@ -331,7 +341,7 @@ func arm(t *testing.T, h *harvest.Harvester, target harvest.Target) {
 	t.Logf("armed in %v", time.Since(start))
 }
 
-func disarm(t *testing.T, h *harvest.Harvester) {
+func disarm(t *testing.T, h *harvest.Field) {
 	t.Helper()
 	start := time.Now()
 	if err := h.Disarm(testContext(t)); err != nil {
@@ -341,7 +351,7 @@ func disarm(t *testing.T, h *harvest.Harvester) {
 }
 
 // take returns what has been harvested, and wants nothing to be lost.
-func take(t *testing.T, h *harvest.Harvester) []frame.Frame {
+func take(t *testing.T, h *harvest.Field) []frame.Frame {
 	t.Helper()
 	own, behind := h.Take()
 	c := h.Counters()

@@ -56,28 +56,43 @@ static const struct {
 
 #define FREERS (sizeof(freers) / sizeof(freers[0]))
 
-/*
- * What user space writes and what the programs write are maps of their own: user
- * space writes a map as a whole.
- */
-struct target {
-	int device; /* ifindex; 0: none */
-	int proxy;  /* ifindex; 0: none */
-	int port;   /* ifindex; 0: none */
-	int alive;  /* the device works: what it frees while it runs was sent */
+enum part {
+	PART_DEVICE, /* the interface whose driver goes */
+	PART_PROXY,  /* the one above it */
+	PART_PORT,   /* the one that the proxy's frames are released to */
 };
 
-volatile struct target target SEC(".data.target");
+/* What an interface is to a role. */
+struct aim {
+	__u8 role;
+	__u8 part;
+	__u8 alive; /* the device works: what it frees while it runs was sent */
+	__u8 unused;
+};
+
+#define ROLES 64
+
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, 4 * ROLES);
+	__type(key, __u32); /* ifindex */
+	__type(value, struct aim);
+} aims SEC(".maps");
 
 /* Unsent frames that were freed. Those that do not reach user space are lost. */
-__u64 seen SEC(".data.seen");
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, ROLES);
+	__type(key, __u32); /* role */
+	__type(value, __u64);
+} seen SEC(".maps");
 
 #define SAMPLE_VLAN (1 << 0)   /* a tag is in vlan_proto and vlan_tci */
 #define SAMPLE_CRC (1 << 1)    /* the checksum is a CRC32c */
 #define SAMPLE_BEHIND (1 << 2) /* freed on proxy or port: left after all others */
 
 struct sample {
-	__u64 number; /* of the freed frame, in order over all CPUs */
+	__u64 number; /* of the role's freed frame, in order over all CPUs */
 	__u32 len;
 	__u32 pull; /* bytes in front of the Ethernet header */
 	__u32 gso_type;
@@ -91,7 +106,7 @@ struct sample {
 	__u8 flags;
 	__u8 ip_summed;
 	__u8 origin;
-	__u8 unused;
+	__u8 role;
 };
 
 const struct sample *sample_layout; /* keeps the type in the object, for a test */
@@ -172,14 +187,20 @@ static __always_inline bool in_exchange(struct net_device *dev, __u16 queue)
 	       BPF_CORE_READ(qdisc, qstats.drops) == 0;
 }
 
-static __always_inline void take(void *ctx, struct sk_buff *skb, enum origin origin, __u8 flags)
+static __always_inline void take(void *ctx, struct sk_buff *skb, struct aim *aim, enum origin origin)
 {
+	__u8 flags = aim->part == PART_DEVICE ? 0 : SAMPLE_BEHIND;
+	__u32 role = aim->role;
+	__u64 *count = bpf_map_lookup_elem(&seen, &role);
 	struct sample s = {};
 	struct skb_shared_info *shared;
 	__u16 mac = skb->mac_header;
 	__u64 len;
 
-	s.number = __sync_fetch_and_add(&seen, 1);
+	if (!count)
+		return;
+	s.number = __sync_fetch_and_add(count, 1);
+	s.role = role;
 	s.len = skb->len;
 	s.priority = skb->priority;
 	s.queue = skb->queue_mapping;
@@ -209,24 +230,29 @@ static __always_inline void take(void *ctx, struct sk_buff *skb, enum origin ori
 static __always_inline int freed(void *ctx, struct sk_buff *skb, void *location)
 {
 	struct net_device *dev = skb->dev;
-	int ifindex = BPF_CORE_READ(dev, ifindex);
+	__u32 ifindex = BPF_CORE_READ(dev, ifindex);
+	struct aim *aim = bpf_map_lookup_elem(&aims, &ifindex);
 	enum origin origin;
-	bool behind;
 
-	if (!ifindex)
-		return 0;
-	behind = ifindex == target.proxy || ifindex == target.port;
-	if (!behind && (ifindex != target.device || !outgoing(skb, ifindex)))
+	if (!aim || (aim->part == PART_DEVICE && !outgoing(skb, ifindex)))
 		return 0;
 	origin = origin_of(location);
-	if (!behind && target.alive && origin == ORIGIN_DRIVER && (BPF_CORE_READ(dev, state) & LINK_STATE_START))
-		return 0;
-	if (ifindex == target.port && origin != ORIGIN_REFUSED)
-		return 0;
-	if (ifindex == target.proxy && origin != ORIGIN_REQUEUED && origin != ORIGIN_QUEUED &&
-	    !(origin == ORIGIN_REFUSED && in_exchange(dev, skb->queue_mapping)))
-		return 0;
-	take(ctx, skb, origin, behind ? SAMPLE_BEHIND : 0);
+	switch (aim->part) {
+	case PART_DEVICE:
+		if (aim->alive && origin == ORIGIN_DRIVER && (BPF_CORE_READ(dev, state) & LINK_STATE_START))
+			return 0;
+		break;
+	case PART_PROXY:
+		if (origin != ORIGIN_REQUEUED && origin != ORIGIN_QUEUED &&
+		    !(origin == ORIGIN_REFUSED && in_exchange(dev, skb->queue_mapping)))
+			return 0;
+		break;
+	case PART_PORT:
+		if (origin != ORIGIN_REFUSED)
+			return 0;
+		break;
+	}
+	take(ctx, skb, aim, origin);
 	return 0;
 }
 

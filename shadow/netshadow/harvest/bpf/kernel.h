@@ -21,9 +21,12 @@ typedef __u32 __wsum;
 enum { false, true };
 typedef _Bool bool;
 
-enum bpf_map_type { BPF_MAP_TYPE_PERF_EVENT_ARRAY = 4 };
+enum bpf_map_type {
+	BPF_MAP_TYPE_HASH = 1,
+	BPF_MAP_TYPE_ARRAY = 2,
+	BPF_MAP_TYPE_PERF_EVENT_ARRAY = 4,
+};
 #define BPF_F_CURRENT_CPU 0xffffffffULL
-
 
 #pragma clang attribute push(__attribute__((preserve_access_index)), apply_to = record)
 
