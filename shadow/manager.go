@@ -74,6 +74,10 @@ type Manager struct {
 
 	tidying sync.WaitGroup // what goes on after a recovery
 
+	// examining is held while devices are verified and the roles that lost theirs
+	// are claimed: all that one migration took belong to one round.
+	examining sync.Mutex
+
 	mu      sync.Mutex
 	roles   []*role
 	refused map[string]error // by bus address: why no driver took the device
@@ -228,6 +232,8 @@ func (m *Manager) Run(ctx context.Context, signals <-chan Signal) error {
 				pending = nil
 				m.resumed(sig) // the round before may have begun only after it came
 				start(sig)
+			case errors.Is(err, ErrSuperseded):
+				start(Signal{Cause: ctl.CauseMigration})
 			case m.unfinished():
 				retry = time.After(retryAfter)
 			}

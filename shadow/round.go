@@ -151,6 +151,9 @@ func (m *Manager) fill(ctx context.Context, sig Signal) error {
 		}
 	}
 	free := m.loadFree(ctx, sig, devs)
+	if len(free) > 0 && m.overtaken(context.WithoutCancel(ctx), Signal{Cause: sig.Cause}) {
+		return ErrSuperseded
+	}
 	m.assign(vacant, free)
 	m.adoptRest(free)
 

@@ -7,6 +7,7 @@ package shadow
 import (
 	"context"
 	"errors"
+	"slices"
 	"sync"
 
 	"github.com/umbra-vm/umbra/drivers"
@@ -23,6 +24,8 @@ type loss struct {
 // examine compares each role's device with what its address holds now, and claims the
 // roles that are lost for the round. One that an alarm has claimed belongs to the next.
 func (m *Manager) examine(ctx context.Context, sig Signal) []loss {
+	m.examining.Lock()
+	defer m.examining.Unlock()
 	return m.lost(ctx, sig, func(r *role) bool {
 		if r.alarmed {
 			return false
@@ -36,6 +39,7 @@ func (m *Manager) examine(ctx context.Context, sig Signal) []loss {
 // round is busy with others: what they send must not wait for that. The next round
 // goes on with them. It reports whether there were any.
 func (m *Manager) alarm(ctx context.Context, sig Signal) bool {
+	m.examining.Lock()
 	lost := m.lost(ctx, sig, func(r *role) bool {
 		if !r.passive {
 			return false
@@ -43,8 +47,21 @@ func (m *Manager) alarm(ctx context.Context, sig Signal) bool {
 		r.passive, r.alarmed = false, true
 		return true
 	})
+	m.examining.Unlock()
 	parallel(lost, func(l loss) { m.enter(ctx, sig, l) })
 	return len(lost) > 0
+}
+
+// overtaken reports whether a role has lost its device since this round looked. Then
+// what the round has found belongs to a host that it knows nothing of, and to whom is
+// decided only when all the roles that want a device are known.
+func (m *Manager) overtaken(ctx context.Context, sig Signal) bool {
+	if m.alarm(ctx, sig) {
+		return true
+	}
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return slices.ContainsFunc(m.roles, func(r *role) bool { return r.alarmed })
 }
 
 // resume gives what alarms have claimed to the round that begins now.

@@ -286,6 +286,7 @@ func TestGuestHarvestTCP(t *testing.T) {
 			if _, err := io.ReadFull(peer, got); err != nil || !bytes.Equal(got, data[:warm]) {
 				t.Fatalf("before: %v", err)
 			}
+			acknowledged(t, conn)
 			kill(t, dying)
 			if tt.queued {
 				if err := p.Hold(testContext(t), dying.Attrs().Index, 16<<20); err != nil {
@@ -332,6 +333,22 @@ func TestGuestHarvestTCP(t *testing.T) {
 				t.Errorf("%d socket buffers became %d frames: none was to be segmented", whole, len(frames))
 			}
 		})
+	}
+}
+
+// acknowledged waits until the peer has acknowledged all that was sent: what has not
+// been would be sent again, and harvested, though the peer has it.
+func acknowledged(t *testing.T, conn net.Conn) {
+	t.Helper()
+	raw, err := conn.(*net.TCPConn).SyscallConn()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for left := -1; left != 0; time.Sleep(time.Millisecond) {
+		cerr := raw.Control(func(fd uintptr) { left, err = unix.IoctlGetInt(int(fd), unix.SIOCOUTQ) })
+		if err := errors.Join(cerr, err); err != nil {
+			t.Fatal(err)
+		}
 	}
 }
 
