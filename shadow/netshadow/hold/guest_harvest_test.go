@@ -125,20 +125,7 @@ func TestGuestHarvestQueue(t *testing.T) {
 func TestGuestHarvestSuccessor(t *testing.T) {
 	dying := nic(t, "e1000")
 	pins := harvest.WithPins("/sys/fs/bpf/test")
-	start := func() *harvest.Field {
-		begun := time.Now()
-		h, err := harvest.New(testLogger(t), pins)
-		if err != nil {
-			t.Fatal(err)
-		}
-		t.Logf("ready in %v", time.Since(begun))
-		t.Cleanup(func() {
-			if err := h.Close(); err != nil {
-				t.Error(err)
-			}
-		})
-		return field(t, h)
-	}
+	start := func() *harvest.Field { return field(t, newHarvester(t, pins)) }
 	first := start()
 	if first.Armed() {
 		t.Error("the first of all is armed already")
@@ -179,11 +166,7 @@ func TestGuestHarvestSuccessor(t *testing.T) {
 // TestGuestHarvestRoles has two roles lose their devices at the same time: to each
 // its own.
 func TestGuestHarvestRoles(t *testing.T) {
-	h, err := harvest.New(testLogger(t))
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer h.Close()
+	h := newHarvester(t)
 	if _, err := h.Field(harvest.MaxRoles); !errors.Is(err, harvest.ErrRole) {
 		t.Errorf("a role too many: %v, want ErrRole", err)
 	}
@@ -193,6 +176,7 @@ func TestGuestHarvestRoles(t *testing.T) {
 	for i, dev := range devices {
 		kill(t, dev)
 		transmit(t, dev.Attrs().Index, i*want, (i+1)*want, size)
+		var err error
 		if fields[i], err = h.Field(i); err != nil {
 			t.Fatal(err)
 		}

@@ -309,18 +309,23 @@ func wantAscending(t *testing.T, c *os.File) {
 // newField returns the harvest of a role.
 func newField(t *testing.T) *harvest.Field {
 	t.Helper()
+	return field(t, newHarvester(t))
+}
+
+func newHarvester(t *testing.T, opts ...harvest.Option) *harvest.Harvester {
+	t.Helper()
 	start := time.Now()
-	h, err := harvest.New(testLogger(t))
+	h, err := harvest.New(testLogger(t), opts...)
 	if err != nil {
 		t.Fatal(err)
 	}
-	t.Logf("programs loaded in %v", time.Since(start))
+	t.Logf("programs ready in %v", time.Since(start))
 	t.Cleanup(func() {
 		if err := h.Close(); err != nil {
 			t.Error(err)
 		}
 	})
-	return field(t, h)
+	return h
 }
 
 func field(t *testing.T, h *harvest.Harvester) *harvest.Field {
