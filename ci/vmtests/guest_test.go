@@ -268,7 +268,7 @@ func (g *guest) oneConnectionOn(bed *testbed.Bed) {
 		g.t.Errorf("%d directions of connections on the wire, want 2", directions)
 	}
 	if _, rst := bed.Flows.Port(testbed.WitnessPort); rst != 0 {
-		g.t.Errorf("%d RST segments on the wire", rst)
+		g.t.Errorf("%d RST segments on the wire: %+v", rst, bed.Flows.All())
 	}
 }
 

@@ -94,6 +94,32 @@ func TestFlows(t *testing.T) {
 	}
 }
 
+func TestAResetIsLateWhenBothEndsHaveFinished(t *testing.T) {
+	client := frame(clientV4, serverV4, header.TCPFlagFin|header.TCPFlagAck, 0, false)
+	server := frame(serverV4, clientV4, header.TCPFlagFin|header.TCPFlagAck, 0, false)
+	reset := frame(clientV4, serverV4, header.TCPFlagRst, 0, false)
+	for _, tc := range []struct {
+		name   string
+		before [][]byte
+		want   uint64
+	}{
+		{"nobody has", nil, 1},
+		{"who resets has", [][]byte{client}, 1},
+		{"the other has", [][]byte{server}, 1},
+		{"both have", [][]byte{server, client}, 0},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			var flows Flows
+			for _, f := range append(tc.before, reset) {
+				flows.Observe(time.Now(), "p", f)
+			}
+			if _, rst := flows.Port(serverV4.Port()); rst != tc.want {
+				t.Errorf("%d resets, want %d: %+v", rst, tc.want, flows.All())
+			}
+		})
+	}
+}
+
 func TestFlowsAreBounded(t *testing.T) {
 	var flows Flows
 	for i := range maxFlows + 10 {

@@ -24,7 +24,8 @@ type Flow struct {
 	Bytes    uint64 // of TCP payload, retransmissions included
 	SYN      uint64 // SYN and SYN+ACK segments
 	FIN      uint64
-	RST      uint64
+	RST      uint64 // while a direction was still open: the connection was reset
+	Late     uint64 // RST after a FIN in both directions, see [Flows]
 	First    time.Time
 	Last     time.Time
 }
@@ -34,6 +35,10 @@ type flowKey struct{ src, dst netip.AddrPort }
 // Flows is a tap that counts, for each direction of each TCP connection over
 // IPv4 and IPv6, what says that a connection was opened, ended or reset. Its
 // zero value is ready to use.
+//
+// A RST after both ends have sent their FIN resets nothing: the end that closed
+// last has forgotten the connection (RFC 9293, 3.5.2) and answers so to what
+// comes late, as the second acknowledgement of a FIN that it had to repeat.
 type Flows struct {
 	mu       sync.Mutex
 	flows    map[flowKey]*Flow
@@ -71,7 +76,12 @@ func (t *Flows) Observe(at time.Time, _ string, frame []byte) {
 		f.FIN++
 	}
 	if seg.flags&flagRST != 0 {
-		f.RST++
+		back := t.flows[flowKey{seg.dst, seg.src}]
+		if f.FIN > 0 && back != nil && back.FIN > 0 {
+			f.Late++
+		} else {
+			f.RST++
+		}
 	}
 }
 
@@ -90,7 +100,8 @@ func (t *Flows) All() []Flow {
 }
 
 // Port sums up the flows with the given TCP port at either end: the segments
-// with SYN, which is 2 for one connection that was opened once, and with RST.
+// with SYN, which is 2 for one connection that was opened once, and with RST that
+// were not late.
 func (t *Flows) Port(port uint16) (syn, rst uint64) {
 	for _, f := range t.All() {
 		if f.Src.Port() == port || f.Dst.Port() == port {
