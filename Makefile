@@ -47,11 +47,13 @@ bench: deps
 matrix: deps
 	go run ./ci/matrix/cmd/matrix
 
-# The eBPF objects are committed. generate makes them anew; generated fails if
-# that makes a difference. Both need clang and libbpf-dev.
+# The eBPF objects are committed, and so is docs/operations.md. generate makes them
+# anew; generated fails if that makes a difference for the objects, and make test if
+# it does for the document. Both need clang and libbpf-dev.
 generate:
 	@sh ci/deps.sh clang
 	go generate ./shadow/...
+	go test -count=1 ./shadow/netshadow/settings -run '^TestDocument$$' -update
 
 generated:
 	@sh ci/deps.sh clang

@@ -35,7 +35,7 @@ var walls = []wall{
 	{"shadow/netshadow/announce", nil},
 	{"shadow/netshadow/settings", []string{"shadow/oplog"}},
 	{"shadow/netshadow/harvest/...", nil},
-	{"shadow/netshadow/macwatch", nil},
+	{"shadow/netshadow/asked", nil},
 	{"shadow/netshadow/hold", []string{"shadow/netshadow/harvest/..."}},
 
 	// PID 1 and what it starts. Only the agent puts shadows together; the rest

@@ -54,7 +54,7 @@ var testImage = sync.OnceValues(func() (*image.Bundle, error) {
 		}
 		files = append(files, more...)
 	}
-	text := "[image]\nname = \"inguest\"\n[drivers]\nmodules = [\"e1000\", \"8139cp\", \"virtio_net\", \"macvlan\", \"8021q\", \"veth\", \"bridge\"]\n" +
+	text := "[image]\nname = \"inguest\"\n[drivers]\nmodules = [\"e1000\", \"e1000e\", \"8139cp\", \"virtio_net\", \"macvlan\", \"8021q\", \"veth\", \"bridge\"]\n" +
 		"[[service]]\nname = \"nemesis\"\nexec = [\"/bin/nemesis\"]\nrestart = \"never\"\n" +
 		fmt.Sprintf("files = %s\n", list(files))
 	cfg, err := image.Parse(filepath.Join(dir, "inguest.toml"), []byte(text))
@@ -121,7 +121,7 @@ func hostTool(dir, name, pkg string) ([]string, error) {
 	return files, nil
 }
 
-// TestInGuest runs the tests of single packages in a guest with three NICs on
+// TestInGuest runs the tests of single packages in a guest with four NICs on
 // one hub.
 func TestInGuest(t *testing.T) {
 	if testing.Short() {
@@ -144,8 +144,9 @@ func TestInGuest(t *testing.T) {
 				Cmdline:      b.Cmdline + " nemesis=run@" + name,
 				MemoryMB:     512,
 				GenerationID: "756d6272-6100-4000-8000-000000000000",
+				Extra:        []string{"-global", "virtio-net-device.rss=on"},
 			}
-			for i, model := range []string{"e1000", "rtl8139", "virtio-net-pci"} {
+			for i, model := range []string{"e1000", "rtl8139", "virtio-net-pci", "e1000e"} {
 				m.NICs = append(m.NICs, machine.NIC{
 					ID: fmt.Sprintf("nic%d", i), Model: model, Address: fmt.Sprint(2 + i), Netdev: "hubport,hubid=0",
 				})

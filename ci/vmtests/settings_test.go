@@ -6,6 +6,7 @@ package vmtests
 
 import (
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 	"testing"
@@ -15,13 +16,27 @@ import (
 	"github.com/umbra-vm/umbra/shadow/ctl"
 )
 
-// TestSettings changes what a user changes and moves the guest to a NIC that
-// cannot do all of it, and on to one that can.
+// TestSettings changes what users change, by every way that they have, and moves
+// the guest to a NIC that cannot do all of it, and on to one that can.
 func TestSettings(t *testing.T) {
-	g := start(t, fullImage, e1000At2, cmdline("nemesis=settings"))
-	g.waitConsole("settings of e1000: mtu 1400, promisc true, gro false, rx ring 512")
-	want := map[string]string{"net.mtu": "1400", "net.flag.promisc": "on", "net.feature.rx-gro": "off", "net.ring.rx": "512"}
-	g.logged(want, nil)
+	from, back := rig.NIC{Model: "e1000e", Slot: "2"}, rig.NIC{Model: "e1000e", Slot: "5"}
+	const (
+		kept   = "mtu 1400, promisc true, gso 16000, gro false, 01:00:5e:01:02:03 true, 01:80:c2:00:00:0e true, "
+		able   = "settings of e1000e: " + kept + "rx ring 512, rx-usecs 50, messages 0x5, stamps 1 and 1, flows 64"
+		unable = "settings of 8139cp: " + kept + "rx ring 64, messages 0x5, flows 64"
+	)
+	g := start(t, fullImage, from, cmdline("nemesis=settings"))
+	g.waitConsole(able)
+	want := map[string]string{
+		"net.mtu": "1400", "net.flag.promisc": "on", "net.gso.max-size": "16000",
+		"net.feature.rx-gro": "off", "net.ring.rx": "512", "net.coalesce.rx-usecs": "50", "net.messages": "drv,link",
+		"net.timestamp.tx": "on", "net.timestamp.rx": "all", "net.rps.flows.rx-0": "64",
+	}
+	// What sysfs changed is read when the device is left.
+	early := maps.Clone(want)
+	delete(early, "net.rps.flows.rx-0")
+	delete(early, "net.gso.max-size")
+	g.logged(early, nil)
 	// The user's own changes reset the e1000 and cost what was sent meanwhile:
 	// only what is numbered from here on is the moves' business.
 	g.traffic()
@@ -31,8 +46,8 @@ func TestSettings(t *testing.T) {
 		deferred []string
 		says     string
 	}{
-		{rtl8139At2, []string{"net.ring.rx"}, "settings of 8139cp: mtu 1400, promisc true, gro false, rx ring"},
-		{e1000At5, nil, "settings of e1000: mtu 1400, promisc true, gro false, rx ring 512"},
+		{rtl8139At2, []string{"net.ring.rx", "net.coalesce.rx-usecs", "net.timestamp.tx", "net.timestamp.rx"}, unable},
+		{back, nil, able},
 	} {
 		here := g.rec.next()
 		g.move(move.to)

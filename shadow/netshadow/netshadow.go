@@ -37,9 +37,9 @@ import (
 	"github.com/umbra-vm/umbra/shadow"
 	"github.com/umbra-vm/umbra/shadow/ctl"
 	"github.com/umbra-vm/umbra/shadow/journal"
+	"github.com/umbra-vm/umbra/shadow/netshadow/asked"
 	"github.com/umbra-vm/umbra/shadow/netshadow/harvest"
 	"github.com/umbra-vm/umbra/shadow/netshadow/hold"
-	"github.com/umbra-vm/umbra/shadow/netshadow/macwatch"
 	"github.com/umbra-vm/umbra/shadow/netshadow/settings"
 )
 
@@ -120,7 +120,7 @@ func New(ctx context.Context, opt Options) (*Class, error) {
 		}
 		return harvest.New(opt.Logger, opts...)
 	})
-	go c.watchMACs() // takes a while, and is needed once there is a proxy
+	go c.watchRequests() // takes a while, and is needed once there is a proxy
 	return c, nil
 }
 
@@ -150,28 +150,31 @@ func (c *Class) New(role shadow.Role, j *journal.Journal) (shadow.Shadow, error)
 	return s, nil
 }
 
-// watchMACs returns when the class sees the MACs that are given to its proxies.
-func (c *Class) watchMACs() {
+// watchRequests returns when the class sees what is asked of its interfaces.
+func (c *Class) watchRequests() {
 	c.watching.Do(func() {
-		w, err := macwatch.New()
+		w, err := asked.New()
 		if err != nil {
-			c.Logger.Warn("a MAC given to a proxy has no effect: set it in the role's configuration", "err", err)
+			c.Logger.Warn("a MAC given to a proxy has no effect, set it in the role's configuration; what is set by ioctl is seen late", "err", err)
 			return
 		}
 		go func() {
 			defer w.Close()
 			if err := w.Run(c.ctx, c.asked); err != nil {
-				c.Logger.Error("a MAC given to a proxy has no effect any more", "err", err)
+				c.Logger.Error("a MAC given to a proxy has no effect any more, and what is set by ioctl is seen late", "err", err)
 			}
 		}()
 	})
 }
 
-func (c *Class) asked(r macwatch.Request) {
+func (c *Class) asked(r asked.Request) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	for _, s := range c.shadows {
-		if ifindex(s.proxy.name) == r.Index {
+		switch r.Index {
+		case 0:
+			s.recorder.look(c.ctx)
+		case ifindex(s.proxy.name):
 			s.asked(r.MAC)
 		}
 	}

@@ -67,7 +67,7 @@ func (p proxy) link() (*netlink.Bond, error) {
 //     none (see impatient). It has two prices: the kernel takes every failover for
 //     a change of address and forgets its neighbours, see neighbours; and the
 //     address that a user gives to the bond reaches it by way of the shadow, see
-//     macwatch.
+//     package asked.
 func (p proxy) create(mac net.HardwareAddr, tap *os.File) error {
 	b := netlink.NewLinkBond(netlink.LinkAttrs{Name: p.name, HardwareAddr: mac})
 	b.Mode = netlink.BOND_MODE_ACTIVE_BACKUP

@@ -9,6 +9,7 @@ import (
 	"errors"
 	"log/slog"
 	"net"
+	"slices"
 	"strconv"
 	"sync"
 
@@ -30,14 +31,14 @@ type recorder struct {
 	journal *journal.Journal
 	log     *slog.Logger
 
-	watcher  *settings.Watcher
 	baseline settings.Values // the present device's, taken at its probe
 	tooBig   []settings.Deferred
 
-	mu    sync.Mutex // guards the rest
-	iface string
-	ops   *oplog.Log
-	state *settings.Recorder
+	mu      sync.Mutex // guards the rest
+	watcher *settings.Watcher
+	iface   string
+	ops     *oplog.Log
+	state   *settings.Recorder
 }
 
 func newRecorder(client *settings.Client, proxy string, j *journal.Journal, log *slog.Logger) (*recorder, error) {
@@ -54,26 +55,43 @@ func newRecorder(client *settings.Client, proxy string, j *journal.Journal, log 
 	return r, nil
 }
 
+// following returns the watcher and the interface that it follows beside the
+// proxy; nil if nothing is followed yet.
+func (r *recorder) following() (w *settings.Watcher, iface string) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.watcher, r.iface
+}
+
 // pause ends the recording: what happens from here on is the shadow's doing,
 // or a dying device's. What was changed up to now and not yet told, or is never
-// told, is read from the kernel's memory; the device is not asked.
+// told, is in what Sync returns; the device is not asked.
 func (r *recorder) pause(ctx context.Context) {
-	if r.watcher == nil {
+	w, iface := r.following()
+	if w == nil {
 		return
 	}
-	if err := r.watcher.Pause(ctx); err != nil {
+	if err := w.Pause(ctx); err != nil {
 		r.log.Warn("settings: pause", "err", err)
 		return
 	}
-	r.mu.Lock()
-	iface := r.iface
-	r.mu.Unlock()
-	for name, scope := range map[string]settings.Scope{r.proxy: settings.Proxy, iface: settings.Device} {
-		now, err := r.client.Remembered(ctx, name)
-		if err != nil {
-			continue // gone: what was told of it stands
-		}
-		r.observe(ofInterface(now, scope))
+	now, err := w.Sync(ctx)
+	if err != nil {
+		r.log.Warn("settings: what was changed last is not recorded", "err", err)
+		return
+	}
+	r.observe(ofInterface(now[r.proxy], settings.Proxy))
+	r.observe(ofInterface(now[iface], settings.Device))
+}
+
+// look reads again what somebody may have changed by an ioctl.
+func (r *recorder) look(ctx context.Context) {
+	w, _ := r.following()
+	if w == nil {
+		return
+	}
+	if err := w.Look(ctx); err != nil {
+		r.log.Warn("settings: what an ioctl changed is not recorded", "err", err)
 	}
 }
 
@@ -86,8 +104,11 @@ func ofInterface(v settings.Values, scope settings.Scope) settings.Values {
 	return in
 }
 
-// keyMAC is the key of the role's MAC in its log.
-const keyMAC = "net.mac"
+// Keys of the role's MAC and MTU in its log.
+const (
+	keyMAC = "net.mac"
+	keyMTU = "net.mtu"
+)
 
 // asked records the MAC that somebody gave to the proxy.
 func (r *recorder) asked(mac net.HardwareAddr) {
@@ -117,11 +138,12 @@ func (r *recorder) mac(def net.HardwareAddr) net.HardwareAddr {
 
 // forget ends the following of interfaces that are leaving the role.
 func (r *recorder) forget(ctx context.Context, ifaces []string) {
-	if r.watcher == nil {
+	w, _ := r.following()
+	if w == nil {
 		return
 	}
 	for _, name := range ifaces {
-		if err := r.watcher.Remove(ctx, name); err != nil {
+		if err := w.Remove(ctx, name); err != nil {
 			r.log.Warn("settings: forget", "iface", name, "err", err)
 		}
 	}
@@ -147,9 +169,16 @@ func (r *recorder) replay(ctx context.Context, iface string, rec *shadow.Recover
 	if err != nil {
 		return err
 	}
+	// The proxy has kept what was asked of it, but for what its devices may not
+	// exceed: a bond takes a limit of segmentation from them and never gives it back
+	// (netif_set_tso_max_size).
+	more, err := r.client.Apply(ctx, r.proxy, r.proxyOps(), settings.AfterOpen)
+	if err != nil {
+		return err
+	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	deferred = append(deferred, r.tooBig...)
+	deferred = slices.Concat(deferred, more, r.tooBig)
 	r.tooBig = nil
 	for _, e := range r.ops.Deferred() {
 		r.note(r.journal.Defer(e.Op, ""))
@@ -169,25 +198,35 @@ func (r *recorder) deviceOps() []oplog.Op {
 	return settings.In(r.ops.Snapshot(), settings.Device)
 }
 
+// proxyOps returns the operations on the proxy but for its MAC and MTU, which have
+// their own ways, see mac and deferMTU.
+func (r *recorder) proxyOps() []oplog.Op {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return slices.DeleteFunc(settings.In(r.ops.Snapshot(), settings.Proxy), func(op oplog.Op) bool {
+		return op.Key == keyMAC || op.Key == keyMTU
+	})
+}
+
 // resume goes back to passive mode: from here on a change of the proxy or of
 // iface is somebody's wish.
 func (r *recorder) resume(ctx context.Context, iface string) error {
-	if r.watcher == nil {
+	w, _ := r.following()
+	if w == nil {
 		// The watch outlives the recovery that began it.
-		w, err := r.client.Watch(context.WithoutCancel(ctx), r.proxy)
-		if err != nil {
+		var err error
+		if w, err = r.client.Watch(context.WithoutCancel(ctx), r.proxy); err != nil {
 			return err
 		}
-		r.watcher = w
+		r.follow(w)
 		if err := w.Pause(ctx); err != nil {
 			return err
 		}
-		go r.follow(w)
 	}
-	if _, err := r.watcher.Add(ctx, iface); err != nil {
+	if _, err := w.Add(ctx, iface); err != nil {
 		return err
 	}
-	now, err := r.watcher.Resume(ctx)
+	now, err := w.Resume(ctx)
 	if err != nil {
 		return err
 	}
@@ -212,14 +251,13 @@ func (r *recorder) resume(ctx context.Context, iface string) error {
 // adopt goes on where a predecessor stopped, and records what was changed
 // while nobody looked.
 func (r *recorder) adopt(ctx context.Context, iface string) error {
-	if r.watcher != nil || r.state == nil {
+	if w, _ := r.following(); w != nil || r.state == nil {
 		return nil
 	}
 	w, err := r.client.Watch(context.WithoutCancel(ctx), r.proxy, iface)
 	if err != nil {
 		return err
 	}
-	r.watcher = w
 	for name, scope := range map[string]settings.Scope{r.proxy: settings.Proxy, iface: settings.Device} {
 		now, err := r.client.Snapshot(ctx, name)
 		if err != nil {
@@ -230,20 +268,27 @@ func (r *recorder) adopt(ctx context.Context, iface string) error {
 	r.mu.Lock()
 	r.iface = iface
 	r.mu.Unlock()
-	go r.follow(w)
+	r.follow(w)
 	return nil
 }
 
+// follow makes w the watcher, and records what it tells until it ends.
 func (r *recorder) follow(w *settings.Watcher) {
+	r.mu.Lock()
+	r.watcher = w
+	r.mu.Unlock()
+	go r.take(w)
+}
+
+// take records what a watcher tells. The values of an interface that is gone are
+// those that it had.
+func (r *recorder) take(w *settings.Watcher) {
 	for c := range w.Changes() {
-		r.mu.Lock()
-		iface := r.iface
-		r.mu.Unlock()
-		switch {
-		case c.Gone:
-		case c.Interface == r.proxy:
+		_, iface := r.following()
+		switch c.Interface {
+		case r.proxy:
 			r.observe(ofInterface(c.Values, settings.Proxy))
-		case c.Interface == iface:
+		case iface:
 			r.observe(c.Values.In(settings.Device))
 		}
 	}
@@ -279,14 +324,14 @@ func (r *recorder) record(ops []oplog.Op) {
 
 // deferMTU notes for the next replay that the new device cannot take an MTU.
 func (r *recorder) deferMTU(mtu int, reason string) {
-	r.tooBig = []settings.Deferred{{Op: oplog.Set("net.mtu", strconv.Itoa(mtu)), Reason: reason}}
+	r.tooBig = []settings.Deferred{{Op: oplog.Set(keyMTU, strconv.Itoa(mtu)), Reason: reason}}
 }
 
 // mtu returns the MTU that the log asks for, or def.
 func (r *recorder) mtu(def int) int {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if v, ok := r.ops.Get("net.mtu"); ok {
+	if v, ok := r.ops.Get(keyMTU); ok {
 		if n, err := strconv.Atoi(v); err == nil {
 			return n
 		}

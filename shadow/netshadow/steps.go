@@ -335,7 +335,7 @@ func (s *netShadow) Open(ctx context.Context, dev drivers.Device, rec *shadow.Re
 		return err
 	}
 	if !there {
-		s.class.watchMACs()
+		s.class.watchRequests()
 		if err := s.proxy.create(mac, s.tap); err != nil {
 			return err
 		}

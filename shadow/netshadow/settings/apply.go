@@ -204,11 +204,11 @@ func judge(g group, op oplog.Op, now report) string {
 	case g == groupRings && ok:
 		// Drivers round to what the hardware takes.
 		return ""
-	case g == groupLinkModes && op.Key == keyLinkModes:
+	case slices.Contains(listKeys, op.Key) && op.Value != noBits:
 		var missing []string
-		for _, mode := range strings.Split(op.Value, ",") {
-			if !slices.Contains(now.supported, mode) {
-				missing = append(missing, mode)
+		for _, name := range strings.Split(op.Value, ",") {
+			if !slices.Contains(now.supported, name) {
+				missing = append(missing, name)
 			}
 		}
 		if len(missing) > 0 {
@@ -257,6 +257,8 @@ func reason(err error) string {
 		return "not permitted"
 	case errors.Is(err, unix.ENODEV):
 		return "the device is away"
+	case errors.Is(err, unix.ENOENT):
+		return "the device has no such queue"
 	}
 	var errno unix.Errno
 	if errors.As(err, &errno) {

@@ -7,30 +7,43 @@ package settings
 import (
 	"encoding/binary"
 	"fmt"
+	"slices"
+	"strings"
 
 	"github.com/mdlayher/genetlink"
 	"github.com/mdlayher/netlink"
 	"golang.org/x/sys/unix"
 )
 
-// Sets of strings of the kernel, enum ethtool_stringset in
+// A stringSet is a set of strings of the kernel, enum ethtool_stringset in
 // include/uapi/linux/ethtool.h.
+type stringSet uint32
+
 const (
-	stringsFeatures  = 4
-	stringsLinkModes = 9
+	stringsFeatures      stringSet = 4
+	stringsHashFunctions stringSet = 5
+	stringsLinkModes     stringSet = 9
+	stringsMessages      stringSet = 10
+	stringsWake          stringSet = 11
+	stringsStampTx       stringSet = 13
+	stringsStampRx       stringSet = 14
 )
 
-// names are the kernel's names for the bits of its bit sets, by index.
-type names struct {
-	features, linkModes []string
+// stringSets are those that are asked for.
+var stringSets = []stringSet{
+	stringsFeatures, stringsHashFunctions, stringsLinkModes, stringsMessages, stringsWake, stringsStampTx, stringsStampRx,
 }
+
+// names are the kernel's names for the bits of its bit sets, by index. One that
+// has none is empty.
+type names map[stringSet][]string
 
 // parseStrings reads the answer to stringsRequest.
 func parseStrings(m genetlink.Message) (names, error) {
-	var n names
+	n := make(names)
 	ad, err := netlink.NewAttributeDecoder(m.Data)
 	if err != nil {
-		return names{}, fmt.Errorf("strings message: %w", err)
+		return nil, fmt.Errorf("strings message: %w", err)
 	}
 	for ad.Next() {
 		if ad.Type() != unix.ETHTOOL_A_STRSET_STRINGSETS {
@@ -46,12 +59,12 @@ func parseStrings(m genetlink.Message) (names, error) {
 		})
 	}
 	if err := ad.Err(); err != nil {
-		return names{}, fmt.Errorf("strings message: %w", err)
+		return nil, fmt.Errorf("strings message: %w", err)
 	}
 	return n, nil
 }
 
-func (n *names) parseSet(ad *netlink.AttributeDecoder) error {
+func (n names) parseSet(ad *netlink.AttributeDecoder) error {
 	var id uint32
 	var set []string
 	for ad.Next() {
@@ -69,11 +82,8 @@ func (n *names) parseSet(ad *netlink.AttributeDecoder) error {
 			})
 		}
 	}
-	switch id {
-	case stringsFeatures:
-		n.features = set
-	case stringsLinkModes:
-		n.linkModes = set
+	if slices.Contains(stringSets, stringSet(id)) {
+		n[stringSet(id)] = set
 	}
 	return nil
 }
@@ -101,14 +111,14 @@ func parseString(ad *netlink.AttributeDecoder, set *[]string) error {
 	return nil
 }
 
-// stringsRequest asks for the names of features and link modes.
+// stringsRequest asks for the names of all bits.
 func stringsRequest() (genetlink.Message, error) {
 	ae := netlink.NewAttributeEncoder()
 	encodeHeader(ae, 0, 0)
 	ae.Nested(unix.ETHTOOL_A_STRSET_STRINGSETS, func(ae *netlink.AttributeEncoder) error {
-		for _, id := range []uint32{stringsFeatures, stringsLinkModes} {
+		for _, id := range stringSets {
 			ae.Nested(unix.ETHTOOL_A_STRINGSETS_STRINGSET, func(ae *netlink.AttributeEncoder) error {
-				ae.Uint32(unix.ETHTOOL_A_STRINGSET_ID, id)
+				ae.Uint32(unix.ETHTOOL_A_STRINGSET_ID, uint32(id))
 				return nil
 			})
 		}
@@ -177,3 +187,49 @@ func (b bitset) has(i int) bool    { return test(b.value, i) }
 func (b bitset) inMask(i int) bool { return test(b.mask, i) }
 
 func test(w []uint32, i int) bool { return i/32 < len(w) && w[i/32]>>(i%32)&1 != 0 }
+
+// noBits is a list of no bits. Other lists are the names of the bits that are set,
+// separated by commas.
+const noBits = "none"
+
+// list returns the set's bits that have a name and are wanted, and the names
+// of those that can be set: all of a set without mask.
+func (b bitset) list(names []string, wanted func(name string) bool) (value string, supported []string) {
+	var set []string
+	for i, name := range names {
+		if name == "" || !wanted(name) {
+			continue
+		}
+		if len(b.mask) == 0 || b.inMask(i) {
+			supported = append(supported, name)
+		}
+		if b.has(i) {
+			set = append(set, name)
+		}
+	}
+	if len(set) == 0 {
+		return noBits, supported
+	}
+	return strings.Join(set, ","), supported
+}
+
+// encodeList encodes the part of a list that can be set.
+func encodeList(ae *netlink.AttributeEncoder, attr uint16, value string, supported, names []string) error {
+	set := newBitset(len(names))
+	want := strings.Split(value, ",")
+	found := value == noBits
+	for i, name := range names {
+		if slices.Contains(supported, name) {
+			on := slices.Contains(want, name)
+			set.put(i, on)
+			found = found || on
+		}
+	}
+	if !found {
+		return fmt.Errorf("the device has none of these")
+	}
+	ae.Nested(attr, set.encode)
+	return nil
+}
+
+func everyName(string) bool { return true }

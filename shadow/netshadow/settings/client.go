@@ -10,6 +10,7 @@ import (
 	"fmt"
 	"log/slog"
 	"maps"
+	"path/filepath"
 
 	"github.com/mdlayher/genetlink"
 	"github.com/mdlayher/netlink"
@@ -73,26 +74,15 @@ func (c *Client) Close() error {
 // none. Do not ask a device that may be gone: some drivers read link modes from
 // the hardware. What a Watcher saw last is still good then.
 func (c *Client) Snapshot(ctx context.Context, ifname string) (Values, error) {
-	return c.read(ctx, ifname, numGroups)
-}
-
-// Remembered reads the settings that the kernel keeps itself, and asks no
-// driver: those of the link, and features. It is safe on a device that is gone,
-// and the last chance to see what was never announced: a feature that somebody
-// asked for and this device cannot have in its present state changes nothing
-// but the wish, and the kernel announces only features in effect.
-func (c *Client) Remembered(ctx context.Context, ifname string) (Values, error) {
-	return c.read(ctx, ifname, groupFeatures+1)
-}
-
-// read reads the groups below end.
-func (c *Client) read(ctx context.Context, ifname string, end group) (Values, error) {
 	link, err := c.link(ctx, ifname)
 	if err != nil {
 		return nil, err
 	}
 	values := link.values
-	for g := groupFeatures; g < end; g++ {
+	for _, g := range everyGroup {
+		if g == groupLink {
+			continue
+		}
 		if err := ctx.Err(); err != nil {
 			return nil, err
 		}
@@ -146,6 +136,7 @@ func refused(err error) bool { return errors.As(err, new(unix.Errno)) || errors.
 type sockets struct {
 	rt      *netlink.Conn
 	ethtool *genetlink.Conn
+	ioctls  ioctls
 	family  genetlink.Family
 	names   names
 }
@@ -160,7 +151,11 @@ func dial() (*sockets, error) {
 	if err != nil {
 		return nil, errors.Join(&OpError{Op: "open generic netlink", Err: err}, rt.Close())
 	}
-	s := &sockets{rt: rt, ethtool: ge}
+	io, err := openIoctls()
+	if err != nil {
+		return nil, errors.Join(&OpError{Op: "open socket", Err: err}, rt.Close(), ge.Close())
+	}
+	s := &sockets{rt: rt, ethtool: ge, ioctls: io}
 	if err := s.learn(); err != nil {
 		return nil, errors.Join(&OpError{Op: "open ethtool netlink", Err: err}, s.close())
 	}
@@ -188,7 +183,9 @@ func (s *sockets) learn() (err error) {
 	return nil
 }
 
-func (s *sockets) close() error { return errors.Join(s.rt.Close(), s.ethtool.Close()) }
+func (s *sockets) close() error {
+	return errors.Join(s.rt.Close(), s.ethtool.Close(), s.ioctls.close())
+}
 
 func (s *sockets) monitor() (id uint32, err error) {
 	for _, g := range s.family.Groups {
@@ -219,8 +216,11 @@ func (s *sockets) getLink(index int, name string) (report, error) {
 }
 
 func (s *sockets) get(g group, index int) (report, error) {
-	if g == groupLink {
+	switch socketOf(g) {
+	case socketLink:
 		return s.getLink(index, "")
+	case socketCalls:
+		return s.call(g, index)
 	}
 	req, err := ethtoolRequest(g, index)
 	if err != nil {
@@ -251,6 +251,9 @@ func (s *sockets) set(g group, index int, ops []oplog.Op, cur report) error {
 		}
 		return nil
 	}
+	if socketOf(g) == socketCalls {
+		return s.callChange(g, index, ops, cur)
+	}
 	req, err := ethtoolChange(g, index, ops, cur, s.names)
 	if err != nil {
 		return refusal{err}
@@ -258,3 +261,37 @@ func (s *sockets) set(g group, index int, ops []oplog.Op, cur report) error {
 	_, err = s.ethtool.Execute(req, s.family.ID, netlink.Request|netlink.Acknowledge)
 	return err
 }
+
+// call reports the settings of a group that no message has.
+func (s *sockets) call(g group, index int) (report, error) {
+	name, err := s.ioctls.name(index)
+	if err != nil {
+		return report{}, err
+	}
+	r := report{index: index, group: g}
+	switch g {
+	case groupHash:
+		r.values, err = s.ioctls.getHash(name, s.names)
+	case groupTimestamps:
+		r.values, err = s.ioctls.getTimestamps(name, s.names)
+	case groupQueues:
+		r.values, err = getQueues(filepath.Join(sysClassNet, name))
+	}
+	return r, err
+}
+
+func (s *sockets) callChange(g group, index int, ops []oplog.Op, cur report) error {
+	name, err := s.ioctls.name(index)
+	if err != nil {
+		return err
+	}
+	switch g {
+	case groupHash:
+		return s.ioctls.setHash(name, ops, s.names)
+	case groupTimestamps:
+		return s.ioctls.setTimestamps(name, ops, cur, s.names)
+	}
+	return setQueues(filepath.Join(sysClassNet, name), ops)
+}
+
+const sysClassNet = "/sys/class/net"

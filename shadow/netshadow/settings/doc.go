@@ -25,9 +25,10 @@
 // and MAC, and an active-backup bond takes promiscuous mode, all-multicast and
 // its multicast list along to the active port (drivers/net/bonding/bond_main.c,
 // Linux 6.1). Setting them on the port by hand lasts until the next bond
-// event, and is not an operation. Features, rings, pause, link modes and the
-// transmit queue length belong to the device. Where there is no proxy, one
-// interface has both scopes.
+// event, and is not an operation. So do the limits of segmentation. All that
+// ethtool sets, queues and their length belong to the device. Where there is no
+// proxy, one interface has both scopes. KeptByProxy lists what is the proxy's and
+// needs no operation.
 //
 // Traps of bond_enslave, for the caller:
 //   - it refuses an interface that is up, and opens it itself: BeforeOpen is
@@ -41,7 +42,7 @@
 //   - releasing a port gives it its former MTU back, and its MAC unless the bond
 //     has fail_over_mac=active;
 //   - a bond with fail_over_mac=active takes a new MAC with success and keeps its
-//     own: what was asked for is not seen here, see package macwatch.
+//     own: what was asked for is not seen here, see package asked.
 //
 // All of these look like changes on the port. Whoever makes them puts the
 // Watcher on pause meanwhile, and rebases the Recorder on what Resume returns.
@@ -55,11 +56,21 @@
 // notification, so that no driver is asked: a notification may come from a
 // device that is no longer there. The one exception is a forced speed, which
 // drivers tell only while there is a link; it is read when the link comes.
+//
+// Three kinds of change are not announced. Receive hashing and time stamps have no
+// netlink message in Linux 6.1: whoever hears of the ioctl (package asked) calls
+// Look, and they are read by ioctls of our own. What sysfs sets of queues, limits of
+// segmentation, and features that are wished for without effect, the kernel
+// remembers: Sync reads them, without asking a driver, when a device is left. A
+// device that is torn out together with its interface takes what sysfs set since
+// the last recovery with it.
+//
 // There is no polling. A request to the kernel is sent on the socket that
 // carries the notifications, and its answer takes its place in their order;
 // lost notifications (ENOBUFS) are made good by such requests.
 //
-// Not seen: what a driver does not report as it was asked for, e.g. QEMU's
+// Not seen: ntuple rules, and queueing disciplines and filters on the device's own
+// interface; what a driver does not report as it was asked for, e.g. QEMU's
 // e1000 tells 1000 Mb/s whatever speed was forced; and pause of either
 // direction while pause is negotiated, since most drivers then report the
 // result instead of the wish.

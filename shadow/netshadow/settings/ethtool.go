@@ -5,6 +5,7 @@
 package settings
 
 import (
+	"encoding/hex"
 	"fmt"
 	"slices"
 	"strings"
@@ -34,20 +35,50 @@ var ethtoolGroups = map[group]ethtoolGroup{
 		unix.ETHTOOL_MSG_FEATURES_GET_REPLY, unix.ETHTOOL_MSG_FEATURES_NTF,
 		parseFeatures, encodeFeatures,
 	},
+	groupPrivateFlags: {
+		unix.ETHTOOL_MSG_PRIVFLAGS_GET, unix.ETHTOOL_MSG_PRIVFLAGS_SET,
+		unix.ETHTOOL_MSG_PRIVFLAGS_GET_REPLY, unix.ETHTOOL_MSG_PRIVFLAGS_NTF,
+		parsePrivateFlags, encodePrivateFlags,
+	},
+	groupChannels: {
+		unix.ETHTOOL_MSG_CHANNELS_GET, unix.ETHTOOL_MSG_CHANNELS_SET,
+		unix.ETHTOOL_MSG_CHANNELS_GET_REPLY, unix.ETHTOOL_MSG_CHANNELS_NTF,
+		channelAttrs.parse, channelAttrs.encode,
+	},
 	groupRings: {
 		unix.ETHTOOL_MSG_RINGS_GET, unix.ETHTOOL_MSG_RINGS_SET,
 		unix.ETHTOOL_MSG_RINGS_GET_REPLY, unix.ETHTOOL_MSG_RINGS_NTF,
-		parseRings, encodeRings,
+		ringAttrs.parse, ringAttrs.encode,
+	},
+	groupCoalesce: {
+		unix.ETHTOOL_MSG_COALESCE_GET, unix.ETHTOOL_MSG_COALESCE_SET,
+		unix.ETHTOOL_MSG_COALESCE_GET_REPLY, unix.ETHTOOL_MSG_COALESCE_NTF,
+		coalesceAttrs.parse, coalesceAttrs.encode,
 	},
 	groupPause: {
 		unix.ETHTOOL_MSG_PAUSE_GET, unix.ETHTOOL_MSG_PAUSE_SET,
 		unix.ETHTOOL_MSG_PAUSE_GET_REPLY, unix.ETHTOOL_MSG_PAUSE_NTF,
-		parsePause, encodePause,
+		parsePause, pauseAttrs.encode,
 	},
 	groupLinkModes: {
 		unix.ETHTOOL_MSG_LINKMODES_GET, unix.ETHTOOL_MSG_LINKMODES_SET,
 		unix.ETHTOOL_MSG_LINKMODES_GET_REPLY, unix.ETHTOOL_MSG_LINKMODES_NTF,
 		parseLinkModes, encodeLinkModes,
+	},
+	groupEEE: {
+		unix.ETHTOOL_MSG_EEE_GET, unix.ETHTOOL_MSG_EEE_SET,
+		unix.ETHTOOL_MSG_EEE_GET_REPLY, unix.ETHTOOL_MSG_EEE_NTF,
+		parseEEE, encodeEEE,
+	},
+	groupWake: {
+		unix.ETHTOOL_MSG_WOL_GET, unix.ETHTOOL_MSG_WOL_SET,
+		unix.ETHTOOL_MSG_WOL_GET_REPLY, unix.ETHTOOL_MSG_WOL_NTF,
+		parseWake, encodeWake,
+	},
+	groupMessages: {
+		unix.ETHTOOL_MSG_DEBUG_GET, unix.ETHTOOL_MSG_DEBUG_SET,
+		unix.ETHTOOL_MSG_DEBUG_GET_REPLY, unix.ETHTOOL_MSG_DEBUG_NTF,
+		parseMessages, encodeMessages,
 	},
 }
 
@@ -76,8 +107,12 @@ func parseEthtool(m genetlink.Message, n names) (r report, ntf, ok bool, err err
 
 // ethtoolRequest asks for the settings of a group.
 func ethtoolRequest(g group, index int) (genetlink.Message, error) {
+	flags := uint32(unix.ETHTOOL_FLAG_COMPACT_BITSETS)
+	if g == groupPrivateFlags {
+		flags = 0 // each driver has names of its own
+	}
 	ae := netlink.NewAttributeEncoder()
-	encodeHeader(ae, index, unix.ETHTOOL_FLAG_COMPACT_BITSETS)
+	encodeHeader(ae, index, flags)
 	return ethtoolMessage(ethtoolGroups[g].get, ae)
 }
 
@@ -135,7 +170,7 @@ func parseFeatures(r *report, ad *netlink.AttributeDecoder, n names) error {
 			ad.Nested(nochange.parse)
 		}
 	}
-	for i, name := range n.features {
+	for i, name := range n[stringsFeatures] {
 		if name != "" && hw.has(i) && !nochange.has(i) {
 			r.values[featurePrefix+name] = onOff(wanted.has(i))
 		}
@@ -144,9 +179,9 @@ func parseFeatures(r *report, ad *netlink.AttributeDecoder, n names) error {
 }
 
 func encodeFeatures(ae *netlink.AttributeEncoder, ops []oplog.Op, _ report, n names) error {
-	set := newBitset(len(n.features))
+	set := newBitset(len(n[stringsFeatures]))
 	for _, op := range ops {
-		i := slices.Index(n.features, strings.TrimPrefix(op.Key, featurePrefix))
+		i := slices.Index(n[stringsFeatures], strings.TrimPrefix(op.Key, featurePrefix))
 		if i < 0 {
 			return fmt.Errorf("the kernel has no feature of this name")
 		}
@@ -160,73 +195,80 @@ func encodeFeatures(ae *netlink.AttributeEncoder, ops []oplog.Op, _ report, n na
 	return nil
 }
 
-var ringAttrs = []struct {
-	key        string
-	value, max uint16
-}{
-	{"net.ring.rx", unix.ETHTOOL_A_RINGS_RX, unix.ETHTOOL_A_RINGS_RX_MAX},
-	{"net.ring.rx-mini", unix.ETHTOOL_A_RINGS_RX_MINI, unix.ETHTOOL_A_RINGS_RX_MINI_MAX},
-	{"net.ring.rx-jumbo", unix.ETHTOOL_A_RINGS_RX_JUMBO, unix.ETHTOOL_A_RINGS_RX_JUMBO_MAX},
-	{"net.ring.tx", unix.ETHTOOL_A_RINGS_TX, unix.ETHTOOL_A_RINGS_TX_MAX},
-}
-
-func parseRings(r *report, ad *netlink.AttributeDecoder, _ names) error {
-	r.limits = map[string]uint32{}
+// parsePrivateFlags reads flags with their names. A notification has none, and
+// says only that there is something to be read.
+func parsePrivateFlags(r *report, ad *netlink.AttributeDecoder, _ names) error {
 	for ad.Next() {
-		if ad.Type() == headerAttr {
+		switch ad.Type() {
+		case headerAttr:
 			ad.Nested(parseHeader(r))
-			continue
-		}
-		for _, ring := range ringAttrs {
-			switch ad.Type() {
-			case ring.value:
-				r.values[ring.key] = formatUint32(ad.Uint32())
-			case ring.max:
-				r.limits[ring.key] = ad.Uint32()
-			}
+		case unix.ETHTOOL_A_PRIVFLAGS_FLAGS:
+			ad.Nested(func(ad *netlink.AttributeDecoder) error {
+				for ad.Next() {
+					switch ad.Type() {
+					case unix.ETHTOOL_A_BITSET_VALUE:
+						r.unnamed = true
+					case unix.ETHTOOL_A_BITSET_BITS:
+						ad.Nested(func(ad *netlink.AttributeDecoder) error {
+							for ad.Next() {
+								ad.Nested(func(ad *netlink.AttributeDecoder) error { return parsePrivateFlag(r, ad) })
+							}
+							return nil
+						})
+					}
+				}
+				return nil
+			})
 		}
 	}
 	return nil
 }
 
-func encodeRings(ae *netlink.AttributeEncoder, ops []oplog.Op, cur report, _ names) error {
+func parsePrivateFlag(r *report, ad *netlink.AttributeDecoder) error {
+	var name string
+	on := false
+	for ad.Next() {
+		switch ad.Type() {
+		case unix.ETHTOOL_A_BITSET_BIT_NAME:
+			name = ad.String()
+		case unix.ETHTOOL_A_BITSET_BIT_VALUE:
+			on = true
+		}
+	}
+	if name != "" {
+		r.values[privateFlagPrefix+name] = onOff(on)
+	}
+	return nil
+}
+
+func encodePrivateFlags(ae *netlink.AttributeEncoder, ops []oplog.Op, cur report, _ names) error {
 	for _, op := range ops {
-		size, err := parseUint32(op.Value)
-		if err != nil {
-			return err
-		}
-		limit, ok := cur.limits[op.Key]
-		if !ok || size > limit {
-			return fmt.Errorf("the device's maximum is %d", limit)
-		}
-		for _, ring := range ringAttrs {
-			if ring.key == op.Key {
-				ae.Uint32(ring.value, size)
-			}
+		if _, ok := cur.values[op.Key]; !ok {
+			return fmt.Errorf("the driver has no flag of this name")
 		}
 	}
+	ae.Nested(unix.ETHTOOL_A_PRIVFLAGS_FLAGS, func(ae *netlink.AttributeEncoder) error {
+		ae.Nested(unix.ETHTOOL_A_BITSET_BITS, func(ae *netlink.AttributeEncoder) error {
+			for _, op := range ops {
+				ae.Nested(unix.ETHTOOL_A_BITSET_BITS_BIT, func(ae *netlink.AttributeEncoder) error {
+					ae.String(unix.ETHTOOL_A_BITSET_BIT_NAME, strings.TrimPrefix(op.Key, privateFlagPrefix))
+					ae.Flag(unix.ETHTOOL_A_BITSET_BIT_VALUE, op.Value == "on")
+					return nil
+				})
+			}
+			return nil
+		})
+		return nil
+	})
 	return nil
 }
 
-var pauseAttrs = map[string]uint16{
-	keyPauseAuto: unix.ETHTOOL_A_PAUSE_AUTONEG,
-	keyPauseRx:   unix.ETHTOOL_A_PAUSE_RX,
-	keyPauseTx:   unix.ETHTOOL_A_PAUSE_TX,
-}
-
-func parsePause(r *report, ad *netlink.AttributeDecoder, _ names) error {
-	for ad.Next() {
-		if ad.Type() == headerAttr {
-			ad.Nested(parseHeader(r))
-			continue
-		}
-		for key, attr := range pauseAttrs {
-			if ad.Type() == attr {
-				r.values[key] = onOff(ad.Uint8() != 0)
-			}
-		}
+// parsePause leaves out what is negotiated: most drivers report what the link
+// partners agreed on.
+func parsePause(r *report, ad *netlink.AttributeDecoder, n names) error {
+	if err := pauseAttrs.parse(r, ad, n); err != nil {
+		return err
 	}
-	// Most drivers report what the link partners agreed on.
 	if r.values[keyPauseAuto] == "on" {
 		delete(r.values, keyPauseRx)
 		delete(r.values, keyPauseTx)
@@ -234,17 +276,94 @@ func parsePause(r *report, ad *netlink.AttributeDecoder, _ names) error {
 	return nil
 }
 
-func encodePause(ae *netlink.AttributeEncoder, ops []oplog.Op, _ report, _ names) error {
+func parseEEE(r *report, ad *netlink.AttributeDecoder, n names) error {
+	for ad.Next() {
+		if ad.Type() != unix.ETHTOOL_A_EEE_MODES_OURS {
+			eeeAttrs.take(r, ad)
+			continue
+		}
+		// Value and mask are what the device advertises and what it supports.
+		var ours bitset
+		ad.Nested(ours.parse)
+		r.values[keyEEEModes], r.supported = ours.list(n[stringsLinkModes], isSpeed)
+	}
+	return nil
+}
+
+func encodeEEE(ae *netlink.AttributeEncoder, ops []oplog.Op, cur report, n names) error {
 	for _, op := range ops {
-		on, err := parseOnOff(op.Value)
+		var err error
+		if op.Key == keyEEEModes {
+			err = encodeList(ae, unix.ETHTOOL_A_EEE_MODES_OURS, op.Value, cur.supported, n[stringsLinkModes])
+		} else {
+			err = eeeAttrs.put(ae, op, cur)
+		}
 		if err != nil {
 			return err
 		}
-		v := uint8(0)
-		if on {
-			v = 1
+	}
+	return nil
+}
+
+func parseWake(r *report, ad *netlink.AttributeDecoder, n names) error {
+	for ad.Next() {
+		switch ad.Type() {
+		case headerAttr:
+			ad.Nested(parseHeader(r))
+		case unix.ETHTOOL_A_WOL_MODES:
+			// Value and mask are what is on and what the device supports.
+			var modes bitset
+			ad.Nested(modes.parse)
+			r.values[keyWake], r.supported = modes.list(n[stringsWake], everyName)
+		case unix.ETHTOOL_A_WOL_SOPASS:
+			if b := ad.Bytes(); len(b) > 0 {
+				r.values[keyWakePassword] = hex.EncodeToString(b)
+			}
 		}
-		ae.Uint8(pauseAttrs[op.Key], v)
+	}
+	return nil
+}
+
+func encodeWake(ae *netlink.AttributeEncoder, ops []oplog.Op, cur report, n names) error {
+	for _, op := range ops {
+		switch op.Key {
+		case keyWake:
+			if err := encodeList(ae, unix.ETHTOOL_A_WOL_MODES, op.Value, cur.supported, n[stringsWake]); err != nil {
+				return err
+			}
+		case keyWakePassword:
+			b, err := hex.DecodeString(op.Value)
+			if err != nil {
+				return err
+			}
+			if _, ok := cur.values[keyWakePassword]; !ok {
+				return fmt.Errorf("the device knows no password")
+			}
+			ae.Bytes(unix.ETHTOOL_A_WOL_SOPASS, b)
+		}
+	}
+	return nil
+}
+
+func parseMessages(r *report, ad *netlink.AttributeDecoder, n names) error {
+	for ad.Next() {
+		switch ad.Type() {
+		case headerAttr:
+			ad.Nested(parseHeader(r))
+		case unix.ETHTOOL_A_DEBUG_MSGMASK:
+			var mask bitset
+			ad.Nested(mask.parse)
+			r.values[keyMessages], r.supported = mask.list(n[stringsMessages], everyName)
+		}
+	}
+	return nil
+}
+
+func encodeMessages(ae *netlink.AttributeEncoder, ops []oplog.Op, cur report, n names) error {
+	for _, op := range ops {
+		if err := encodeList(ae, unix.ETHTOOL_A_DEBUG_MSGMASK, op.Value, cur.supported, n[stringsMessages]); err != nil {
+			return err
+		}
 	}
 	return nil
 }
@@ -275,21 +394,13 @@ func parseLinkModes(r *report, ad *netlink.AttributeDecoder, n names) error {
 			ad.Nested(ours.parse)
 		}
 	}
-	var advertised []string
-	for i, name := range n.linkModes {
-		if !isSpeed(name) {
-			continue
-		}
-		if ours.inMask(i) {
-			r.supported = append(r.supported, name)
-		}
-		if ours.has(i) {
-			advertised = append(advertised, name)
-		}
+	advertised, supported := ours.list(n[stringsLinkModes], isSpeed)
+	if len(ours.mask) > 0 {
+		r.supported = supported
 	}
 	if r.values[keyLinkAuto] == "on" {
-		if len(advertised) > 0 {
-			r.values[keyLinkModes] = strings.Join(advertised, ",")
+		if advertised != noBits {
+			r.values[keyLinkModes] = advertised
 		}
 		return nil
 	}
@@ -337,18 +448,9 @@ func encodeLinkModes(ae *netlink.AttributeEncoder, ops []oplog.Op, cur report, n
 			}
 			ae.Uint8(unix.ETHTOOL_A_LINKMODES_DUPLEX, v)
 		case keyLinkModes:
-			set := newBitset(len(n.linkModes))
-			want := strings.Split(op.Value, ",")
-			any := false
-			for _, mode := range cur.supported {
-				on := slices.Contains(want, mode)
-				set.put(slices.Index(n.linkModes, mode), on)
-				any = any || on
+			if err := encodeList(ae, unix.ETHTOOL_A_LINKMODES_OURS, op.Value, cur.supported, n[stringsLinkModes]); err != nil {
+				return err
 			}
-			if !any {
-				return fmt.Errorf("the device has none of these link modes")
-			}
-			ae.Nested(unix.ETHTOOL_A_LINKMODES_OURS, set.encode)
 		}
 	}
 	return nil

@@ -8,6 +8,7 @@ package settings
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"os/exec"
@@ -18,6 +19,7 @@ import (
 	"time"
 
 	"github.com/safchain/ethtool"
+	"golang.org/x/sys/unix"
 
 	"github.com/umbra-vm/umbra/shadow/oplog"
 )
@@ -103,8 +105,8 @@ func waitCarrier(t *testing.T, nic string) {
 	t.Fatalf("%s: no link", nic)
 }
 
-// ioctls makes a change by the old interface.
-func ioctls(f func(*ethtool.Ethtool) error) error {
+// byIoctl makes a change by the old interface.
+func byIoctl(f func(*ethtool.Ethtool) error) error {
 	e, err := ethtool.NewEthtool()
 	if err != nil {
 		return err
@@ -148,13 +150,13 @@ var changes = []struct {
 		return run("ethtool", "-K", n, "tx-scatter-gather", "off", "tx-tcp-segmentation", "off")
 	}},
 	{"ioctl features", []string{"net.feature.rx-gro=off"}, func(n string) error {
-		return ioctls(func(e *ethtool.Ethtool) error {
+		return byIoctl(func(e *ethtool.Ethtool) error {
 			return e.Change(n, map[string]bool{"rx-gro": false})
 		})
 	}},
 	{"ethtool -G", []string{"net.ring.rx=128", "net.ring.tx=128"}, func(n string) error { return run("ethtool", "-G", n, "rx", "128", "tx", "128") }},
 	{"ioctl rings", []string{"net.ring.rx=96"}, func(n string) error {
-		return ioctls(func(e *ethtool.Ethtool) error {
+		return byIoctl(func(e *ethtool.Ethtool) error {
 			r, err := e.GetRing(n)
 			if err != nil {
 				return err
@@ -168,7 +170,7 @@ var changes = []struct {
 		return run("ethtool", "-A", n, "autoneg", "off", "rx", "on", "tx", "off")
 	}},
 	{"ioctl pause", []string{"net.pause.autoneg=off", "net.pause.rx=off", "net.pause.tx=on"}, func(n string) error {
-		return ioctls(func(e *ethtool.Ethtool) error {
+		return byIoctl(func(e *ethtool.Ethtool) error {
 			_, err := e.SetPause(n, ethtool.Pause{Autoneg: 0, RxPause: 0, TxPause: 1})
 			return err
 		})
@@ -178,5 +180,54 @@ var changes = []struct {
 	}},
 	{"ethtool -s advertise", []string{"net.link.advertise=100baseT/Full"}, func(n string) error {
 		return run("ethtool", "-s", n, "autoneg", "on", "advertise", "0x008")
+	}},
+	{"ethtool -C", []string{"net.coalesce.rx-usecs=50"}, func(n string) error { return run("ethtool", "-C", n, "rx-usecs", "50") }},
+	{"ioctl coalescing", []string{"net.coalesce.rx-usecs=100"}, func(n string) error {
+		return byIoctl(func(e *ethtool.Ethtool) error {
+			co, err := e.GetCoalesce(n)
+			if err != nil {
+				return err
+			}
+			co.RxCoalesceUsecs = 100
+			_, err = e.SetCoalesce(n, co)
+			return err
+		})
+	}},
+	{"ethtool -s wol", []string{"net.wake.on=magic"}, func(n string) error { return run("ethtool", "-s", n, "wol", "g") }},
+	{"ioctl wol", []string{"net.wake.on=bcast"}, func(n string) error {
+		return byIoctl(func(e *ethtool.Ethtool) error {
+			_, err := e.SetWakeOnLan(n, ethtool.WakeOnLan{Opts: 1 << 3})
+			return err
+		})
+	}},
+	{"ethtool -s msglvl", []string{"net.messages=drv,link"}, func(n string) error { return run("ethtool", "-s", n, "msglvl", "0x5") }},
+	{"ioctl msglvl", []string{"net.messages=none"}, func(n string) error {
+		return byIoctl(func(e *ethtool.Ethtool) error {
+			_, _, err := e.MsglvlSet(n, 0)
+			return err
+		})
+	}},
+	{"ip gso_max_size", []string{"net.gso.max-size=16000", "net.gso.max-segs=20"}, func(n string) error {
+		return run("ip", "link", "set", n, "gso_max_size", "16000", "gso_max_segs", "20")
+	}},
+	{"ip gro_max_size", []string{"net.gro.max-size=30000"}, func(n string) error { return run("ip", "link", "set", n, "gro_max_size", "30000") }},
+	{"sysfs threaded", []string{"net.napi.threaded=on"}, func(n string) error { return sysfs(n, "threaded", "1") }},
+	{"sysfs gro_flush_timeout", []string{"net.napi.gro-flush-timeout=20000", "net.napi.defer-hard-irqs=2"}, func(n string) error {
+		return errors.Join(sysfs(n, "gro_flush_timeout", "20000"), sysfs(n, "napi_defer_hard_irqs", "2"))
+	}},
+	{"sysfs rps", []string{"net.rps.cpus.rx-0=1", "net.rps.flows.rx-0=64"}, func(n string) error {
+		return errors.Join(sysfs(n, "queues/rx-0/rps_cpus", "1"), sysfs(n, "queues/rx-0/rps_flow_cnt", "64"))
+	}},
+	{"ethtool -X", []string{"net.hash.key=" + strings.Repeat("5a", 40)}, func(n string) error {
+		return run("ethtool", "-X", n, "hkey", strings.TrimSuffix(strings.Repeat("5a:", 40), ":"))
+	}},
+	{"ethtool -N rx-flow-hash", []string{"net.hash.fields.tcp4=sd"}, func(n string) error { return run("ethtool", "-N", n, "rx-flow-hash", "tcp4", "sd") }},
+	{"ioctl time stamps", []string{"net.timestamp.tx=on", "net.timestamp.rx=all"}, func(n string) error {
+		fd, err := unix.Socket(unix.AF_INET, unix.SOCK_DGRAM, 0)
+		if err != nil {
+			return err
+		}
+		defer unix.Close(fd)
+		return unix.IoctlSetHwTstamp(fd, n, &unix.HwTstampConfig{Tx_type: unix.HWTSTAMP_TX_ON, Rx_filter: unix.HWTSTAMP_FILTER_ALL})
 	}},
 }

@@ -29,10 +29,9 @@ type report struct {
 	carrier        bool
 	minMTU, maxMTU uint32
 
-	// Of groupRings, the largest sizes by key; of groupLinkModes, the modes
-	// the device has, without those that are no speed.
-	limits    map[string]uint32
-	supported []string
+	limits    map[string]uint32 // the largest numbers, by key
+	supported []string          // what can be in the group's list
+	unnamed   bool              // the values must be asked for: these have no names
 }
 
 const sizeofIfInfomsg = unix.SizeofIfInfomsg
@@ -49,6 +48,15 @@ var flagKeys = []struct {
 	{"net.flag.allmulti", unix.IFF_ALLMULTI, false},
 	{"net.flag.multicast", unix.IFF_MULTICAST, false},
 	{"net.flag.arp", unix.IFF_NOARP, true},
+}
+
+// linkAttrs are the settings that are a number of 32 bits.
+var linkAttrs = map[string]uint16{
+	keyMTU:        unix.IFLA_MTU,
+	keyTxQueueLen: unix.IFLA_TXQLEN,
+	keyGSOSize:    unix.IFLA_GSO_MAX_SIZE,
+	keyGSOSegs:    unix.IFLA_GSO_MAX_SEGS,
+	keyGROSize:    unix.IFLA_GRO_MAX_SIZE,
 }
 
 // parseLink reads an RTM_NEWLINK or RTM_DELLINK. ok is false for messages that
@@ -83,14 +91,16 @@ func parseLink(m netlink.Message) (r report, ok bool, err error) {
 			if mac := ad.Bytes(); len(mac) == 6 {
 				r.values[keyMAC] = net.HardwareAddr(mac).String()
 			}
-		case unix.IFLA_MTU:
-			r.values[keyMTU] = formatUint32(ad.Uint32())
-		case unix.IFLA_TXQLEN:
-			r.values[keyTxQueueLen] = formatUint32(ad.Uint32())
 		case unix.IFLA_MIN_MTU:
 			r.minMTU = ad.Uint32()
 		case unix.IFLA_MAX_MTU:
 			r.maxMTU = ad.Uint32()
+		default:
+			for key, attr := range linkAttrs {
+				if ad.Type() == attr {
+					r.values[key] = formatUint32(ad.Uint32())
+				}
+			}
 		}
 	}
 	if err := ad.Err(); err != nil {
@@ -114,21 +124,18 @@ func linkRequest(index int, name string) (netlink.Message, error) {
 func linkChange(index int, op oplog.Op) (netlink.Message, error) {
 	var flags, change uint32
 	ae := netlink.NewAttributeEncoder()
-	switch op.Key {
-	case keyMAC:
+	attr, isNumber := linkAttrs[op.Key]
+	switch {
+	case op.Key == keyMAC:
 		mac, err := net.ParseMAC(op.Value)
 		if err != nil {
 			return netlink.Message{}, err
 		}
 		ae.Bytes(unix.IFLA_ADDRESS, mac)
-	case keyMTU, keyTxQueueLen:
+	case isNumber:
 		n, err := parseUint32(op.Value)
 		if err != nil {
 			return netlink.Message{}, err
-		}
-		attr := uint16(unix.IFLA_MTU)
-		if op.Key == keyTxQueueLen {
-			attr = unix.IFLA_TXQLEN
 		}
 		ae.Uint32(attr, n)
 	default:

@@ -6,6 +6,7 @@ package settings
 
 import (
 	"encoding/binary"
+	"slices"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
@@ -18,8 +19,13 @@ import (
 
 // someNames stand for the kernel's. Bit 1 of the features has no name.
 var someNames = names{
-	features:  []string{"tx-scatter-gather", "", "tx-tcp-segmentation", "rx-all", "loopback"},
-	linkModes: []string{"10baseT/Half", "10baseT/Full", "100baseT/Half", "100baseT/Full", "1000baseT/Half", "1000baseT/Full", "Autoneg", "TP"},
+	stringsFeatures:      {"tx-scatter-gather", "", "tx-tcp-segmentation", "rx-all", "loopback"},
+	stringsLinkModes:     {"10baseT/Half", "10baseT/Full", "100baseT/Half", "100baseT/Full", "1000baseT/Half", "1000baseT/Full", "Autoneg", "TP"},
+	stringsMessages:      {"drv", "probe", "link", "timer"},
+	stringsWake:          {"phy", "ucast", "mcast", "bcast", "arp", "magic", "magicsecure", "filter"},
+	stringsHashFunctions: {"toeplitz", "xor", "crc32"},
+	stringsStampTx:       {"off", "on", "onestep-sync"},
+	stringsStampRx:       {"none", "all", "some"},
 }
 
 type attrs = netlink.AttributeEncoder
@@ -129,6 +135,38 @@ func TestParseEthtool(t *testing.T) {
 			ethtoolData(t, u8(unix.ETHTOOL_A_LINKMODES_AUTONEG, 0), u32(unix.ETHTOOL_A_LINKMODES_SPEED, speedUnknown), u8(unix.ETHTOOL_A_LINKMODES_DUPLEX, unknown)),
 			true, groupLinkModes, Values{"net.link.autoneg": "off"}, nil, nil,
 		},
+		"channels": {
+			unix.ETHTOOL_MSG_CHANNELS_NTF,
+			ethtoolData(t, u32(unix.ETHTOOL_A_CHANNELS_COMBINED_MAX, 8), u32(unix.ETHTOOL_A_CHANNELS_COMBINED_COUNT, 4)),
+			true, groupChannels, Values{"net.channel.combined": "4"}, map[string]uint32{"net.channel.combined": 8}, nil,
+		},
+		"coalescing: numbers and switches": {
+			unix.ETHTOOL_MSG_COALESCE_NTF,
+			ethtoolData(t, u32(unix.ETHTOOL_A_COALESCE_RX_USECS, 3), u8(unix.ETHTOOL_A_COALESCE_USE_ADAPTIVE_RX, 1)),
+			true, groupCoalesce, Values{"net.coalesce.rx-usecs": "3", "net.coalesce.adaptive-rx": "on"}, nil, nil,
+		},
+		"EEE: what is negotiated is left out": {
+			unix.ETHTOOL_MSG_EEE_NTF,
+			ethtoolData(t, bits(unix.ETHTOOL_A_EEE_MODES_OURS, 0b100000, 0b101000), bits(unix.ETHTOOL_A_EEE_MODES_PEER, 0b1000, 0), u8(unix.ETHTOOL_A_EEE_ACTIVE, 1),
+				u8(unix.ETHTOOL_A_EEE_ENABLED, 1), u8(unix.ETHTOOL_A_EEE_TX_LPI_ENABLED, 0), u32(unix.ETHTOOL_A_EEE_TX_LPI_TIMER, 17)),
+			true, groupEEE,
+			Values{"net.eee.advertise": "1000baseT/Full", "net.eee.enabled": "on", "net.eee.tx-lpi": "off", "net.eee.tx-timer": "17"}, nil,
+			[]string{"100baseT/Full", "1000baseT/Full"},
+		},
+		"wake-on-LAN: the ways that are on, of those there are": {
+			unix.ETHTOOL_MSG_WOL_NTF,
+			ethtoolData(t, bits(unix.ETHTOOL_A_WOL_MODES, 0b100001, 0b101111), func(ae *attrs) { ae.Bytes(unix.ETHTOOL_A_WOL_SOPASS, []byte{0, 1, 2, 3, 4, 0xff}) }),
+			true, groupWake, Values{"net.wake.on": "phy,magic", "net.wake.password": "0001020304ff"}, nil,
+			[]string{"phy", "ucast", "mcast", "bcast", "magic"},
+		},
+		"a message level of nothing": {
+			unix.ETHTOOL_MSG_DEBUG_NTF, ethtoolData(t, bits(unix.ETHTOOL_A_DEBUG_MSGMASK, 0, 0)),
+			true, groupMessages, Values{"net.messages": "none"}, nil, []string{"drv", "probe", "link", "timer"},
+		},
+		"private flags that were asked for have names": {
+			unix.ETHTOOL_MSG_PRIVFLAGS_GET_REPLY, ethtoolData(t, privateFlags("legacy-rx", true, "s0ix-enabled", false)),
+			false, groupPrivateFlags, Values{"net.private-flag.legacy-rx": "on", "net.private-flag.s0ix-enabled": "off"}, nil, nil,
+		},
 	} {
 		t.Run(name, func(t *testing.T) {
 			r, ntf, ok, err := parseEthtool(genetlink.Message{Header: genetlink.Header{Command: tt.cmd}, Data: tt.data}, someNames)
@@ -151,9 +189,37 @@ func TestParseEthtool(t *testing.T) {
 	}
 }
 
+// privateFlags encodes pairs of name and state as the kernel does in its long form.
+func privateFlags(pairs ...any) func(*attrs) {
+	return func(ae *attrs) {
+		ae.Nested(unix.ETHTOOL_A_PRIVFLAGS_FLAGS, func(ae *attrs) error {
+			ae.Nested(unix.ETHTOOL_A_BITSET_BITS, func(ae *attrs) error {
+				for i := 0; i < len(pairs); i += 2 {
+					ae.Nested(unix.ETHTOOL_A_BITSET_BITS_BIT, func(ae *attrs) error {
+						ae.Uint32(unix.ETHTOOL_A_BITSET_BIT_INDEX, uint32(i/2))
+						ae.String(unix.ETHTOOL_A_BITSET_BIT_NAME, pairs[i].(string))
+						ae.Flag(unix.ETHTOOL_A_BITSET_BIT_VALUE, pairs[i+1].(bool))
+						return nil
+					})
+				}
+				return nil
+			})
+			return nil
+		})
+	}
+}
+
+func TestPrivateFlagsAreAnnouncedWithoutNames(t *testing.T) {
+	data := ethtoolData(t, bits(unix.ETHTOOL_A_PRIVFLAGS_FLAGS, 1, 0b11))
+	r, _, ok, err := parseEthtool(genetlink.Message{Header: genetlink.Header{Command: unix.ETHTOOL_MSG_PRIVFLAGS_NTF}, Data: data}, someNames)
+	if err != nil || !ok || !r.unnamed || len(r.values) > 0 {
+		t.Errorf("%+v, ok %v, err %v; want what says to ask", r, ok, err)
+	}
+}
+
 func TestParseEthtoolOtherGroup(t *testing.T) {
-	const debugNtf = unix.ETHTOOL_MSG_DEBUG_NTF
-	_, _, ok, err := parseEthtool(genetlink.Message{Header: genetlink.Header{Command: debugNtf}}, someNames)
+	const fecNtf = unix.ETHTOOL_MSG_FEC_NTF
+	_, _, ok, err := parseEthtool(genetlink.Message{Header: genetlink.Header{Command: fecNtf}}, someNames)
 	if ok || err != nil {
 		t.Errorf("ok %v, err %v; want neither", ok, err)
 	}
@@ -162,8 +228,9 @@ func TestParseEthtoolOtherGroup(t *testing.T) {
 // TestEthtoolChange reads back what a change says, with the parser of reports.
 func TestEthtoolChange(t *testing.T) {
 	cur := report{
-		limits:    map[string]uint32{"net.ring.rx": 4096},
-		supported: []string{"10baseT/Full", "100baseT/Full"},
+		limits:    map[string]uint32{"net.ring.rx": 4096, "net.channel.combined": 2},
+		supported: []string{"10baseT/Full", "100baseT/Full", "phy", "magic", "drv", "link"},
+		values:    Values{"net.private-flag.legacy-rx": "off", "net.wake.password": "000000000000"},
 	}
 	for name, tt := range map[string]struct {
 		group group
@@ -179,10 +246,24 @@ func TestEthtoolChange(t *testing.T) {
 			Values{"net.link.autoneg": "off", "net.link.speed": "10", "net.link.duplex": "half"}, false},
 		"only the link modes that the device has": {groupLinkModes, []string{"net.link.autoneg=on", "net.link.advertise=100baseT/Full,1000baseT/Full"}, unix.ETHTOOL_MSG_LINKMODES_GET_REPLY,
 			Values{"net.link.autoneg": "on", "net.link.advertise": "100baseT/Full"}, false},
-		"none of the link modes":               {groupLinkModes, []string{"net.link.advertise=1000baseT/Full"}, 0, nil, true},
-		"a ring over the maximum":              {groupRings, []string{"net.ring.rx=4097"}, 0, nil, true},
-		"a ring that the device does not have": {groupRings, []string{"net.ring.rx-mini=1"}, 0, nil, true},
-		"a feature that the kernel has not":    {groupFeatures, []string{"net.feature.colour=on"}, 0, nil, true},
+		"channels": {groupChannels, []string{"net.channel.combined=2"}, unix.ETHTOOL_MSG_CHANNELS_GET_REPLY, Values{"net.channel.combined": "2"}, false},
+		"coalescing": {groupCoalesce, []string{"net.coalesce.rx-usecs=50", "net.coalesce.adaptive-tx=off"}, unix.ETHTOOL_MSG_COALESCE_GET_REPLY,
+			Values{"net.coalesce.rx-usecs": "50", "net.coalesce.adaptive-tx": "off"}, false},
+		"EEE": {groupEEE, []string{"net.eee.enabled=on", "net.eee.advertise=100baseT/Full"}, unix.ETHTOOL_MSG_EEE_GET_REPLY,
+			Values{"net.eee.enabled": "on", "net.eee.advertise": "100baseT/Full"}, false},
+		"wake-on-LAN by the ways that the device has": {groupWake, []string{"net.wake.on=phy,arp", "net.wake.password=0102030405ff"}, unix.ETHTOOL_MSG_WOL_GET_REPLY,
+			Values{"net.wake.on": "phy", "net.wake.password": "0102030405ff"}, false},
+		"no wake-on-LAN":  {groupWake, []string{"net.wake.on=none"}, unix.ETHTOOL_MSG_WOL_GET_REPLY, Values{"net.wake.on": "none"}, false},
+		"a message level": {groupMessages, []string{"net.messages=drv,link"}, unix.ETHTOOL_MSG_DEBUG_GET_REPLY, Values{"net.messages": "drv,link"}, false},
+		"a private flag by its name": {groupPrivateFlags, []string{"net.private-flag.legacy-rx=on"}, unix.ETHTOOL_MSG_PRIVFLAGS_GET_REPLY,
+			Values{"net.private-flag.legacy-rx": "on"}, false},
+		"a private flag that another driver had": {groupPrivateFlags, []string{"net.private-flag.colour=on"}, 0, nil, true},
+		"more channels than there are":           {groupChannels, []string{"net.channel.combined=3"}, 0, nil, true},
+		"no way to wake that the device has":     {groupWake, []string{"net.wake.on=arp"}, 0, nil, true},
+		"none of the link modes":                 {groupLinkModes, []string{"net.link.advertise=1000baseT/Full"}, 0, nil, true},
+		"a ring over the maximum":                {groupRings, []string{"net.ring.rx=4097"}, 0, nil, true},
+		"a ring that the device does not have":   {groupRings, []string{"net.ring.rx-mini=1"}, 0, nil, true},
+		"a feature that the kernel has not":      {groupFeatures, []string{"net.feature.colour=on"}, 0, nil, true},
 	} {
 		t.Run(name, func(t *testing.T) {
 			m, err := ethtoolChange(tt.group, 7, ops(t, tt.ops...), cur, someNames)
@@ -249,8 +330,9 @@ func TestParseStrings(t *testing.T) {
 	}
 	data := encode(t, func(ae *attrs) {
 		ae.Nested(unix.ETHTOOL_A_STRSET_STRINGSETS, func(ae *attrs) error {
-			set(stringsFeatures, someNames.features)(ae)
-			set(stringsLinkModes, someNames.linkModes)(ae)
+			for _, id := range stringSets {
+				set(uint32(id), someNames[id])(ae)
+			}
 			set(99, []string{"of no interest"})(ae)
 			return nil
 		})
@@ -259,7 +341,7 @@ func TestParseStrings(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if diff := cmp.Diff(someNames, got, cmp.AllowUnexported(names{})); diff != "" {
+	if diff := cmp.Diff(someNames, got); diff != "" {
 		t.Errorf("(-want +got)\n%s", diff)
 	}
 }
@@ -353,14 +435,24 @@ func FuzzParse(f *testing.F) {
 	f.Add(uint8(unix.ETHTOOL_MSG_RINGS_NTF), ethtoolData(f, u32(unix.ETHTOOL_A_RINGS_RX_MAX, 4096), u32(unix.ETHTOOL_A_RINGS_RX, 256)))
 	f.Add(uint8(unix.ETHTOOL_MSG_PAUSE_NTF), ethtoolData(f, u8(unix.ETHTOOL_A_PAUSE_AUTONEG, 1)))
 	f.Add(uint8(unix.ETHTOOL_MSG_LINKMODES_NTF), ethtoolData(f, u8(unix.ETHTOOL_A_LINKMODES_AUTONEG, 1), bits(unix.ETHTOOL_A_LINKMODES_OURS, 0b1000, 0b1111)))
+	f.Add(uint8(unix.ETHTOOL_MSG_PRIVFLAGS_NTF), ethtoolData(f, bits(unix.ETHTOOL_A_PRIVFLAGS_FLAGS, 1, 1)))
+	f.Add(uint8(unix.ETHTOOL_MSG_PRIVFLAGS_GET_REPLY), ethtoolData(f, privateFlags("legacy-rx", true)))
+	f.Add(uint8(unix.ETHTOOL_MSG_COALESCE_NTF), ethtoolData(f, u32(unix.ETHTOOL_A_COALESCE_RX_USECS, 3), u8(unix.ETHTOOL_A_COALESCE_USE_ADAPTIVE_RX, 1)))
+	f.Add(uint8(unix.ETHTOOL_MSG_EEE_NTF), ethtoolData(f, bits(unix.ETHTOOL_A_EEE_MODES_OURS, 8, 8), u8(unix.ETHTOOL_A_EEE_ENABLED, 1)))
+	f.Add(uint8(unix.ETHTOOL_MSG_WOL_NTF), ethtoolData(f, bits(unix.ETHTOOL_A_WOL_MODES, 1, 3)))
+	f.Add(uint8(unix.ETHTOOL_MSG_DEBUG_NTF), ethtoolData(f, bits(unix.ETHTOOL_A_DEBUG_MSGMASK, 1, 0)))
 	f.Add(uint8(0), linkData(f, unix.IFF_UP, u32(unix.IFLA_MTU, 1500)))
 	f.Fuzz(func(t *testing.T, cmd uint8, data []byte) {
 		gm := genetlink.Message{Header: genetlink.Header{Command: cmd}, Data: data}
 		reports := make([]report, 2)
 		reports[0], _, _, _ = parseEthtool(gm, someNames)
 		reports[1], _, _ = parseLink(netlink.Message{Data: data})
-		if n, err := parseStrings(gm); err == nil && (len(n.features) > maxStrings || len(n.linkModes) > maxStrings) {
-			t.Errorf("%d and %d names", len(n.features), len(n.linkModes))
+		if n, err := parseStrings(gm); err == nil {
+			for id, set := range n {
+				if len(set) > maxStrings || !slices.Contains(stringSets, id) {
+					t.Errorf("set %d with %d names", id, len(set))
+				}
+			}
 		}
 		for _, r := range reports {
 			for key, value := range r.values {

@@ -122,8 +122,10 @@ func lookup(key string) (*Operation, bool) {
 	if o, ok := byKey[key]; ok {
 		return o, true
 	}
-	if name, ok := strings.CutPrefix(key, featurePrefix); ok && name != "" {
-		return byKey[featurePrefix+"*"], true
+	for _, o := range families {
+		if name, ok := strings.CutPrefix(key, strings.TrimSuffix(o.Key, "*")); ok && name != "" {
+			return o, true
+		}
 	}
 	return nil, false
 }

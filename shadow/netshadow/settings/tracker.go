@@ -25,9 +25,9 @@ type query struct {
 // answer is dropped and asked for again.
 type tracker struct {
 	ifaces map[int]*iface
-	queue  [2][]query // what to ask next, by socket
-	asked  [2]*query  // what was asked and not answered yet
-	stale  [2]bool    // the answer to come may be old
+	queue  [numSockets][]query // what to ask next, by socket
+	asked  [numSockets]*query  // what was asked and not answered yet
+	stale  [numSockets]bool    // the answer to come may be old
 	paused bool
 }
 
@@ -35,11 +35,16 @@ type tracker struct {
 const (
 	socketLink = iota
 	socketEthtool
+	socketCalls // no socket: what is asked by ioctls and files, one at a time
+	numSockets
 )
 
 func socketOf(g group) int {
-	if g == groupLink {
+	switch g {
+	case groupLink:
 		return socketLink
+	case groupHash, groupTimestamps, groupQueues:
+		return socketCalls
 	}
 	return socketEthtool
 }
@@ -57,7 +62,7 @@ func newTracker() *tracker { return &tracker{ifaces: make(map[int]*iface)} }
 // add begins to track an interface and asks for all its settings.
 func (t *tracker) add(index int, name string) {
 	t.ifaces[index] = &iface{name: name, values: Values{}, told: Values{}}
-	t.ask(index, numGroups)
+	t.ask(index, everyGroup)
 }
 
 // remove forgets an interface.
@@ -66,17 +71,28 @@ func (t *tracker) remove(index int) {
 	t.forgetQueries(index)
 }
 
-// ask queues queries for the groups of an interface below end.
-func (t *tracker) ask(index int, end group) {
-	for g := range end {
+// ask queues queries for groups of an interface.
+func (t *tracker) ask(index int, groups []group) {
+	for _, g := range groups {
 		t.enqueue(query{index, g})
 	}
 }
 
-func (t *tracker) askAll(end group) {
+func (t *tracker) askAll(groups []group) {
 	for _, index := range slices.Sorted(maps.Keys(t.ifaces)) {
-		t.ask(index, end)
+		t.ask(index, groups)
 	}
+}
+
+// look asks for groups again that changed by now, unless an answer is to come
+// already that will say so.
+func (t *tracker) look(groups []group) {
+	for s, q := range t.asked {
+		if q != nil && slices.Contains(groups, q.group) {
+			t.stale[s] = true
+		}
+	}
+	t.askAll(groups)
 }
 
 func (t *tracker) enqueue(q query) {
@@ -99,7 +115,12 @@ func (t *tracker) next(socket int) (query, bool) {
 
 // settled reports whether every query was answered.
 func (t *tracker) settled() bool {
-	return t.asked == [2]*query{} && len(t.queue[0]) == 0 && len(t.queue[1]) == 0
+	for s := range numSockets {
+		if t.asked[s] != nil || len(t.queue[s]) > 0 {
+			return false
+		}
+	}
+	return true
 }
 
 // answered takes the answer to the query of a socket; r is nil for an error,
@@ -144,6 +165,10 @@ func (t *tracker) overrun(socket int) {
 func (t *tracker) take(r report) {
 	i := t.ifaces[r.index]
 	if i == nil {
+		return
+	}
+	if r.unnamed {
+		t.enqueue(query{r.index, r.group})
 		return
 	}
 	if r.group == groupLink {
@@ -205,16 +230,21 @@ func (t *tracker) delivered(c Change) {
 
 // rebase takes all that is known as delivered.
 func (t *tracker) rebase() {
-	for _, i := range t.ifaces {
+	for index, i := range t.ifaces {
+		if i.gone {
+			t.remove(index)
+			continue
+		}
 		i.told = i.values.clone()
 	}
 }
 
-// known returns all settings by interface.
+// known returns all settings by interface, also of one that has just gone unless
+// another has its name.
 func (t *tracker) known() map[string]Values {
 	all := make(map[string]Values, len(t.ifaces))
 	for _, i := range t.ifaces {
-		if !i.gone {
+		if _, named := all[i.name]; !named || !i.gone {
 			all[i.name] = i.values.clone()
 		}
 	}

@@ -28,7 +28,7 @@ func answer(t *testing.T, tr *tracker, kernel map[query]report) {
 	t.Helper()
 	for range 100 {
 		asked := false
-		for socket := range 2 {
+		for socket := range numSockets {
 			q, ok := tr.next(socket)
 			if !ok {
 				continue
@@ -129,9 +129,37 @@ func TestTracker(t *testing.T) {
 			answer(t, tr, kernel)
 			expect(t, tr)
 		},
+		"a notification without names is asked for": func(t *testing.T, tr *tracker, kernel map[query]report) {
+			kernel[query{1, groupPrivateFlags}] = groupReport(groupPrivateFlags, 1, "net.private-flag.legacy-rx", "on")
+			tr.notified(report{index: 1, group: groupPrivateFlags, unnamed: true})
+			answer(t, tr, kernel)
+			expect(t, tr, "net.private-flag.legacy-rx")
+		},
+		"a look asks for what is not announced, and nothing else": func(t *testing.T, tr *tracker, kernel map[query]report) {
+			kernel[query{1, groupHash}] = groupReport(groupHash, 1, "net.hash.table", "0")
+			kernel[query{1, groupRings}] = groupReport(groupRings, 1, "net.ring.rx", "64")
+			tr.look(unannounced)
+			answer(t, tr, kernel)
+			expect(t, tr, "net.hash.table")
+		},
+		"a look while the answer to an earlier one is to come asks again": func(t *testing.T, tr *tracker, kernel map[query]report) {
+			tr.look(unannounced)
+			if _, ok := tr.next(socketCalls); !ok {
+				t.Fatal("nothing asked")
+			}
+			old := groupReport(groupHash, 1, "net.hash.table", "0")
+			kernel[query{1, groupHash}] = groupReport(groupHash, 1, "net.hash.table", "0,1")
+			tr.look(unannounced)
+			tr.answered(socketCalls, &old)
+			answer(t, tr, kernel)
+			c, _ := tr.change()
+			if got := c.Values["net.hash.table"]; got != "0,1" {
+				t.Errorf("the table is %q, want what was there at the second look", got)
+			}
+		},
 		"one query is under way on a socket at a time": func(t *testing.T, tr *tracker, _ map[query]report) {
-			tr.ask(1, numGroups)
-			for socket := range 2 {
+			tr.ask(1, everyGroup)
+			for socket := range numSockets {
 				if _, ok := tr.next(socket); !ok {
 					t.Errorf("socket %d: nothing asked", socket)
 				}
@@ -143,7 +171,7 @@ func TestTracker(t *testing.T) {
 		"lost notifications are made good": func(t *testing.T, tr *tracker, kernel map[query]report) {
 			kernel[query{1, groupLink}] = linkReport(1, "net.mtu", "9000")
 			kernel[query{1, groupRings}] = groupReport(groupRings, 1, "net.ring.rx", "64")
-			tr.ask(1, numGroups) // an answer may be lost too
+			tr.ask(1, everyGroup) // an answer may be lost too
 			tr.next(socketLink)
 			tr.next(socketEthtool)
 			tr.overrun(socketLink)
@@ -152,7 +180,7 @@ func TestTracker(t *testing.T) {
 			expect(t, tr, "net.mtu", "net.ring.rx")
 		},
 		"a refused query leaves what is known": func(t *testing.T, tr *tracker, _ map[query]report) {
-			tr.ask(1, numGroups)
+			tr.ask(1, everyGroup)
 			answer(t, tr, nil)
 			expect(t, tr)
 		},
@@ -192,15 +220,44 @@ func TestTracker(t *testing.T) {
 			kernel[query{1, groupFeatures}] = groupReport(groupFeatures, 1, "net.feature.rx-all", "on")
 			kernel[query{1, groupRings}] = groupReport(groupRings, 1, "net.ring.rx", "65535")
 			tr.paused = true
-			tr.askAll(groupFeatures + 1)
+			tr.askAll(remembered)
 			answer(t, tr, kernel)
 			got := tr.known()["nic1"]
 			if got["net.feature.rx-all"] != "on" || got["net.ring.rx"] != "256" {
 				t.Errorf("got %v", got)
 			}
 		},
+		"what an interface had when it went is known until it is forgotten": func(t *testing.T, tr *tracker, _ map[query]report) {
+			tr.paused = true
+			tr.notified(groupReport(groupRings, 1, "net.ring.rx", "64"))
+			gone := linkReport(1)
+			gone.gone = true
+			tr.notified(gone)
+			if got := tr.known()["nic1"]["net.ring.rx"]; got != "64" {
+				t.Errorf("the ring is %q", got)
+			}
+			tr.rebase()
+			tr.paused = false
+			expect(t, tr)
+			if got, ok := tr.known()["nic1"]; ok {
+				t.Errorf("after the pause it has %v", got)
+			}
+		},
+		"of two interfaces of one name the one that is there is known": func(t *testing.T, tr *tracker, kernel map[query]report) {
+			gone := linkReport(1)
+			gone.gone = true
+			tr.notified(gone)
+			kernel[query{2, groupLink}] = linkReport(2, "net.mtu", "9000")
+			tr.add(2, "nic1")
+			tr.notified(report{index: 2, group: groupLink, name: "nic1", values: Values{"net.mtu": "9000"}})
+			for range 20 { // a map has no order
+				if got := tr.known()["nic1"]["net.mtu"]; got != "9000" {
+					t.Fatalf("the MTU is %q", got)
+				}
+			}
+		},
 		"an interface that goes is reported once, and forgotten": func(t *testing.T, tr *tracker, _ map[query]report) {
-			tr.ask(1, numGroups)
+			tr.ask(1, everyGroup)
 			gone := linkReport(1)
 			gone.gone = true
 			tr.notified(gone)
@@ -224,7 +281,7 @@ func TestTracker(t *testing.T) {
 			}
 		},
 		"an interface that is removed is not asked for": func(t *testing.T, tr *tracker, _ map[query]report) {
-			tr.ask(1, numGroups)
+			tr.ask(1, everyGroup)
 			tr.remove(1)
 			answer(t, tr, nil)
 			if len(tr.ifaces) != 0 || !tr.settled() {

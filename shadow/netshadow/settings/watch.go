@@ -118,12 +118,22 @@ func (w *Watcher) Remove(ctx context.Context, ifname string) error {
 }
 
 // Sync returns the settings of all interfaces by name. Every change that was
-// made before the call is in them, also what the kernel never announced (see
-// Client.Remembered), and no driver is asked: it is for the moment when a device
-// may be gone. It can be called on pause, after which nothing escapes: what was
-// not yet received from Changes is in it.
+// made before the call is in them, and no driver is asked: it is for the moment
+// when a device may be gone. What the kernel keeps itself and does not announce is
+// read: the settings of queues in sysfs, and a feature that somebody asked for and
+// this device cannot have in its present state. It can be called on pause, after
+// which nothing escapes: what was not yet received from Changes is in it, also of
+// an interface that has gone meanwhile.
 func (w *Watcher) Sync(ctx context.Context) (map[string]Values, error) {
 	return w.do(ctx, command{op: opSync})
+}
+
+// Look reads again what changes without being announced, but by an ioctl, after
+// somebody made one: receive hashing and time stamps. It does not wait for the
+// answers; what changed is on Changes.
+func (w *Watcher) Look(ctx context.Context) error {
+	_, err := w.do(ctx, command{op: opLook})
+	return err
 }
 
 // Pause holds changes back: what happens until Resume is our own doing.
@@ -145,6 +155,7 @@ type commandOp uint8
 const (
 	opAdd commandOp = iota
 	opRemove
+	opLook
 	opSync
 	opPause
 	opResume
@@ -202,9 +213,12 @@ func (w *Watcher) run(ctx context.Context, s *sockets, log *slog.Logger) {
 	var readers sync.WaitGroup
 	readers.Go(func() { read(inputs, quit, s.receiveLink) })
 	readers.Go(func() { read(inputs, quit, s.receiveEthtool) })
+	calls := make(chan query, 1) // the tracker has one under way
+	readers.Go(func() { read(inputs, quit, func(yield func(input) bool) { s.receiveCalls(calls, yield) }) })
 
-	w.err = w.loop(ctx, s, inputs, log)
+	w.err = w.loop(ctx, s, inputs, calls, log)
 	close(quit)
+	close(calls)
 	if err := s.close(); err != nil {
 		log.Debug("closing the watcher's sockets", "err", err)
 	}
@@ -213,14 +227,19 @@ func (w *Watcher) run(ctx context.Context, s *sockets, log *slog.Logger) {
 	close(w.changes)
 }
 
-func (w *Watcher) loop(ctx context.Context, s *sockets, inputs <-chan input, log *slog.Logger) error {
+func (w *Watcher) loop(ctx context.Context, s *sockets, inputs <-chan input, calls chan<- query, log *slog.Logger) error {
 	t := newTracker()
 	var waiting []command // for the tracker to settle
 	var quiet <-chan time.Time
 	due := false
 	for {
-		for socket := range 2 {
-			for q, ok := t.next(socket); ok; q, ok = t.next(socket) {
+		for socket := range numSockets {
+			q, ok := t.next(socket)
+			switch {
+			case !ok:
+			case socket == socketCalls:
+				calls <- q
+			default:
 				if err := s.send(q); err != nil {
 					return &OpError{Op: "watch", Err: err}
 				}
@@ -287,15 +306,19 @@ func (cmd command) start(t *tracker) bool {
 		}
 		cmd.reply <- result{}
 		return false
+	case opLook:
+		t.look(unannounced)
+		cmd.reply <- result{}
+		return false
 	case opPause:
 		t.paused = true
 		cmd.reply <- result{}
 		return false
 	case opSync:
-		t.askAll(groupFeatures + 1)
+		t.askAll(remembered)
 		return true
 	}
-	t.askAll(numGroups)
+	t.askAll(everyGroup)
 	return true
 }
 
@@ -398,6 +421,16 @@ func (s *sockets) receiveEthtool(yield func(input) bool) {
 			if !yield(inputOf(socketEthtool, r, ntf, ok, err)) {
 				return
 			}
+		}
+	}
+}
+
+// receiveCalls answers queries that no socket answers.
+func (s *sockets) receiveCalls(queries <-chan query, yield func(input) bool) {
+	for q := range queries {
+		r, err := s.call(q.group, q.index)
+		if !yield(inputOf(socketCalls, r, false, true, err)) {
+			return
 		}
 	}
 }

@@ -15,6 +15,7 @@ import (
 
 	"github.com/safchain/ethtool"
 	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
 )
 
 // watch calls state again and again and says what it returns when that
@@ -124,12 +125,23 @@ func activePort() (string, error) {
 	return name, nil
 }
 
-// The settings that are changed: two of the proxy, by netlink, and two of its
-// device, by the ioctls that programs have used for decades.
+// The settings that are changed: of the proxy and of its device, by every way
+// that programs have.
 const (
-	wantMTU     = 1400
-	wantRing    = 512
-	wantFeature = "rx-gro" // off
+	wantMTU      = 1400     // netlink
+	wantGSO      = 16000    // netlink, not announced
+	wantFeature  = "rx-gro" // ioctl: off
+	wantRing     = 512      // ioctl
+	wantUsecs    = 50       // ioctl
+	wantMessages = 0x5      // ioctl: drv, link
+	wantFlows    = "64"     // sysfs
+)
+
+// wantGroup is joined by a socket of a program, wantFrames by one that receives
+// frames.
+var (
+	wantGroup  = net.IPv4(239, 1, 2, 3) // 01:00:5e:01:02:03
+	wantFrames = net.HardwareAddr{0x01, 0x80, 0xc2, 0, 0, 0x0e}
 )
 
 func changeSettings(ctx context.Context) error {
@@ -137,11 +149,8 @@ func changeSettings(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	if err := netlink.LinkSetMTU(l, wantMTU); err != nil {
-		return fmt.Errorf("mtu: %w", err)
-	}
-	if err := netlink.SetPromiscOn(l); err != nil {
-		return fmt.Errorf("promisc: %w", err)
+	if err := changeProxy(l); err != nil {
+		return err
 	}
 	e, err := ethtool.NewEthtool()
 	if err != nil {
@@ -151,6 +160,45 @@ func changeSettings(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	if err := changeDevice(e, iface); err != nil {
+		return err
+	}
+	watch(ctx, func() (string, error) { return describe(e) })
+	return nil
+}
+
+func changeProxy(l netlink.Link) error {
+	if err := netlink.LinkSetMTU(l, wantMTU); err != nil {
+		return fmt.Errorf("mtu: %w", err)
+	}
+	if err := netlink.SetPromiscOn(l); err != nil {
+		return fmt.Errorf("promisc: %w", err)
+	}
+	if err := netlink.LinkSetGSOMaxSize(l, wantGSO); err != nil {
+		return fmt.Errorf("gso: %w", err)
+	}
+	index := l.Attrs().Index
+	udp, err := unix.Socket(unix.AF_INET, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return err
+	}
+	group := &unix.IPMreqn{Multiaddr: [4]byte(wantGroup.To4()), Ifindex: int32(index)}
+	if err := unix.SetsockoptIPMreqn(udp, unix.IPPROTO_IP, unix.IP_ADD_MEMBERSHIP, group); err != nil {
+		return fmt.Errorf("group: %w", err)
+	}
+	packet, err := unix.Socket(unix.AF_PACKET, unix.SOCK_RAW|unix.SOCK_CLOEXEC, 0) // protocol 0: receives nothing
+	if err != nil {
+		return err
+	}
+	frames := &unix.PacketMreq{Ifindex: int32(index), Type: unix.PACKET_MR_MULTICAST, Alen: 6}
+	copy(frames.Address[:], wantFrames)
+	if err := unix.SetsockoptPacketMreq(packet, unix.SOL_PACKET, unix.PACKET_ADD_MEMBERSHIP, frames); err != nil {
+		return fmt.Errorf("frames: %w", err)
+	}
+	return nil
+}
+
+func changeDevice(e *ethtool.Ethtool, iface string) error {
 	if err := e.Change(iface, map[string]bool{wantFeature: false}); err != nil {
 		return fmt.Errorf("feature: %w", err)
 	}
@@ -162,11 +210,43 @@ func changeSettings(ctx context.Context) error {
 	if _, err := e.SetRing(iface, r); err != nil {
 		return fmt.Errorf("ring: %w", err)
 	}
-	watch(ctx, func() (string, error) { return describe(e) })
-	return nil
+	co, err := e.GetCoalesce(iface)
+	if err != nil {
+		return fmt.Errorf("coalescing: %w", err)
+	}
+	co.RxCoalesceUsecs = wantUsecs
+	if _, err := e.SetCoalesce(iface, co); err != nil {
+		return fmt.Errorf("coalescing: %w", err)
+	}
+	if _, _, err := e.MsglvlSet(iface, wantMessages); err != nil {
+		return fmt.Errorf("messages: %w", err)
+	}
+	if err := os.WriteFile(flowsFile(iface), []byte(wantFlows), 0); err != nil {
+		return fmt.Errorf("flows: %w", err)
+	}
+	stamps := &unix.HwTstampConfig{Tx_type: unix.HWTSTAMP_TX_ON, Rx_filter: unix.HWTSTAMP_FILTER_ALL}
+	return onSocket(func(fd int) error {
+		if err := unix.IoctlSetHwTstamp(fd, iface, stamps); err != nil {
+			return fmt.Errorf("time stamps: %w", err)
+		}
+		return nil
+	})
 }
 
-// describe tells what the device has now.
+func onSocket(f func(fd int) error) error {
+	fd, err := unix.Socket(unix.AF_INET, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return err
+	}
+	defer unix.Close(fd)
+	return f(fd)
+}
+
+func flowsFile(iface string) string {
+	return filepath.Join("/sys/class/net", iface, "queues/rx-0/rps_flow_cnt")
+}
+
+// describe tells what proxy and device have now.
 func describe(e *ethtool.Ethtool) (string, error) {
 	iface, err := activePort()
 	if err != nil {
@@ -180,14 +260,50 @@ func describe(e *ethtool.Ethtool) (string, error) {
 	if err != nil {
 		return "", err
 	}
+	proxy, err := netlink.LinkByName(role)
+	if err != nil {
+		return "", err
+	}
 	features, err := e.Features(iface)
 	if err != nil {
 		return "", err
 	}
-	ring := "none"
-	if r, err := e.GetRing(iface); err == nil {
-		ring = fmt.Sprint(r.RxPending)
+	said := fmt.Sprintf("settings of %s: mtu %d, promisc %v, gso %d, gro %v, ", driver,
+		l.Attrs().MTU, l.Attrs().Promisc > 0, proxy.Attrs().GSOMaxSize, features[wantFeature])
+	for _, mac := range []net.HardwareAddr{{0x01, 0x00, 0x5e, 0x01, 0x02, 0x03}, wantFrames} {
+		has, err := receives(iface, mac)
+		if err != nil {
+			return "", err
+		}
+		said += fmt.Sprintf("%v %v, ", mac, has)
 	}
-	return fmt.Sprintf("settings of %s: mtu %d, promisc %v, gro %v, rx ring %s",
-		driver, l.Attrs().MTU, l.Attrs().Promisc > 0, features[wantFeature], ring), nil
+	if r, err := e.GetRing(iface); err == nil {
+		said += fmt.Sprintf("rx ring %d, ", r.RxPending)
+	}
+	if co, err := e.GetCoalesce(iface); err == nil {
+		said += fmt.Sprintf("rx-usecs %d, ", co.RxCoalesceUsecs)
+	}
+	if level, err := e.MsglvlGet(iface); err == nil {
+		said += fmt.Sprintf("messages %#x, ", level)
+	}
+	onSocket(func(fd int) error {
+		cfg, err := unix.IoctlGetHwTstamp(fd, iface)
+		if err == nil {
+			said += fmt.Sprintf("stamps %d and %d, ", cfg.Tx_type, cfg.Rx_filter)
+		}
+		return err
+	})
+	flows, err := os.ReadFile(flowsFile(iface))
+	return said + "flows " + strings.TrimSpace(string(flows)), err
+}
+
+// receives reports whether an interface's filter lets frames to a group in.
+func receives(iface string, mac net.HardwareAddr) (bool, error) {
+	b, err := os.ReadFile("/proc/net/dev_mcast")
+	for line := range strings.Lines(string(b)) {
+		if f := strings.Fields(line); len(f) > 4 && f[1] == iface && f[4] == strings.ReplaceAll(mac.String(), ":", "") {
+			return true, nil
+		}
+	}
+	return false, err
 }
