@@ -10,6 +10,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"runtime"
 	"slices"
 	"strings"
 	"testing"
@@ -497,6 +498,44 @@ func TestPropertySizeFollowsState(t *testing.T) {
 			t.Fatalf("%d bytes for %d keys", size, keys)
 		}
 	})
+}
+
+func TestAMillionChangesLeaveASmallJournal(t *testing.T) {
+	mem := newMemFS()
+	j, _, err := Open("/d", "net0", WithFS(mem))
+	if err != nil {
+		t.Fatal(err)
+	}
+	const changes, bound = 1_000_000, 64 << 10
+	largest, before := 0, uint64(0)
+	for n := range changes {
+		op := oplog.Set("net.mtu", fmt.Sprint(1280+n%200))
+		if n%2 == 1 {
+			op = oplog.Set(fmt.Sprintf("net.feature.rx-%d", n%16), []string{"on", "off"}[n/16%2])
+		}
+		if err := j.Op(op); err != nil {
+			t.Fatal(err)
+		}
+		largest = max(largest, len(mem.files[Path("/d", "net0")].data))
+		if n == changes/10 {
+			before = heap()
+		}
+	}
+	if largest > bound {
+		t.Errorf("the journal grew to %d bytes, want at most %d", largest, bound)
+	}
+	if after := heap(); after > before+bound {
+		t.Errorf("%d bytes of memory in use after the first changes, %d after all", before, after)
+	}
+	t.Logf("at most %d bytes for 9 keys", largest)
+}
+
+// heap returns how many bytes are in use.
+func heap() uint64 {
+	runtime.GC()
+	var m runtime.MemStats
+	runtime.ReadMemStats(&m)
+	return m.HeapAlloc
 }
 
 func FuzzOpen(f *testing.F) {
