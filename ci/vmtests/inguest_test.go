@@ -54,7 +54,7 @@ var testImage = sync.OnceValues(func() (*image.Bundle, error) {
 		}
 		files = append(files, more...)
 	}
-	text := "[image]\nname = \"inguest\"\n[drivers]\nmodules = [\"e1000\", \"e1000e\", \"8139cp\", \"virtio_net\", \"macvlan\", \"8021q\", \"veth\", \"bridge\"]\n" +
+	text := "[image]\nname = \"inguest\"\n[drivers]\nmodules = [\"e1000\", \"e1000e\", \"8139cp\", \"virtio_net\", \"macvlan\", \"8021q\", \"veth\", \"bridge\", \"sch_tbf\"]\n" +
 		"[[service]]\nname = \"nemesis\"\nexec = [\"/bin/nemesis\"]\nrestart = \"never\"\n" +
 		fmt.Sprintf("files = %s\n", list(files))
 	cfg, err := image.Parse(filepath.Join(dir, "inguest.toml"), []byte(text))

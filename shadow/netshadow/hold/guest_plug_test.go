@@ -240,6 +240,56 @@ func TestGuestPlugBurst(t *testing.T) {
 	wantAscending(t, out)
 }
 
+// TestGuestPlugImpatientQueue releases frames to a slow port whose fq_codel drops what
+// has waited: none is lost to a harvester that stays until the queue has settled.
+func TestGuestPlugImpatientQueue(t *testing.T) {
+	living, seen := nic(t, "8139cp"), nic(t, "virtio_net")
+	c := capture(t, seen.Attrs().Index, unix.ETH_P_IP)
+	h := newField(t)
+	bond, tap := newBond(t, living)
+	defer tap.Close()
+	ctx := testContext(t)
+	p, err := hold.NewPlug(testLogger(t))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer p.Close()
+	index := living.Attrs().Index
+	slow := &netlink.Tbf{
+		QdiscAttrs: netlink.QdiscAttrs{LinkIndex: index, Handle: 0x10000, Parent: netlink.HANDLE_ROOT},
+		Rate:       100_000, Buffer: 10_000, Limit: 1 << 20, // bytes a second, ticks, bytes
+	}
+	if err := netlink.QdiscAdd(slow); err != nil {
+		t.Fatal(err)
+	}
+	defer netlink.QdiscDel(slow)
+	codel := netlink.NewFqCodel(netlink.QdiscAttrs{LinkIndex: index, Handle: 0x20000, Parent: 0x10001})
+	codel.Target, codel.Interval = 1000, 10_000 // µs
+	if err := netlink.QdiscAdd(codel); err != nil {
+		t.Fatal(err)
+	}
+	if err := p.Hold(ctx, bond.Attrs().Index, 64<<20); err != nil {
+		t.Fatal(err)
+	}
+	const size, held = 64, 500
+	transmit(t, bond.Attrs().Index, 0, held, size)
+	arm(t, h, harvest.Target{Proxy: bond.Attrs().Index, Port: index})
+	if _, err := p.Release(ctx, bond.Attrs().Index, index); err != nil {
+		t.Fatal(err)
+	}
+	if err := p.Settle(ctx, index); err != nil {
+		t.Fatal(err)
+	}
+	disarm(t, h)
+	frames := take(t, h)
+	if len(frames) == 0 {
+		t.Error("the queue dropped nothing: the test shows nothing")
+	}
+	t.Logf("%d waited too long", len(frames))
+	send(t, index, frames)
+	wantEach(t, c, 0, held)
+}
+
 func TestGuestRootBusy(t *testing.T) {
 	dying := nic(t, "e1000")
 	q := &netlink.GenericQdisc{

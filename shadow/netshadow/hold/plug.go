@@ -258,6 +258,28 @@ func (p *Plug) waitPort(ctx context.Context, port int) error {
 	}
 }
 
+// Settle waits until the frames that are in the port's queue now have left it, as
+// they do not all do by way of the driver: fq_codel, the default of many kernels,
+// drops some of those that have waited for a slow device (codel_dequeue() of
+// include/net/codel_impl.h: more than 5 ms, for 100 ms). A harvester that is aimed
+// at the port until Settle returns has these.
+func (p *Plug) Settle(ctx context.Context, port int) error {
+	first, err := p.root(ctx, port)
+	if err != nil {
+		return &OpError{"settle", port, err}
+	}
+	now := first
+	for w := newWait(); !now.stats.behind(first.stats); {
+		if err := w.next(ctx); err != nil {
+			return &OpError{"settle", port, fmt.Errorf("%d frames queued: %w", now.stats.Frames, err)}
+		}
+		if now, err = p.root(ctx, port); err != nil {
+			return &OpError{"settle", port, err}
+		}
+	}
+	return nil
+}
+
 func (p *Plug) plugged(ctx context.Context, ifindex int) (qdisc, error) {
 	q, err := p.root(ctx, ifindex)
 	if err != nil {

@@ -227,6 +227,26 @@ func TestReleaseCountsPortDrops(t *testing.T) {
 	}
 }
 
+func TestAQueueHasSettledWhenWhatItHeldAtFirstHasLeft(t *testing.T) {
+	first := Stats{Frames: 10, Passed: 1<<32 - 3, Drops: 5}
+	for name, tt := range map[string]struct {
+		now  Stats
+		want bool
+	}{
+		"nothing has left":                       {first, false},
+		"some have, and others came":             {Stats{Frames: 20, Passed: 1<<32 - 1, Drops: 5}, false},
+		"all are sent, the counter wrapped":      {Stats{Frames: 20, Passed: 7, Drops: 5}, true},
+		"all are sent or dropped":                {Stats{Frames: 20, Passed: 1<<32 - 1, Drops: 13}, true},
+		"it is empty: another discipline counts": {Stats{}, true},
+	} {
+		t.Run(name, func(t *testing.T) {
+			if got := tt.now.behind(first); got != tt.want {
+				t.Errorf("%+v after %+v: %v", tt.now, first, got)
+			}
+		})
+	}
+}
+
 func TestReleaseGivesUp(t *testing.T) {
 	for _, tt := range []struct {
 		name string

@@ -51,7 +51,9 @@ static const struct {
 	{"__rtnl_unlock", ORIGIN_QUEUED}, /* all that used rtnl_kfree_skbs(), fq_codel for one */
 	{"kfree_skb_list_reason", ORIGIN_REFUSED}, /* __dev_xmit_skb() */
 	{"kfree_skb_list", ORIGIN_REFUSED},        /* the same before 5.19 */
-	{"drop_func", ORIGIN_REFUSED},             /* fq_codel, what has waited too long */
+	{"__fq_codel_dequeue", ORIGIN_REFUSED}, /* what has waited too long, in Debian 12's */
+	{"fq_codel_dequeue", ORIGIN_REFUSED},   /* and in upstream's */
+	{"drop_func", ORIGIN_REFUSED},          /* where it is not inlined in those */
 };
 
 #define FREERS (sizeof(freers) / sizeof(freers[0]))
