@@ -177,6 +177,9 @@ func (s *netShadow) arm(ctx context.Context, old shadow.Old, rec *shadow.Recover
 		s.account.arms(s.counters.Seen)
 		err = f.Arm(ctx, t)
 	}
+	if errors.Is(err, harvest.ErrArmed) { // by a predecessor whose account was not readable
+		err = f.Aim(t)
+	}
 	if err != nil {
 		s.log.Error("no harvest: frames in the old driver's ring are lost, and cannot be counted", "err", err)
 		return
