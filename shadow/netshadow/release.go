@@ -68,13 +68,21 @@ func (s *netShadow) Complete(ctx context.Context, dev drivers.Device, rec *shado
 	if !onVirtio(dev) {
 		go s.reach(s.class.ctx, iface)
 	}
-	// Load the harvest programs now, so that no recovery has to.
-	go func() {
-		if _, err := s.class.harvester(); err != nil {
-			s.log.Error("no harvest: a recovery would lose the frames in the old driver's ring", "err", err)
-		}
-	}()
+	go s.watch(index)
 	return nil
+}
+
+// watch has those frames kept that the port loses before anybody knows that its device
+// is gone. It loads the harvest programs, so that no recovery has to.
+func (s *netShadow) watch(index int) {
+	f, err := s.field()
+	if err != nil {
+		s.log.Error("no harvest: a recovery would lose the frames in the old driver's ring", "err", err)
+		return
+	}
+	if err := f.Watch(index); err != nil {
+		s.log.Warn("what a dead device refuses before it is found to be dead is lost", "err", err)
+	}
 }
 
 // moveLimit is how long the new device may take to send what was held. What it

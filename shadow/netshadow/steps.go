@@ -480,8 +480,9 @@ func (s *netShadow) Intact(ctx context.Context, dev drivers.Device) (bool, error
 	if err != nil || len(names) == 0 {
 		return false, err
 	}
+	index := ifindex(names[0])
 	s.mu.Lock()
-	s.iface, s.index = names[0], ifindex(names[0])
+	s.iface, s.index = names[0], index
 	s.mu.Unlock()
 	_, active, err := s.proxy.ports()
 	if err != nil || active != names[0] {
@@ -492,6 +493,7 @@ func (s *netShadow) Intact(ctx context.Context, dev drivers.Device) (bool, error
 	}
 	s.neighbours.unpin()
 	s.neighbours.watch(ctx)
+	go s.watch(index)
 	return true, s.recorder.adopt(ctx, names[0])
 }
 

@@ -11,6 +11,8 @@
 // made, and serve all roles, each by a [Field]; they are attached only between
 // [Field.Arm] and [Field.Disarm] of any: passive mode pays nothing. Drivers that copy a frame on
 // transmission and free it at once (ne2k-pci, 8139too) leave nothing to harvest.
+// What the kernel itself frees before a field is armed is had by two more programs,
+// see [Field.Watch].
 //
 // # Which freed socket buffer is an unsent frame
 //
@@ -55,6 +57,7 @@ import (
 	"runtime"
 	"slices"
 	"sync"
+	"time"
 
 	"github.com/cilium/ebpf"
 	"github.com/cilium/ebpf/link"
@@ -132,6 +135,7 @@ type Harvester struct {
 	pins   string // directory, "" for none
 
 	kernel  objects
+	early   earlyObjects
 	reader  *perf.Reader
 	drained chan struct{} // a value for each flush that has been served
 	stopped chan struct{} // closed when the reading goroutine has ended
@@ -149,10 +153,13 @@ type Field struct {
 	role uint8
 	aims []uint32 // ifindexes in the kernel's map, none if not armed; h.arming guards it
 
+	watched int // ifindex in the kernel's map, 0 for none; h.arming guards it
+
 	mu      sync.Mutex // guards what follows
 	samples []sample
 	kept    int // bytes in samples
 	counts  Counters
+	early   earlyLosses
 }
 
 // objects are what the kernel holds. What user space writes is in aims, what it
@@ -193,6 +200,9 @@ func New(logger *slog.Logger, opts ...Option) (*Harvester, error) {
 	if err := h.sow(); err != nil {
 		h.unload()
 		return nil, fmt.Errorf("harvest: %w", err)
+	}
+	if err := h.early.attach(h.kernel.Samples); err != nil {
+		h.log.Warn("harvest: frames that the kernel frees because a device has no carrier are lost", "err", err)
 	}
 	ring := max(h.buffer/runtime.NumCPU(), minRing)
 	r, err := perf.NewReader(h.kernel.Samples, ring)
@@ -266,7 +276,7 @@ func (h *Harvester) load() error {
 
 func (h *Harvester) unload() error {
 	k := h.kernel
-	return errors.Join(k.Consumed.Close(), k.Dropped.Close(), k.Samples.Close(), k.Aims.Close(), k.Seen.Close())
+	return errors.Join(h.early.close(), k.Consumed.Close(), k.Dropped.Close(), k.Samples.Close(), k.Aims.Close(), k.Seen.Close())
 }
 
 // unsupported marks the errors that mean "not on this kernel".
@@ -297,9 +307,11 @@ func (f *Field) Arm(ctx context.Context, t Target) error {
 	if err == nil && len(h.links) == 0 {
 		err = h.attach()
 	}
+	err = errors.Join(err, f.unwatch())
 	if err != nil {
 		return fmt.Errorf("harvest: arm interface %d: %w", t.Device, errors.Join(err, f.aim(Target{})))
 	}
+	f.adopt()
 	return nil
 }
 
@@ -387,7 +399,11 @@ func (f *Field) Disarm(ctx context.Context) error {
 	if !h.armed() {
 		err = errors.Join(err, h.detach())
 	}
-	if err = errors.Join(err, f.flush(ctx)); err != nil {
+	err = errors.Join(err, f.flush(ctx))
+	f.mu.Lock()
+	f.early.adopted = false
+	f.mu.Unlock()
+	if err != nil {
 		return fmt.Errorf("harvest: disarm: %w", err)
 	}
 	return nil
@@ -501,6 +517,10 @@ func (h *Harvester) keep(raw []byte) {
 	f := &h.fields[s.role%MaxRoles]
 	f.mu.Lock()
 	defer f.mu.Unlock()
+	if s.early && !f.early.adopted {
+		f.early.add(s, time.Now())
+		return
+	}
 	if f.kept+len(s.data) > h.limit {
 		return // lost, by the counters
 	}
@@ -518,7 +538,7 @@ func (f *Field) Take() (own, behind []frame.Frame) {
 	defer f.mu.Unlock()
 	var samples, later []sample
 	for _, s := range f.samples {
-		if s.number < f.counts.Seen {
+		if s.early || s.number < f.counts.Seen {
 			samples = append(samples, s)
 			f.kept -= len(s.data)
 		} else {
@@ -535,7 +555,9 @@ func (f *Field) Take() (own, behind []frame.Frame) {
 			f.h.log.Warn("harvest: frame given up", "origin", s.origin, "len", len(s.data), "err", err)
 			continue
 		}
-		f.counts.Taken++
+		if !s.early {
+			f.counts.Taken++
+		}
 		if s.behind {
 			behind = append(behind, fs...)
 		} else {

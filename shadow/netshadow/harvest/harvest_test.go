@@ -228,6 +228,9 @@ func TestProgramsMatchParser(t *testing.T) {
 	if got, want := int(spec.Maps["aims"].ValueSize), binary.Size(aim{}); got != want {
 		t.Errorf("the programs have an aim of %d bytes, we of %d", got, want)
 	}
+	if got, want := int(spec.Maps["watched"].ValueSize), binary.Size(watch{}); got != want {
+		t.Errorf("the programs have a watch of %d bytes, we of %d", got, want)
+	}
 	if got := spec.Maps["seen"].MaxEntries; got != MaxRoles {
 		t.Errorf("the programs serve %d roles, we %d", got, MaxRoles)
 	}

@@ -22,6 +22,7 @@ func order(samples []sample) []sample {
 		return cmp.Or(
 			compareBool(a.behind, b.behind),
 			cmp.Compare(a.origin, b.origin),
+			compareBool(b.early, a.early),
 			compareQueue(a, b),
 			cmp.Compare(a.number, b.number),
 		)

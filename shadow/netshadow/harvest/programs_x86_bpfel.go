@@ -19,8 +19,11 @@ const (
 	programsMapAims         = "aims"
 	programsMapSamples      = "samples"
 	programsMapSeen         = "seen"
+	programsMapWatched      = "watched"
 	programsProgConsumed    = "consumed"
 	programsProgDropped     = "dropped"
+	programsProgPurged      = "purged"
+	programsProgRefused     = "refused"
 	programsVarSampleLayout = "sample_layout"
 )
 
@@ -68,6 +71,8 @@ type programsSpecs struct {
 type programsProgramSpecs struct {
 	Consumed *ebpf.ProgramSpec `ebpf:"consumed"`
 	Dropped  *ebpf.ProgramSpec `ebpf:"dropped"`
+	Purged   *ebpf.ProgramSpec `ebpf:"purged"`
+	Refused  *ebpf.ProgramSpec `ebpf:"refused"`
 }
 
 // programsMapSpecs contains maps before they are loaded into the kernel.
@@ -77,6 +82,7 @@ type programsMapSpecs struct {
 	Aims    *ebpf.MapSpec `ebpf:"aims"`
 	Samples *ebpf.MapSpec `ebpf:"samples"`
 	Seen    *ebpf.MapSpec `ebpf:"seen"`
+	Watched *ebpf.MapSpec `ebpf:"watched"`
 }
 
 // programsVariableSpecs contains global variables before they are loaded into the kernel.
@@ -109,6 +115,7 @@ type programsMaps struct {
 	Aims    *ebpf.Map `ebpf:"aims"`
 	Samples *ebpf.Map `ebpf:"samples"`
 	Seen    *ebpf.Map `ebpf:"seen"`
+	Watched *ebpf.Map `ebpf:"watched"`
 }
 
 func (m *programsMaps) Close() error {
@@ -116,6 +123,7 @@ func (m *programsMaps) Close() error {
 		m.Aims,
 		m.Samples,
 		m.Seen,
+		m.Watched,
 	)
 }
 
@@ -132,12 +140,16 @@ type programsVariables struct {
 type programsPrograms struct {
 	Consumed *ebpf.Program `ebpf:"consumed"`
 	Dropped  *ebpf.Program `ebpf:"dropped"`
+	Purged   *ebpf.Program `ebpf:"purged"`
+	Refused  *ebpf.Program `ebpf:"refused"`
 }
 
 func (p *programsPrograms) Close() error {
 	return _ProgramsClose(
 		p.Consumed,
 		p.Dropped,
+		p.Purged,
+		p.Refused,
 	)
 }
 

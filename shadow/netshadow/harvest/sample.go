@@ -43,6 +43,7 @@ type sample struct {
 	number uint64 // counts the role's freed frames, over all CPUs
 	origin origin
 	behind bool   // freed on the proxy or the port, so it left after all others
+	early  bool   // freed before the field was armed; number is a count of its own
 	queue  uint16 // transmit queue of the interface
 	skb    frame.SKB
 	data   []byte
@@ -53,6 +54,7 @@ const (
 	flagVLAN   = 1 << 0
 	flagCRC    = 1 << 1
 	flagBehind = 1 << 2
+	flagEarly  = 1 << 3
 )
 
 // sampleLen is the size in bytes of struct sample in bpf/harvest.c.
@@ -72,6 +74,7 @@ func parseSample(b []byte) (sample, error) {
 		origin: origin(b[38]),
 		role:   b[39],
 		behind: b[36]&flagBehind != 0,
+		early:  b[36]&flagEarly != 0,
 		skb: frame.SKB{
 			GSOType:    le.Uint32(b[16:]),
 			Priority:   le.Uint32(b[20:]),

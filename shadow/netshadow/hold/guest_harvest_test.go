@@ -122,6 +122,32 @@ func TestGuestHarvestQueue(t *testing.T) {
 // TestGuestHarvestSuccessor has a process die after Arm. Nobody can have the frames
 // that are freed before its successor takes over, and they are counted; those freed
 // afterwards are the successor's, without a gap between.
+// TestGuestHarvestEarly empties the queue of a dead device before the harvest is armed.
+func TestGuestHarvestEarly(t *testing.T) {
+	dying, living, seen := nic(t, "e1000"), nic(t, "8139cp"), nic(t, "virtio_net")
+	c := capture(t, seen.Attrs().Index, unix.ETH_P_IP)
+	h := newField(t)
+	index := dying.Attrs().Index
+	if err := h.Watch(index); err != nil {
+		t.Fatal(err)
+	}
+	kill(t, dying)
+	// More than the ring takes: the rest is queued, of which there are some.
+	const sent, ring = 700, 256
+	transmit(t, index, 0, sent, 64)
+	linkDown(t, dying)
+	arm(t, h, harvest.Target{Device: index})
+	disarm(t, h)
+	frames := take(t, h)
+	if len(frames) < sent-ring || len(frames) > sent {
+		t.Errorf("%d frames were queued, of %d sent to a ring of %d", len(frames), sent, ring)
+	}
+	first := sent - len(frames)
+	wantHarvested(t, frames, first)
+	send(t, living.Attrs().Index, frames)
+	wantEach(t, c, first, sent)
+}
+
 func TestGuestHarvestSuccessor(t *testing.T) {
 	dying := nic(t, "e1000")
 	pins := harvest.WithPins("/sys/fs/bpf/test")

@@ -92,6 +92,7 @@ struct {
 #define SAMPLE_VLAN (1 << 0)   /* a tag is in vlan_proto and vlan_tci */
 #define SAMPLE_CRC (1 << 1)    /* the checksum is a CRC32c */
 #define SAMPLE_BEHIND (1 << 2) /* freed on proxy or port: left after all others */
+#define SAMPLE_EARLY (1 << 3)  /* freed while nothing was harvested; number is a count of its own */
 
 struct sample {
 	__u64 number; /* of the role's freed frame, in order over all CPUs */
@@ -189,19 +190,14 @@ static __always_inline bool in_exchange(struct net_device *dev, __u16 queue)
 	       BPF_CORE_READ(qdisc, qstats.drops) == 0;
 }
 
-static __always_inline void take(void *ctx, struct sk_buff *skb, struct aim *aim, enum origin origin)
+static __always_inline void copy(struct sk_buff *skb, __u8 role, __u64 number, __u8 flags, enum origin origin)
 {
-	__u8 flags = aim->part == PART_DEVICE ? 0 : SAMPLE_BEHIND;
-	__u32 role = aim->role;
-	__u64 *count = bpf_map_lookup_elem(&seen, &role);
 	struct sample s = {};
 	struct skb_shared_info *shared;
 	__u16 mac = skb->mac_header;
 	__u64 len;
 
-	if (!count)
-		return;
-	s.number = __sync_fetch_and_add(count, 1);
+	s.number = number;
 	s.role = role;
 	s.len = skb->len;
 	s.priority = skb->priority;
@@ -228,8 +224,18 @@ static __always_inline void take(void *ctx, struct sk_buff *skb, struct aim *aim
 		bpf_skb_output(skb, &samples, (len << 32) | BPF_F_CURRENT_CPU, &s, sizeof(s));
 }
 
+static __always_inline void take(struct sk_buff *skb, struct aim *aim, enum origin origin)
+{
+	__u32 role = aim->role;
+	__u64 *count = bpf_map_lookup_elem(&seen, &role);
+
+	if (count)
+		copy(skb, role, __sync_fetch_and_add(count, 1),
+		     aim->part == PART_DEVICE ? 0 : SAMPLE_BEHIND, origin);
+}
+
 /* location is where the frame was freed, 0 if it was consumed. */
-static __always_inline int freed(void *ctx, struct sk_buff *skb, void *location)
+static __always_inline int freed(struct sk_buff *skb, void *location)
 {
 	struct net_device *dev = skb->dev;
 	__u32 ifindex = BPF_CORE_READ(dev, ifindex);
@@ -254,18 +260,97 @@ static __always_inline int freed(void *ctx, struct sk_buff *skb, void *location)
 			return 0;
 		break;
 	}
-	take(ctx, skb, aim, origin);
+	take(skb, aim, origin);
 	return 0;
 }
 
 SEC("tp_btf/consume_skb")
 int BPF_PROG(consumed, struct sk_buff *skb)
 {
-	return freed(ctx, skb, 0);
+	return freed(skb, 0);
 }
 
 SEC("tp_btf/kfree_skb")
 int BPF_PROG(dropped, struct sk_buff *skb, void *location)
 {
-	return freed(ctx, skb, location);
+	return freed(skb, location);
+}
+
+/*
+ * What is lost before anything is harvested: a driver that watches its link takes
+ * dead hardware for a pulled cable, and without a carrier the kernel empties the
+ * interface's queue and refuses what comes (net/sched/sch_generic.c,
+ * dev_deactivate_many()). The functions below run then, and else never; nobody pays
+ * for programs on them.
+ */
+
+#define EARLY_WINDOW 2000000000ULL /* ns: of a cable that stays out, the first ... */
+#define EARLY_FRAMES 1024	   /* ... frames in that time are copied */
+
+struct watch {
+	__u64 since;
+	__u64 number;
+	__u32 taken; /* since then */
+	__u8 role;
+	__u8 unused[3];
+};
+
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, ROLES);
+	__type(key, __u32); /* ifindex */
+	__type(value, struct watch);
+} watched SEC(".maps");
+
+static __always_inline void early(struct sk_buff *skb, enum origin origin)
+{
+	struct net_device *dev = skb->dev;
+	__u32 ifindex = BPF_CORE_READ(dev, ifindex);
+	struct watch *w = bpf_map_lookup_elem(&watched, &ifindex);
+	__u64 now;
+
+	if (!w || !outgoing(skb, ifindex))
+		return;
+	now = bpf_ktime_get_ns();
+	if (now - w->since > EARLY_WINDOW) {
+		w->since = now;
+		w->taken = 0;
+	}
+	if (w->taken >= EARLY_FRAMES)
+		return;
+	w->taken++;
+	copy(skb, w->role, w->number++, SAMPLE_EARLY, origin);
+}
+
+SEC("fentry/noop_enqueue")
+int BPF_PROG(refused, struct sk_buff *skb)
+{
+	early(skb, ORIGIN_REFUSED);
+	return 0;
+}
+
+struct purge {
+	struct sk_buff *next;
+	struct sk_buff *tail;
+};
+
+static long purge_one(__u32 i, struct purge *p)
+{
+	struct sk_buff *skb = p->next;
+
+	if (!skb)
+		return 1;
+	early(skb, ORIGIN_QUEUED);
+	p->next = skb->next;
+	return skb == p->tail;
+}
+
+/* All that fq_codel had, flow by flow. */
+SEC("fentry/rtnl_kfree_skbs")
+int BPF_PROG(purged, struct sk_buff *head, struct sk_buff *tail)
+{
+	struct purge p = {head, tail};
+
+	bpf_loop(EARLY_FRAMES, purge_one, &p, 0);
+	return 0;
 }

@@ -52,6 +52,7 @@ struct net_device {
 struct sock;
 
 struct sk_buff {
+	struct sk_buff *next;
 	struct net_device *dev;
 	struct sock *sk;
 	unsigned int len;
