@@ -8,6 +8,7 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
+	"path/filepath"
 	"slices"
 	"strings"
 	"sync"
@@ -248,6 +249,74 @@ func TestNewDriverComesFirstWhereHardwareIsElsewhere(t *testing.T) {
 	g.calls("activate e1000 absent", "open 8139cp "+slot5, "detach e1000", "complete 8139cp")
 	g.role("rid of the old device", func(ctl.RoleStatus) bool {
 		return slices.Contains(g.hw.Events(), "remove "+slot2) && slices.Contains(g.hw.Events(), "unload e1000")
+	})
+}
+
+// port is a port whose slot has no power, because it is believed to be empty.
+func port(address string) drivertest.Function {
+	return drivertest.Function{Address: address, Class: 0x060400, Bridge: true, Slot: drivertest.SlotOff}
+}
+
+func TestSlotsThatWereEmptyAreLookedIntoAfterAMigration(t *testing.T) {
+	const port3, port4, behind4 = "0000:00:03.0", "0000:00:04.0", "0000:02:00.0"
+	powers := func(g *guest) (n int) {
+		for _, e := range g.hw.Events() {
+			if strings.HasPrefix(e, "power ") {
+				n++
+			}
+		}
+		return n
+	}
+	move := func(g *guest) {
+		g.hw.Pull(slot2)
+		nic := rtl8139(behind4)
+		nic.Behind = port4
+		g.hw.Plug(nic)
+	}
+	for _, tc := range []struct {
+		rule   string
+		signal Signal
+	}{
+		{"if somebody tells of it", migrated},
+		{"if nobody does, but the device is not there any more", Signal{Cause: "identity check", Quiet: true}},
+	} {
+		t.Run(tc.rule, func(t *testing.T) {
+			t.Parallel()
+			g := boot(t, e1000(slot2), port(port3), port(port4))
+			g.passive("e1000")
+			if powers(g) > 0 {
+				t.Errorf("at boot, whoever is in charge has given the power that is needed: %q", g.hw.Events())
+			}
+			move(g)
+			g.signals <- tc.signal
+			g.passive("8139cp")
+			g.role("rid of the empty slot", func(ctl.RoleStatus) bool {
+				return slices.Contains(g.hw.Events(), "power off "+port3)
+			})
+			if slices.Contains(g.hw.Events(), "power off "+port4) {
+				t.Errorf("the slot in use lost its power: %q", g.hw.Events())
+			}
+		})
+	}
+	t.Run("not if the device was pulled: the kernel knows of that, and of what is plugged next", func(t *testing.T) {
+		t.Parallel()
+		g := boot(t, e1000(slot2), port(port3), port(port4))
+		g.passive("e1000")
+		move(g)
+		old := drivers.Device{Bus: "pci", Address: slot2, Path: filepath.Join(g.hw.Sysfs(), "devices/pci0000:00", slot2)}
+		if err := g.hw.Tree().Remove(t.Context(), old); err != nil {
+			t.Fatal(err)
+		}
+		g.signals <- Signal{Cause: ctl.CauseHotplug}
+		g.active("no net device")
+		g.signals <- Signal{Cause: ctl.CauseHotplug}
+		g.signals <- Signal{Cause: ctl.CauseHotplug} // taken only after the last was answered, or with it
+		g.active("no net device")
+		if powers(g) > 0 {
+			t.Errorf("kernel: %q", g.hw.Events())
+		}
+		g.signals <- migrated
+		g.passive("8139cp")
 	})
 }
 
