@@ -105,15 +105,19 @@ func (s Slot) Occupied() bool { return s.Status&slotPresence != 0 || s.Link }
 //
 // A card that the port knows of and that has no power was switched off by somebody,
 // who may be about to pull it. Nor is power given to a slot that is open, locked or
-// at fault, or whose link somebody has disabled.
+// at fault, whose link somebody has disabled, or whose indicator blinks, because
+// somebody is about to use it.
 func (s Slot) Dark() bool {
-	return s.Controlled() && !s.Powered() && s.vacant()
+	return s.Controlled() && !s.Powered() && s.vacant() && !s.blinks()
 }
 
 // Lit reports whether the slot is as On leaves it, and still has no card in it.
 func (s Slot) Lit() bool {
-	return s.Controlled() && s.Powered() && s.vacant() &&
-		s.Capabilities&slotPowerIndicator != 0 && s.Control&slotIndicator == slotIndicatorBlink
+	return s.Controlled() && s.Powered() && s.vacant() && s.blinks()
+}
+
+func (s Slot) blinks() bool {
+	return s.Capabilities&slotPowerIndicator != 0 && s.Control&slotIndicator == slotIndicatorBlink
 }
 
 // vacant reports whether the port knows of no card and of nothing that speaks

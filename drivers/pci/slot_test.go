@@ -60,6 +60,7 @@ func TestSlot(t *testing.T) {
 		{"a slot that has it and blinks was given it to be looked at", map[int]byte{0x6d: 0x02}, false, true},
 		{"a card that is there and off is somebody's wish", map[int]byte{0x6e: 0x40}, false, false},
 		{"and one that blinks is about to be pulled or used", map[int]byte{0x6d: 0x02, 0x6e: 0x40}, false, false},
+		{"nor is power given to a slot that blinks: somebody is about to use it", map[int]byte{0x6d: 0x06}, false, false},
 		{"a link that is up is a card", map[int]byte{0x67: 0x20}, false, false},
 		{"a link that is not reported does not count", map[int]byte{0x62: 0, 0x67: 0x20}, true, false},
 		{"a port without a power controller", map[int]byte{0x68: 0x79}, false, false},
