@@ -28,6 +28,7 @@ func TestOvertaken(t *testing.T) {
 		{"from the slot of the first NIC to it again", false, virtioAt5, "", rtl8139At2},
 		{"from a host without any NIC", false, noNIC, "", virtioAt5},
 		{"from root port to root port", true, virtioAt5, "", rtl8139At4},
+		{"from a host without any NIC to another root port", true, noNIC, "", virtioAt5},
 		{"another NIC in a root port that has just been given power", true, virtioAt5, ctl.StampOpened, rtl8139At5},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
