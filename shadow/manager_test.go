@@ -12,8 +12,11 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
+
+	"golang.org/x/sys/unix"
 
 	"github.com/umbra-vm/umbra/drivers"
 	"github.com/umbra-vm/umbra/drivers/drivertest"
@@ -144,9 +147,13 @@ func start(t *testing.T, hw *drivertest.Machine, class *fakeClass, dir string) *
 }
 
 func startRoles(t *testing.T, hw *drivertest.Machine, class *fakeClass, dir string, roles ...Role) *guest {
+	return startOn(t, hw.Tree(), hw, class, dir, roles...)
+}
+
+func startOn(t *testing.T, hardware Hardware, hw *drivertest.Machine, class *fakeClass, dir string, roles ...Role) *guest {
 	g := &guest{T: t, hw: hw, class: class, dir: dir, signals: make(chan Signal)}
 	m, err := NewManager(Options{
-		Hardware: hw.Tree(), Classes: []Class{class}, StateDir: dir,
+		Hardware: hardware, Classes: []Class{class}, StateDir: dir,
 		Roles:  roles,
 		Logger: slog.New(slog.NewTextHandler(t.Output(), nil)),
 	})
@@ -429,6 +436,70 @@ func TestLossOfARoleDoesNotWaitForTheLinkOfAnother(t *testing.T) {
 	// Once by the alarm, once by the round that gave the device up.
 	if want := []string{"net0", "net0"}; !slices.Equal(class.activated, want) {
 		t.Errorf("activated %q, want %q", class.activated, want)
+	}
+}
+
+// unsure is hardware that cannot be judged for a while, as while the kernel takes a
+// device away or adds one.
+type unsure struct {
+	Hardware
+	address string
+	verify  func(real func() (drivers.Verdict, error)) (drivers.Verdict, error)
+}
+
+func (u unsure) Verify(ctx context.Context, dev drivers.Device) (drivers.Verdict, error) {
+	real := func() (drivers.Verdict, error) { return u.Hardware.Verify(ctx, dev) }
+	if dev.Address != u.address {
+		return real()
+	}
+	return u.verify(real)
+}
+
+func TestRoleInActiveModeIsNotCompletedOnADeviceThatCannotBeJudged(t *testing.T) {
+	hw := newMachine(t)
+	hw.Plug(e1000(slot2))
+	if err := hw.Tree().Rescan(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	var seen, doubts atomic.Int32
+	class := new(fakeClass)
+	g := startOn(t, unsure{hw.Tree(), slot2, func(real func() (drivers.Verdict, error)) (drivers.Verdict, error) {
+		v, err := real()
+		if err == nil && v == drivers.Alive || seen.Add(1) == 1 {
+			return v, err
+		}
+		// The alarm has seen that the device is lost. What comes next is in doubt.
+		if doubts.Add(1) <= 2 {
+			return drivers.Unknown, unix.ENOENT
+		}
+		return v, err
+	}}, hw, class, t.TempDir(), Role{Name: "net0", Class: "net"}, Role{Name: "net1", Class: "net"})
+	g.passive("e1000")
+	class.mu.Lock()
+	class.link = make(chan struct{}) // keeps a round busy with the other role
+	class.mu.Unlock()
+	hw.Plug(rtl8139(slot5))
+	g.signals <- Signal{Cause: ctl.CauseHotplug}
+	g.role("the one that does not wait", func(ctl.RoleStatus) bool {
+		class.mu.Lock()
+		defer class.mu.Unlock()
+		return slices.Contains(class.calls, "wait for the link of 8139cp")
+	})
+	class.take()
+	class.mu.Lock()
+	class.link = nil
+	class.mu.Unlock()
+	hw.Plug(e1000(slot2))
+	g.signals <- migrated
+	g.role("recovered, and the other with it", func(ctl.RoleStatus) bool {
+		return g.m.Roles()[1].Mode == ctl.ModePassive && g.m.Roles()[0].Mode == ctl.ModePassive && g.m.Recoveries() == 2
+	})
+	calls := class.take()
+	if open, detach := slices.Index(calls, "open e1000 "+slot2), slices.Index(calls, "detach e1000"); detach < 0 || open < detach {
+		t.Errorf("calls %q", calls)
+	}
+	if doubts.Load() < 2 {
+		t.Errorf("%d doubts", doubts.Load())
 	}
 }
 

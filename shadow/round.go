@@ -199,7 +199,9 @@ func (m *Manager) fill(ctx context.Context, sig Signal) error {
 	)
 	for _, r := range m.all() {
 		m.mu.Lock()
-		if r.dev.Address != "" && !r.passive && !r.kept && !r.alarmed {
+		// One that came from an alarm and was not given up has a device that cannot
+		// be judged now: the kernel is taking it away, or adding another one there.
+		if r.dev.Address != "" && !r.passive && !r.kept && !r.alarmed && !r.entered {
 			todo = append(todo, r)
 		}
 		m.mu.Unlock()
