@@ -41,6 +41,9 @@ type Kernel interface {
 	// WriteAttr writes value to the sysfs file path. Errors are those of open(2)
 	// and write(2): what a bus or driver has to say against it.
 	WriteAttr(path, value string) error
+	// WriteConfig writes a register of configuration space, whose sysfs file is
+	// path, in one access. Errors are those of open(2) and pwrite(2).
+	WriteConfig(path string, offset int64, register []byte) error
 }
 
 // Linux is the running kernel.
@@ -63,6 +66,19 @@ func (Linux) WriteAttr(path, value string) error {
 	return err
 }
 
+// WriteConfig implements Kernel.
+func (Linux) WriteConfig(path string, offset int64, register []byte) error {
+	f, err := os.OpenFile(path, os.O_WRONLY, 0)
+	if err != nil {
+		return err
+	}
+	_, err = f.WriteAt(register, offset)
+	if closeErr := f.Close(); err == nil {
+		err = closeErr
+	}
+	return err
+}
+
 // A Tree is the hardware side of one machine. Its methods may be called from any
 // number of goroutines. No system call behind them can be interrupted: a context
 // that ends stops an operation between two calls.
@@ -77,6 +93,9 @@ type Tree struct {
 
 	mu   sync.Mutex
 	told map[string]Verdict // the last one logged, by device
+
+	power sync.Mutex         // held while slots are given power or lose it
+	lit   map[string]litSlot // by address of the port
 }
 
 // An Option changes what New builds.
@@ -100,6 +119,7 @@ func WithLogger(log *slog.Logger) Option { return func(t *Tree) { t.log = log } 
 func New(opts ...Option) (*Tree, error) {
 	t := &Tree{
 		told:   make(map[string]Verdict),
+		lit:    make(map[string]litSlot),
 		sysfs:  "/sys",
 		kernel: Linux{},
 		log:    slog.New(slog.DiscardHandler),

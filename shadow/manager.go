@@ -72,7 +72,8 @@ type Manager struct {
 	// device just bound.
 	binding sync.RWMutex
 
-	tidying sync.WaitGroup // what goes on after a recovery
+	tidying  sync.WaitGroup // what goes on after a recovery
+	settling sync.Mutex     // held by the one that settles the power of slots
 
 	// examining is held while devices are verified and the roles that lost theirs
 	// are claimed: all that one migration took belong to one round.
@@ -218,6 +219,7 @@ func (m *Manager) Run(ctx context.Context, signals <-chan Signal) error {
 		case err := <-finished:
 			stop()
 			stop = nil
+			m.tidying.Go(func() { m.settle(ctx) })
 			if err != nil && ctx.Err() == nil {
 				m.log.Debug("recovery not complete", "err", err)
 			}

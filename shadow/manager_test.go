@@ -8,11 +8,15 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
+	"path/filepath"
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
+
+	"golang.org/x/sys/unix"
 
 	"github.com/umbra-vm/umbra/drivers"
 	"github.com/umbra-vm/umbra/drivers/drivertest"
@@ -143,9 +147,13 @@ func start(t *testing.T, hw *drivertest.Machine, class *fakeClass, dir string) *
 }
 
 func startRoles(t *testing.T, hw *drivertest.Machine, class *fakeClass, dir string, roles ...Role) *guest {
+	return startOn(t, hw.Tree(), hw, class, dir, roles...)
+}
+
+func startOn(t *testing.T, hardware Hardware, hw *drivertest.Machine, class *fakeClass, dir string, roles ...Role) *guest {
 	g := &guest{T: t, hw: hw, class: class, dir: dir, signals: make(chan Signal)}
 	m, err := NewManager(Options{
-		Hardware: hw.Tree(), Classes: []Class{class}, StateDir: dir,
+		Hardware: hardware, Classes: []Class{class}, StateDir: dir,
 		Roles:  roles,
 		Logger: slog.New(slog.NewTextHandler(t.Output(), nil)),
 	})
@@ -248,6 +256,74 @@ func TestNewDriverComesFirstWhereHardwareIsElsewhere(t *testing.T) {
 	g.calls("activate e1000 absent", "open 8139cp "+slot5, "detach e1000", "complete 8139cp")
 	g.role("rid of the old device", func(ctl.RoleStatus) bool {
 		return slices.Contains(g.hw.Events(), "remove "+slot2) && slices.Contains(g.hw.Events(), "unload e1000")
+	})
+}
+
+// port is a port whose slot has no power, because it is believed to be empty.
+func port(address string) drivertest.Function {
+	return drivertest.Function{Address: address, Class: 0x060400, Bridge: true, Slot: drivertest.SlotOff}
+}
+
+func TestSlotsThatWereEmptyAreLookedIntoAfterAMigration(t *testing.T) {
+	const port3, port4, behind4 = "0000:00:03.0", "0000:00:04.0", "0000:02:00.0"
+	powers := func(g *guest) (n int) {
+		for _, e := range g.hw.Events() {
+			if strings.HasPrefix(e, "power ") {
+				n++
+			}
+		}
+		return n
+	}
+	move := func(g *guest) {
+		g.hw.Pull(slot2)
+		nic := rtl8139(behind4)
+		nic.Behind = port4
+		g.hw.Plug(nic)
+	}
+	for _, tc := range []struct {
+		rule   string
+		signal Signal
+	}{
+		{"if somebody tells of it", migrated},
+		{"if nobody does, but the device is not there any more", Signal{Cause: "identity check", Quiet: true}},
+	} {
+		t.Run(tc.rule, func(t *testing.T) {
+			t.Parallel()
+			g := boot(t, e1000(slot2), port(port3), port(port4))
+			g.passive("e1000")
+			if powers(g) > 0 {
+				t.Errorf("at boot, whoever is in charge has given the power that is needed: %q", g.hw.Events())
+			}
+			move(g)
+			g.signals <- tc.signal
+			g.passive("8139cp")
+			g.role("rid of the empty slot", func(ctl.RoleStatus) bool {
+				return slices.Contains(g.hw.Events(), "power off "+port3)
+			})
+			if slices.Contains(g.hw.Events(), "power off "+port4) {
+				t.Errorf("the slot in use lost its power: %q", g.hw.Events())
+			}
+		})
+	}
+	t.Run("not if the device was pulled: the kernel knows of that, and of what is plugged next", func(t *testing.T) {
+		t.Parallel()
+		g := boot(t, e1000(slot2), port(port3), port(port4))
+		g.passive("e1000")
+		move(g)
+		old := drivers.Device{Bus: "pci", Address: slot2, Path: filepath.Join(g.hw.Sysfs(), "devices/pci0000:00", slot2)}
+		if err := g.hw.Tree().Remove(t.Context(), old); err != nil {
+			t.Fatal(err)
+		}
+		g.signals <- Signal{Cause: ctl.CauseHotplug}
+		g.active("no net device")
+		g.signals <- Signal{Cause: ctl.CauseHotplug}
+		g.signals <- Signal{Cause: ctl.CauseHotplug} // taken only after the last was answered, or with it
+		g.active("no net device")
+		if powers(g) > 0 {
+			t.Errorf("kernel: %q", g.hw.Events())
+		}
+		g.signals <- migrated
+		g.passive("8139cp")
 	})
 }
 
@@ -360,6 +436,70 @@ func TestLossOfARoleDoesNotWaitForTheLinkOfAnother(t *testing.T) {
 	// Once by the alarm, once by the round that gave the device up.
 	if want := []string{"net0", "net0"}; !slices.Equal(class.activated, want) {
 		t.Errorf("activated %q, want %q", class.activated, want)
+	}
+}
+
+// unsure is hardware that cannot be judged for a while, as while the kernel takes a
+// device away or adds one.
+type unsure struct {
+	Hardware
+	address string
+	verify  func(real func() (drivers.Verdict, error)) (drivers.Verdict, error)
+}
+
+func (u unsure) Verify(ctx context.Context, dev drivers.Device) (drivers.Verdict, error) {
+	real := func() (drivers.Verdict, error) { return u.Hardware.Verify(ctx, dev) }
+	if dev.Address != u.address {
+		return real()
+	}
+	return u.verify(real)
+}
+
+func TestRoleInActiveModeIsNotCompletedOnADeviceThatCannotBeJudged(t *testing.T) {
+	hw := newMachine(t)
+	hw.Plug(e1000(slot2))
+	if err := hw.Tree().Rescan(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	var seen, doubts atomic.Int32
+	class := new(fakeClass)
+	g := startOn(t, unsure{hw.Tree(), slot2, func(real func() (drivers.Verdict, error)) (drivers.Verdict, error) {
+		v, err := real()
+		if err == nil && v == drivers.Alive || seen.Add(1) == 1 {
+			return v, err
+		}
+		// The alarm has seen that the device is lost. What comes next is in doubt.
+		if doubts.Add(1) <= 2 {
+			return drivers.Unknown, unix.ENOENT
+		}
+		return v, err
+	}}, hw, class, t.TempDir(), Role{Name: "net0", Class: "net"}, Role{Name: "net1", Class: "net"})
+	g.passive("e1000")
+	class.mu.Lock()
+	class.link = make(chan struct{}) // keeps a round busy with the other role
+	class.mu.Unlock()
+	hw.Plug(rtl8139(slot5))
+	g.signals <- Signal{Cause: ctl.CauseHotplug}
+	g.role("the one that does not wait", func(ctl.RoleStatus) bool {
+		class.mu.Lock()
+		defer class.mu.Unlock()
+		return slices.Contains(class.calls, "wait for the link of 8139cp")
+	})
+	class.take()
+	class.mu.Lock()
+	class.link = nil
+	class.mu.Unlock()
+	hw.Plug(e1000(slot2))
+	g.signals <- migrated
+	g.role("recovered, and the other with it", func(ctl.RoleStatus) bool {
+		return g.m.Roles()[1].Mode == ctl.ModePassive && g.m.Roles()[0].Mode == ctl.ModePassive && g.m.Recoveries() == 2
+	})
+	calls := class.take()
+	if open, detach := slices.Index(calls, "open e1000 "+slot2), slices.Index(calls, "detach e1000"); detach < 0 || open < detach {
+		t.Errorf("calls %q", calls)
+	}
+	if doubts.Load() < 2 {
+		t.Errorf("%d doubts", doubts.Load())
 	}
 }
 

@@ -29,6 +29,10 @@ import (
 func (m *Manager) round(ctx context.Context, sig Signal) error {
 	whole := context.WithoutCancel(ctx)
 	lost := m.examine(whole, sig)
+	look := m.rescan
+	if moved(sig, lost) {
+		look = m.search
+	}
 	if len(lost) > 0 {
 		defer m.hurry()()
 		// Where nothing has to leave its address first, new hardware is
@@ -36,21 +40,28 @@ func (m *Manager) round(ctx context.Context, sig Signal) error {
 		early := !slices.ContainsFunc(lost, func(l loss) bool { return l.verdict != drivers.Absent })
 		var scan sync.WaitGroup
 		if early {
-			scan.Go(func() { m.rescan(whole) })
+			scan.Go(func() { look(whole) })
 		}
 		m.vacate(whole, sig, lost)
 		scan.Wait()
 		if !early {
-			m.rescan(whole)
+			look(whole)
 		}
 	} else if !sig.Quiet && m.anyVacant() {
-		m.rescan(whole)
+		look(whole)
 	}
 	if ctx.Err() != nil {
 		return ErrSuperseded
 	}
 	m.makeRoom(whole)
 	return m.fill(ctx, sig)
+}
+
+// moved reports whether what a round has found, or been told, is a migration. A
+// device that was pulled is none: the kernel knows of that.
+func moved(sig Signal, lost []loss) bool {
+	return sig.Cause == ctl.CauseMigration ||
+		slices.ContainsFunc(lost, func(l loss) bool { return l.verdict != drivers.Alive && !l.gone })
 }
 
 // makeRoom gives up the devices that were left for after the recovery and whose
@@ -81,7 +92,7 @@ func (m *Manager) makeRoom(ctx context.Context) {
 		}
 	}
 	if found {
-		m.rescan(ctx)
+		m.search(ctx)
 	}
 }
 
@@ -100,6 +111,30 @@ func (m *Manager) rescan(ctx context.Context) {
 	defer m.binding.Unlock()
 	if err := m.hw.Rescan(ctx); err != nil {
 		m.log.Error("bus rescan", "err", err)
+	}
+}
+
+// search is rescan after a migration: it looks into the slots too that were empty
+// on the old host, and are believed to be.
+func (m *Manager) search(ctx context.Context) {
+	if ports, err := m.hw.PowerOn(ctx); err != nil {
+		m.log.Warn("not every slot was looked into", "ports", len(ports), "err", err)
+	}
+	m.rescan(ctx)
+}
+
+// settle takes the power away from the slots that a search has found to be empty,
+// once a card in them would have answered. One that answers late is announced by the
+// kernel, like one that is plugged.
+func (m *Manager) settle(ctx context.Context) {
+	m.settling.Lock()
+	defer m.settling.Unlock()
+	if lit, err := m.hw.WaitPower(ctx); err != nil || !lit {
+		return
+	}
+	m.rescan(ctx)
+	if err := m.hw.SettlePower(ctx); err != nil {
+		m.log.Warn("slots left with power", "err", err)
 	}
 }
 
@@ -164,7 +199,9 @@ func (m *Manager) fill(ctx context.Context, sig Signal) error {
 	)
 	for _, r := range m.all() {
 		m.mu.Lock()
-		if r.dev.Address != "" && !r.passive && !r.kept && !r.alarmed {
+		// One that came from an alarm and was not given up has a device that cannot
+		// be judged now: the kernel is taking it away, or adding another one there.
+		if r.dev.Address != "" && !r.passive && !r.kept && !r.alarmed && !r.entered {
 			todo = append(todo, r)
 		}
 		m.mu.Unlock()

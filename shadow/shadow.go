@@ -132,5 +132,8 @@ type Hardware interface {
 	Remove(ctx context.Context, dev drivers.Device) error
 	Unbind(ctx context.Context, dev drivers.Device) error
 	Rescan(ctx context.Context) error
+	PowerOn(ctx context.Context) (ports []string, err error)
+	WaitPower(ctx context.Context) (lit bool, err error)
+	SettlePower(ctx context.Context) error
 	Verify(ctx context.Context, dev drivers.Device) (drivers.Verdict, error)
 }

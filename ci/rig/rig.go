@@ -50,6 +50,15 @@ var Slots = []string{"2", "3", "4", "5", "6"}
 // rootPort is the id of the root port that a slot is.
 func rootPort(slot string) string { return "port" + slot }
 
+// Place returns where a NIC in a slot is plugged into: a bus of QEMU, empty for the
+// root bus, and the address there.
+func (o Options) Place(slot string) (bus, address string) {
+	if o.RootPorts {
+		return rootPort(slot), "0"
+	}
+	return "", slot
+}
+
 func (n NIC) String() string {
 	if n.Model == "" {
 		return "no NIC"
@@ -78,6 +87,9 @@ type Options struct {
 	ICount  *int
 	// RootPorts makes every slot a PCI Express root port of its own, on Q35.
 	RootPorts bool
+	// NativeHotPlug leaves hot-plug of root ports to the guest's driver for them;
+	// otherwise ACPI is in charge of it, as is QEMU's custom.
+	NativeHotPlug bool
 	// Dump, if not empty, is a file to which QEMU captures what the present
 	// host's NIC sends, by the guest's clock; each host begins it anew.
 	Dump   string
@@ -153,10 +165,8 @@ func (r *Rig) start(ctx context.Context, nics []NIC, incoming string) (*vm.VM, e
 		if nic.MAC == "" {
 			nic.MAC = fmt.Sprintf("%s%02x", GuestMAC[:len(GuestMAC)-2], host)
 		}
-		n := machine.NIC{ID: direct(i), Model: nic.Model, Address: nic.Slot, MAC: nic.MAC, Netdev: netdev}
-		if r.RootPorts {
-			n.Bus, n.Address = rootPort(nic.Slot), "0"
-		}
+		n := machine.NIC{ID: direct(i), Model: nic.Model, MAC: nic.MAC, Netdev: netdev}
+		n.Bus, n.Address = r.Place(nic.Slot)
 		m.NICs = append(m.NICs, n)
 	}
 	if r.RootPorts {
@@ -164,8 +174,11 @@ func (r *Rig) start(ctx context.Context, nics []NIC, incoming string) (*vm.VM, e
 			m.Ports = append(m.Ports, machine.RootPort{ID: rootPort(slot), Address: slot})
 		}
 	}
+	if r.NativeHotPlug {
+		m.Extra = append(m.Extra, "-global", "ICH9-LPC.acpi-pci-hotplug-with-bridge-support=off")
+	}
 	if r.Dump != "" && len(m.NICs) > 0 {
-		m.Extra = []string{"-object", "filter-dump,id=dump,netdev=" + machine.Netdev(m.NICs[0].ID) + ",queue=rx,file=" + r.Dump}
+		m.Extra = append(m.Extra, "-object", "filter-dump,id=dump,netdev="+machine.Netdev(m.NICs[0].ID)+",queue=rx,file="+r.Dump)
 	}
 	opts := vm.Options{Dir: r.Dir}
 	if r.Console != nil {

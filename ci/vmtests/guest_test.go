@@ -10,6 +10,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -30,6 +31,8 @@ var (
 	virtioAt5  = rig.NIC{Model: "virtio-net-pci", Slot: "5"}
 	e1000At5   = rig.NIC{Model: "e1000", Slot: "5"}
 	rtl8139At5 = rig.NIC{Model: "rtl8139", Slot: "5"}
+	rtl8139At3 = rig.NIC{Model: "rtl8139", Slot: "3"}
+	rtl8139At4 = rig.NIC{Model: "rtl8139", Slot: "4"}
 	ne2kAt2    = rig.NIC{Model: "ne2k_pci", Slot: "2"}
 	vmxnet3At2 = rig.NIC{Model: "vmxnet3", Slot: "2"}
 	e1000eAt2  = rig.NIC{Model: "e1000e", Slot: "2"}
@@ -50,6 +53,8 @@ type guest struct {
 	ctx context.Context
 	bed *testbed.Bed
 	rec *recorder
+
+	plugs int // NICs that were plugged so far
 }
 
 // callTimeout ends a question to an agent that died over it: nobody tells the
@@ -124,6 +129,15 @@ func startAll(t *testing.T, bundle func() (*image.Bundle, error), nics []rig.NIC
 		t.Fatalf("the guest's witness did not connect: %v", err)
 	}
 	return g
+}
+
+// addressOf is where the guest has a NIC. Firmware numbers the buses behind root
+// ports in the order of the slots, from 1 on.
+func (g *guest) addressOf(nic rig.NIC) string {
+	if g.RootPorts {
+		return fmt.Sprintf("0000:%02x:00.0", 1+slices.Index(rig.Slots, nic.Slot))
+	}
+	return "0000:00:0" + nic.Slot + ".0"
 }
 
 // move migrates the guest to a host with nics.

@@ -21,7 +21,8 @@ func (g *guest) plug(nic rig.NIC) {
 	if g.NICs[0].Model != "" {
 		id += "-second"
 	}
-	_, port, err := g.bed.Plug("plugged")
+	g.plugs++
+	_, port, err := g.bed.Plug(fmt.Sprintf("plugged-%d", g.plugs))
 	if err != nil {
 		g.t.Fatal(err)
 	}
@@ -32,10 +33,15 @@ func (g *guest) plug(nic rig.NIC) {
 		"type": "stream", "id": machine.Netdev(id), "server": false,
 		"addr": map[string]any{"type": "unix", "path": port.Path()},
 	})
-	g.execute("device_add", map[string]any{
+	device := map[string]any{
 		"driver": nic.Model, "id": id, "netdev": machine.Netdev(id),
-		"mac": nic.MAC, "addr": nic.Slot, "romfile": "",
-	})
+		"mac": nic.MAC, "romfile": "",
+	}
+	bus, address := g.Place(nic.Slot)
+	if device["addr"] = address; bus != "" {
+		device["bus"] = bus
+	}
+	g.execute("device_add", device)
 	if id == directID {
 		g.NICs = []rig.NIC{nic}
 	}

@@ -17,6 +17,7 @@ import (
 	"github.com/umbra-vm/umbra/ci/testbed"
 	"github.com/umbra-vm/umbra/ci/testbed/vmtest"
 	"github.com/umbra-vm/umbra/image"
+	"github.com/umbra-vm/umbra/image/machine"
 	"github.com/umbra-vm/umbra/shadow/ctl"
 )
 
@@ -52,6 +53,18 @@ var severalImage = sync.OnceValues(func() (*image.Bundle, error) {
 // virtual functions. One that has none for a while holds what is sent, and the others
 // do not wait for it.
 func TestSeveral(t *testing.T) {
+	for _, tc := range []struct {
+		name  string
+		ports bool
+	}{
+		{"on the root bus", false},
+		{"in root ports", true},
+	} {
+		t.Run(tc.name, func(t *testing.T) { testSeveral(t, tc.ports) })
+	}
+}
+
+func testSeveral(t *testing.T, ports bool) {
 	if testing.Short() {
 		t.Skip("a VM test")
 	}
@@ -78,7 +91,11 @@ func TestSeveral(t *testing.T) {
 		nics(rig.NIC{Model: "e1000", Slot: "2"}, noNIC, rig.NIC{Model: "rtl8139", Slot: "4"}, rig.NIC{Model: "vmxnet3", Slot: "5"}),
 		nics(rig.NIC{Model: "rtl8139", Slot: "5"}, rig.NIC{Model: "virtio-net-pci", Slot: "6"}, rig.NIC{Model: "e1000", Slot: "3"}, rig.NIC{Model: "vmxnet3", Slot: "2"}),
 	}
-	g := startAll(t, severalImage, hosts[0])
+	g := startAll(t, severalImage, hosts[0], func(o *rig.Options) {
+		if ports {
+			o.Type, o.RootPorts = machine.Q35, true
+		}
+	})
 	beds[0] = g.bed
 	g.served(hosts[0], beds)
 	for _, host := range hosts[1:] {
@@ -109,7 +126,7 @@ func (g *guest) served(host []rig.NIC, beds []*testbed.Bed) {
 			return err
 		}
 		for n, nic := range host {
-			mode, device := ctl.ModePassive, "0000:00:0"+nic.Slot+".0"
+			mode, device := ctl.ModePassive, g.addressOf(nic)
 			if nic.Model == "" {
 				mode, device = ctl.ModeActive, ""
 			}

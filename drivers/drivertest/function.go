@@ -20,10 +20,24 @@ type Function struct {
 	BARs    []BAR // at most six; a BAR64 takes two
 	MSI     bool  // it has MSI-X, and its driver uses it
 	Bridge  bool
-	Behind  string // address of the bridge it is behind; "" on the root bus
+	// Slot makes a bridge a PCI Express port with a hot-plug slot, whose power is
+	// on or off. It says that the slot is empty, whatever is behind the bridge: as
+	// one does whose state has come from another machine.
+	Slot   Slot
+	Behind string // address of the bridge it is behind; "" on the root bus
 	// Child is the device a driver of the function makes; none if Bus is empty.
 	Child Child
 }
+
+// Slot is the slot below a bridge.
+type Slot int
+
+// The kinds of slots.
+const (
+	NoSlot  Slot = iota
+	SlotOff      // nothing behind the bridge answers
+	SlotOn
+)
 
 // A BAR is the kind of a base address register.
 type BAR int
@@ -73,6 +87,17 @@ const (
 	cfgCommand = 0x04
 	cfgBAR     = 0x10
 	capMSIX    = 0x40 // where newFunction puts the capability
+	capExpress = 0x50
+
+	// SlotControl is where the slot control register of a bridge with a Slot is.
+	SlotControl = capExpress + 0x18
+)
+
+// Bits of SlotControl.
+const (
+	indicatorOff = 3 << 8
+	indicatorOn  = 1 << 8
+	powerOff     = 1 << 10
 )
 
 func newFunction(f Function) *function {
@@ -92,6 +117,18 @@ func newFunction(f Function) *function {
 		c[0x06] = 0x10 // there is a capability list
 		c[0x34] = capMSIX
 		c[capMSIX] = 0x11
+	}
+	if f.Slot != NoSlot {
+		c[0x06] = 0x10
+		c[0x34] = capExpress
+		c[capExpress] = 0x10
+		put16(c[capExpress+2:], 1<<8|4<<4|2) // a root port with a slot
+		c[capExpress+0x14] = 0x53            // button, power controller and indicator; hot-plug
+		control := uint16(indicatorOn)
+		if f.Slot == SlotOff {
+			control = indicatorOff | powerOff
+		}
+		put16(c[SlotControl:], control)
 	}
 	i := 0
 	for _, b := range f.BARs {
@@ -152,6 +189,11 @@ func (f *function) assign(next *[2]uint64) string {
 		text += fmt.Sprintf("0x%016x 0x%016x 0x%016x\n", r.start, r.end, r.flags)
 	}
 	return text
+}
+
+// powered reports whether what is behind the function has power.
+func (f *function) powered() bool {
+	return f.Slot == NoSlot || binary.LittleEndian.Uint16(f.config[SlotControl:])&powerOff == 0
 }
 
 // enable is what a driver does to the function when it takes it and when it

@@ -211,6 +211,30 @@ func (m *Machine) WriteAttr(path, value string) error {
 	return nil
 }
 
+// WriteConfig implements drivers.Kernel.
+func (m *Machine) WriteConfig(path string, offset int64, register []byte) error {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	address := filepath.Base(filepath.Dir(path))
+	f, ok := m.slots[address]
+	if _, known := m.pciDevice(address); !known || !ok {
+		return &os.PathError{Op: "open", Path: path, Err: unix.ENOENT}
+	}
+	on := f.powered()
+	copy(f.config[offset:], register)
+	m.showConfig(address)
+	if f.powered() == on {
+		return nil
+	}
+	m.event(map[bool]string{true: "power on", false: "power off"}[!on], address)
+	for behind, g := range m.slots {
+		if g.Behind == address {
+			m.showConfig(behind)
+		}
+	}
+	return nil
+}
+
 func (m *Machine) store(path, value string) error {
 	dir, attr := filepath.Split(path)
 	dir = filepath.Clean(dir)
@@ -260,7 +284,7 @@ func (m *Machine) rescan() {
 		return strings.Compare(m.slots[a].Behind, m.slots[b].Behind)
 	})
 	for _, address := range addresses {
-		if _, known := m.pciDevice(address); !known {
+		if _, known := m.pciDevice(address); !known && m.answers(address) {
 			m.probe(m.addFunction(m.slots[address]))
 		}
 	}

@@ -190,7 +190,7 @@ func (m *Machine) Poke(address string, offset int, value byte) {
 // Events returns what the kernel has done so far, oldest first: "load e1000",
 // "load e1000 debug=1", "unload e1000", "add 0000:00:02.0", "remove
 // 0000:00:02.0", "bind 0000:00:02.0 e1000", "refuse 0000:00:02.0 e1000",
-// "unbind 0000:00:02.0 e1000".
+// "unbind 0000:00:02.0 e1000", "power on 0000:00:02.0", "power off 0000:00:02.0".
 func (m *Machine) Events() []string {
 	m.mu.Lock()
 	defer m.mu.Unlock()

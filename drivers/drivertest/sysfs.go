@@ -57,10 +57,20 @@ func (m *Machine) showConfig(address string) {
 		return
 	}
 	config := bytes.Repeat([]byte{0xff}, pci.ConfigSize)
-	if f, ok := m.slots[address]; ok {
-		config = f.config
+	if m.answers(address) {
+		config = m.slots[address].config
 	}
 	m.write(dev.path+"/config", string(config))
+}
+
+// answers reports whether there is a function at an address and has power.
+func (m *Machine) answers(address string) bool {
+	f, ok := m.slots[address]
+	if !ok {
+		return false
+	}
+	bridge, behind := m.slots[f.Behind]
+	return !behind || bridge.powered()
 }
 
 func (m *Machine) pciDevice(address string) (*device, bool) {
@@ -212,7 +222,7 @@ func (m *Machine) setEnabled(dev *device, on bool) {
 		m.mkdir(dev.path + "/msi_irqs")
 		m.write(dev.path+"/msi_irqs/24", "msix\n")
 	}
-	if f, ok := m.slots[dev.address]; ok && f.IDs == dev.ids {
+	if f, ok := m.slots[dev.address]; ok && f.IDs == dev.ids && m.answers(dev.address) {
 		f.enable(on)
 	}
 	m.showConfig(dev.address)

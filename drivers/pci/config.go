@@ -17,6 +17,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"iter"
 )
 
 // Sizes of configuration space, in bytes. An unprivileged reader of sysfs gets
@@ -124,7 +125,7 @@ func ParseConfig(b []byte) (Config, error) {
 	for i := range barCount(c.HeaderType) {
 		c.BARs[i] = binary.LittleEndian.Uint32(b[offBAR+4*i:])
 	}
-	if c.Complete && !c.Absent && u16(b, offStatus)&statusCapabilities != 0 {
+	if c.Complete && !c.Absent {
 		c.MSI = messageInterrupts(b[:ConfigSize])
 	}
 	return c, nil
@@ -141,29 +142,43 @@ func barCount(headerType uint8) int {
 	return 0 // CardBus: one, in a place of its own that no virtual machine has
 }
 
-// messageInterrupts walks the capability list (PCI 3.0, 6.7) for an enabled MSI
-// or MSI-X.
+// messageInterrupts looks for an enabled MSI or MSI-X.
 func messageInterrupts(b []byte) bool {
-	// A list longer than the entries that fit is a loop.
-	pos := int(b[offCapability] &^ 3)
-	for range (ConfigSize - HeaderSize) / 4 {
-		if pos < HeaderSize {
-			return false
+	for id, pos := range capabilities(b) {
+		switch control := u16(b, pos+2); {
+		case id == capMSI && control&msiEnable != 0, id == capMSIX && control&msixEnable != 0:
+			return true
 		}
-		control := u16(b, pos+2)
-		switch b[pos] {
-		case capMSI:
-			if control&msiEnable != 0 {
-				return true
-			}
-		case capMSIX:
-			if control&msixEnable != 0 {
-				return true
-			}
-		}
-		pos = int(b[pos+1] &^ 3)
 	}
 	return false
+}
+
+// capability returns where in configuration space a capability is.
+func capability(b []byte, want byte) (pos int, ok bool) {
+	for id, pos := range capabilities(b) {
+		if id == want {
+			return pos, true
+		}
+	}
+	return 0, false
+}
+
+// capabilities walks the capability list (PCI 3.0, 6.7) of ConfigSize bytes: ids
+// and places.
+func capabilities(b []byte) iter.Seq2[byte, int] {
+	return func(yield func(byte, int) bool) {
+		if u16(b, offStatus)&statusCapabilities == 0 {
+			return
+		}
+		pos := int(b[offCapability] &^ 3)
+		// A list longer than the entries that fit is a loop.
+		for range (ConfigSize - HeaderSize) / 4 {
+			if pos < HeaderSize || !yield(b[pos], pos) {
+				return
+			}
+			pos = int(b[pos+1] &^ 3)
+		}
+	}
 }
 
 func u16(b []byte, off int) uint16 { return binary.LittleEndian.Uint16(b[off:]) }

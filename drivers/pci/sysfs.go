@@ -23,19 +23,38 @@ import (
 // it resets the function (drivers/pci/access.c, pci_wait_cfg), so the transient
 // states of a reset are not seen.
 func ReadConfig(dir string) (Config, error) {
-	f, err := os.Open(filepath.Join(dir, "config"))
+	b, err := readConfig(dir)
 	if err != nil {
 		return Config{}, err
 	}
+	return ParseConfig(b)
+}
+
+// ReadSlot reads what the port whose sysfs directory is dir says of its slot, from
+// the hardware. ok is false if it has none.
+func ReadSlot(dir string) (s Slot, ok bool, err error) {
+	b, err := readConfig(dir)
+	if err != nil {
+		return Slot{}, false, err
+	}
+	s, ok = ParseSlot(b)
+	return s, ok, nil
+}
+
+// readConfig reads what ParseConfig wants. Not the whole file: PCI Express has
+// 4 KiB, and every four bytes are an access that leaves the virtual machine.
+func readConfig(dir string) ([]byte, error) {
+	f, err := os.Open(filepath.Join(dir, "config"))
+	if err != nil {
+		return nil, err
+	}
 	defer f.Close()
-	// Not the whole file: PCI Express has 4 KiB, and every four bytes are an
-	// access that leaves the virtual machine.
 	b := make([]byte, ConfigSize)
 	n, err := io.ReadFull(f, b)
 	if err != nil && !errors.Is(err, io.ErrUnexpectedEOF) && !errors.Is(err, io.EOF) {
-		return Config{}, err
+		return nil, err
 	}
-	return ParseConfig(b[:n])
+	return b[:n], nil
 }
 
 // ReadIDs reads the ids that the kernel keeps of the function whose sysfs
