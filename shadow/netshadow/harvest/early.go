@@ -28,6 +28,7 @@ const (
 type earlyObjects struct {
 	Refused *ebpf.Program `ebpf:"refused"`
 	Purged  *ebpf.Program `ebpf:"purged"`
+	Reset   *ebpf.Program `ebpf:"reset"`
 	Watched *ebpf.Map     `ebpf:"watched"`
 
 	links []link.Link
@@ -44,7 +45,7 @@ func (o *earlyObjects) attach(samples *ebpf.Map) error {
 		*o = earlyObjects{}
 		return unsupported(err)
 	}
-	for _, p := range []*ebpf.Program{o.Refused, o.Purged} {
+	for _, p := range []*ebpf.Program{o.Refused, o.Purged, o.Reset} {
 		l, err := link.AttachTracing(link.TracingOptions{Program: p})
 		if err != nil {
 			err = fmt.Errorf("attach %v: %w", p, unsupported(err))
@@ -63,7 +64,7 @@ func (o *earlyObjects) close() error {
 	for _, l := range o.links {
 		errs = append(errs, l.Close())
 	}
-	errs = append(errs, o.Refused.Close(), o.Purged.Close(), o.Watched.Close())
+	errs = append(errs, o.Refused.Close(), o.Purged.Close(), o.Reset.Close(), o.Watched.Close())
 	*o = earlyObjects{}
 	return errors.Join(errs...)
 }

@@ -24,6 +24,7 @@ const (
 	programsProgDropped     = "dropped"
 	programsProgPurged      = "purged"
 	programsProgRefused     = "refused"
+	programsProgReset       = "reset"
 	programsVarSampleLayout = "sample_layout"
 )
 
@@ -73,6 +74,7 @@ type programsProgramSpecs struct {
 	Dropped  *ebpf.ProgramSpec `ebpf:"dropped"`
 	Purged   *ebpf.ProgramSpec `ebpf:"purged"`
 	Refused  *ebpf.ProgramSpec `ebpf:"refused"`
+	Reset    *ebpf.ProgramSpec `ebpf:"reset"`
 }
 
 // programsMapSpecs contains maps before they are loaded into the kernel.
@@ -142,6 +144,7 @@ type programsPrograms struct {
 	Dropped  *ebpf.Program `ebpf:"dropped"`
 	Purged   *ebpf.Program `ebpf:"purged"`
 	Refused  *ebpf.Program `ebpf:"refused"`
+	Reset    *ebpf.Program `ebpf:"reset"`
 }
 
 func (p *programsPrograms) Close() error {
@@ -150,6 +153,7 @@ func (p *programsPrograms) Close() error {
 		p.Dropped,
 		p.Purged,
 		p.Refused,
+		p.Reset,
 	)
 }
 

@@ -332,6 +332,7 @@ int BPF_PROG(refused, struct sk_buff *skb)
 struct purge {
 	struct sk_buff *next;
 	struct sk_buff *tail;
+	enum origin origin;
 };
 
 static long purge_one(__u32 i, struct purge *p)
@@ -340,7 +341,7 @@ static long purge_one(__u32 i, struct purge *p)
 
 	if (!skb)
 		return 1;
-	early(skb, ORIGIN_QUEUED);
+	early(skb, p->origin);
 	p->next = skb->next;
 	return skb == p->tail;
 }
@@ -349,8 +350,20 @@ static long purge_one(__u32 i, struct purge *p)
 SEC("fentry/rtnl_kfree_skbs")
 int BPF_PROG(purged, struct sk_buff *head, struct sk_buff *tail)
 {
-	struct purge p = {head, tail};
+	struct purge p = {head, tail, ORIGIN_QUEUED};
 
 	bpf_loop(EARLY_FRAMES, purge_one, &p, 0);
+	return 0;
+}
+
+/* What had been taken off the queue, and refused by the driver. */
+SEC("fentry/qdisc_reset")
+int BPF_PROG(reset, struct Qdisc *qdisc)
+{
+	struct purge requeued = {qdisc->gso_skb.next, 0, ORIGIN_REQUEUED};
+	struct purge bad = {qdisc->skb_bad_txq.next, 0, ORIGIN_REQUEUED};
+
+	bpf_loop(qdisc->gso_skb.qlen, purge_one, &requeued, 0);
+	bpf_loop(qdisc->skb_bad_txq.qlen, purge_one, &bad, 0);
 	return 0;
 }

@@ -34,8 +34,17 @@ struct gnet_stats_queue {
 	__u32 drops;
 };
 
+struct sk_buff;
+
+struct sk_buff_head {
+	struct sk_buff *next;
+	__u32 qlen;
+};
+
 struct Qdisc {
 	unsigned int flags;
+	struct sk_buff_head gso_skb;
+	struct sk_buff_head skb_bad_txq;
 	struct gnet_stats_queue qstats;
 };
 
