@@ -24,7 +24,8 @@ import (
 
 // migration is what the flags of umbra migrate say.
 type migration struct {
-	from, to, ctl string
+	from, to      string
+	fromCtl, ctl  string
 	connect       time.Duration
 	json, verbose bool
 	unplug, plug  []string
@@ -43,7 +44,8 @@ As soon as the guest runs there it is told so through --ctl.
 
 Devices that block a migration, as VFIO's do, are named by --unplug instead:
 the guest is asked to let go of them before it moves, and is given those named
-by --plug once it runs on the other side. Both take what QEMU's -device takes,
+by --plug once it runs on the other side. Told through --from-ctl beforehand, it
+loses nothing that its driver has under way. Both take what QEMU's -device takes,
 with an id. For --unplug that is what the device was made with: so it is made
 again if the move fails. Back ends (-netdev, -blockdev) have to be there and
 are left alone. From the unplug to the plug the guest's shadow holds what
@@ -56,7 +58,7 @@ exit code is 6 and the message says which: with --to and --plug alone it can be
 given the device again.`,
 		Example: `  umbra migrate --from a/qmp.sock --to b/qmp.sock --incoming unix:b/migrate.sock \
     --direct direct-net0 --ctl b/ctl.sock
-  umbra migrate --from a/qmp.sock --to b/qmp.sock --incoming unix:b/migrate.sock \
+  umbra migrate --from a/qmp.sock --to b/qmp.sock --incoming unix:b/migrate.sock --from-ctl a/ctl.sock \
     --unplug vfio-pci,id=direct-net0,host=0000:3b:00.1,addr=2 \
     --plug vfio-pci,id=direct-net0,host=0000:5e:02.0,addr=2
   umbra migrate --to b/qmp.sock --plug vfio-pci,id=direct-net0,host=0000:5e:02.1,addr=2`,
@@ -74,6 +76,7 @@ given the device again.`,
 	f.StringArrayVar(&m.unplug, "unplug", nil, "`OPTIONS` of a device to be unplugged from the source, as it was made (repeatable)")
 	f.StringArrayVar(&m.plug, "plug", nil, "`OPTIONS` of a device to be plugged in where the guest has moved to (repeatable)")
 	f.DurationVar(&m.Timeout, "unplug-timeout", hotplug.DefaultTimeout, "how long the guest may take to let go of a device")
+	f.StringVar(&m.fromCtl, "from-ctl", "", "control socket of the source, through which the guest is told of an unplug beforehand")
 	f.StringVar(&m.ctl, "ctl", "", "control socket of the destination, through which the guest is told")
 	f.Int64Var(&m.BandwidthBps, "bandwidth", 0, "limit in bytes per second, 0 for none")
 	f.DurationVar(&m.DowntimeLimit, "downtime-limit", 0, "how long the guest may stand still for the last of its memory (default QEMU's, 300ms)")
@@ -143,6 +146,9 @@ func (m *migration) parse(stderr io.Writer) error {
 	if len(m.Unplug) > 0 || len(m.Plug) > 0 {
 		m.OnStep = func(s hotplug.Step) { progress(stderr, s) }
 	}
+	if m.fromCtl != "" {
+		m.Guest = source(m.fromCtl)
+	}
 	if m.verbose {
 		m.Logger = slog.New(slog.NewTextHandler(stderr, nil))
 	}
@@ -173,6 +179,8 @@ func progress(w io.Writer, s hotplug.Step) {
 	switch {
 	case !s.Over:
 		fmt.Fprintf(w, "%s ...\n", what)
+	case s.Err != nil && s.Op == hotplug.OpTell: // which is no failure
+		fmt.Fprintf(w, "%s: %v\n", what, s.Err)
 	case s.Err != nil:
 		fmt.Fprintf(w, "%s: failed\n", what)
 	default:
@@ -208,6 +216,20 @@ func (m *migration) tell(ctx context.Context, resumed time.Time) error {
 		ResumedAgo: time.Since(resumed).Nanoseconds(),
 	}, nil)
 }
+
+// source is the control socket of the host that the guest is about to leave.
+type source string
+
+func (s source) Unplug(ctx context.Context, address string, within time.Duration) error {
+	client, err := ctl.Dial(ctx, string(s), nil)
+	if err != nil {
+		return err
+	}
+	defer client.Close()
+	return client.Call(ctx, ctl.CmdUnplug, ctl.Unplug{Device: address, Within: within.Nanoseconds()}, nil)
+}
+
+func (s source) Keep(ctx context.Context, address string) error { return s.Unplug(ctx, address, 0) }
 
 // migrationReport is the report as JSON.
 type migrationReport struct {

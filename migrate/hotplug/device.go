@@ -203,3 +203,43 @@ func function(s string) [2]int {
 	}
 	return at
 }
+
+// A pciDevice is what query-pci says of one (qapi/misc.json).
+type pciDevice struct {
+	Bus      int    `json:"bus"` // as the guest has numbered it
+	Slot     int    `json:"slot"`
+	Function int    `json:"function"`
+	ID       string `json:"qdev_id"`
+	Bridge   struct {
+		Devices []pciDevice `json:"devices"`
+	} `json:"pci_bridge"`
+}
+
+// pciAddress returns the address that the guest knows a device by, "" if it is not on
+// a PCI bus.
+func pciAddress(ctx context.Context, c *qmp.Client, id string) (string, error) {
+	var buses []struct {
+		Devices []pciDevice `json:"devices"`
+	}
+	if err := c.Execute(ctx, "query-pci", nil, &buses); err != nil {
+		return "", err
+	}
+	var find func([]pciDevice) string
+	find = func(devices []pciDevice) string {
+		for _, d := range devices {
+			if d.ID == id {
+				return fmt.Sprintf("0000:%02x:%02x.%x", d.Bus, d.Slot, d.Function)
+			}
+			if found := find(d.Bridge.Devices); found != "" {
+				return found
+			}
+		}
+		return ""
+	}
+	for _, b := range buses {
+		if found := find(b.Devices); found != "" {
+			return found, nil
+		}
+	}
+	return "", nil
+}

@@ -12,9 +12,10 @@
 //
 //  1. Everything that can be asked is asked, of both sides. A refusal up to here
 //     has changed nothing.
-//  2. The devices are unplugged, one after the other: the guest is asked
-//     (device_del in QEMU's qapi/qdev.json) and lets go (DEVICE_DELETED). The
-//     devices' back ends, such as a -netdev, stay.
+//  2. The devices are unplugged, one after the other: the guest is told, if there
+//     is a way, so that it can do without the device before its driver is taken
+//     away; then it is asked (device_del in QEMU's qapi/qdev.json) and lets go
+//     (DEVICE_DELETED). The devices' back ends, such as a -netdev, stay.
 //  3. The guest moves: package migrate, with a roll-back of its own.
 //  4. The destination's devices are plugged in, and the guest runs meanwhile.
 //

@@ -42,8 +42,23 @@ type Options struct {
 	// DefaultTimeout if 0.
 	Timeout time.Duration
 
+	// Guest, if not nil, is told of what comes. It is not needed: a guest that is
+	// not told loses what its driver has under way when it is asked for a device.
+	Guest Guest
+
 	// OnStep, if not nil, is called when a step begins and when it is over.
 	OnStep func(Step)
+}
+
+// A Guest is how the guest on the source can be told. Devices are named by their PCI
+// addresses in the guest, e.g. "0000:00:02.0".
+type Guest interface {
+	// Unplug says that the device is about to be unplugged, which will be tried
+	// for so long, and returns when the guest does without it.
+	Unplug(ctx context.Context, address string, within time.Duration) error
+
+	// Keep says that the device is not unplugged after all.
+	Keep(ctx context.Context, address string) error
 }
 
 // An Op is what a step does.
@@ -51,6 +66,7 @@ type Op string
 
 // Ops.
 const (
+	OpTell     Op = "tell"      // the guest, of what comes
 	OpUnplug   Op = "unplug"    // from the source
 	OpMigrate  Op = "migrate"   // the guest, to the destination
 	OpPlug     Op = "plug"      // into the destination
@@ -188,6 +204,7 @@ type unplugging struct {
 	*move
 	device Device
 
+	address string // in the guest, "" if it was not told
 	events  *qmp.Subscription
 	pending bool      // the guest was asked and has not answered
 	until   time.Time // when it should have
@@ -200,6 +217,7 @@ func (u *unplugging) close() {
 }
 
 func (u *unplugging) do(ctx context.Context) error {
+	u.tell(ctx)
 	u.notify(Step{Op: OpUnplug, Device: u.device.ID})
 	err := u.ask(ctx)
 	if err == nil {
@@ -207,6 +225,37 @@ func (u *unplugging) do(ctx context.Context) error {
 	}
 	u.notify(Step{Op: OpUnplug, Device: u.device.ID, Over: true, Err: err})
 	return opError("unplug", u.device.ID, err)
+}
+
+// tell has the guest do without the device. If it cannot be told, it finds out.
+func (u *unplugging) tell(ctx context.Context) {
+	if u.opts.Guest == nil || ctx.Err() != nil {
+		return
+	}
+	address, err := pciAddress(ctx, u.src, u.device.ID)
+	if err == nil && address == "" {
+		return // not PCI
+	}
+	u.notify(Step{Op: OpTell, Device: u.device.ID})
+	if err == nil {
+		u.address = address
+		ctx, cancel := context.WithTimeout(ctx, u.opts.Timeout)
+		err = u.opts.Guest.Unplug(ctx, address, 2*u.opts.Timeout)
+		cancel()
+	}
+	u.notify(Step{Op: OpTell, Device: u.device.ID, Over: true, Err: err})
+}
+
+// keep has the guest use the device again.
+func (u *unplugging) keep(ctx context.Context) {
+	if u.address == "" {
+		return
+	}
+	u.notify(Step{Op: OpTell, Device: u.device.ID})
+	ctx, cancel := context.WithTimeout(ctx, stateTimeout)
+	defer cancel()
+	err := u.opts.Guest.Keep(ctx, u.address)
+	u.notify(Step{Op: OpTell, Device: u.device.ID, Over: true, Err: err})
 }
 
 // ask has QEMU ask the guest. The end of the context does not cut off QEMU's word on
@@ -247,6 +296,7 @@ func (u *unplugging) undo(ctx context.Context) error {
 		u.notify(Step{Op: OpAwait, Device: u.device.ID, Over: true, Err: err})
 	}
 	there, err := peripherals(ctx, u.src)
+	defer u.keep(ctx)
 	if err == nil && there[u.device.ID] != "" {
 		if u.pending {
 			return opError("roll back", u.device.ID, ErrPending)

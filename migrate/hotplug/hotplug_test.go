@@ -152,8 +152,18 @@ func (m *machine) execute(command string, args map[string]any) (any, error) {
 		return none, nil
 	case "query-status":
 		return map[string]string{"status": m.status}, nil
-	case "query-migrate-capabilities", "query-pci":
+	case "query-migrate-capabilities":
 		return []int{}, nil
+	case "query-pci":
+		var list []map[string]any
+		for id, d := range m.devices {
+			if addr, ok := d["addr"].(string); ok {
+				at := function(addr)
+				list = append(list, map[string]any{"qdev_id": id, "bus": 3, "slot": at[0], "function": at[1]})
+			}
+		}
+		port := map[string]any{"qdev_id": "port", "bus": 0, "slot": 1, "function": 0, "pci_bridge": map[string]any{"devices": list}}
+		return []any{map[string]any{"bus": 0, "devices": []any{port}}}, nil
 	case "query-migrate-parameters":
 		return none, nil
 	case "qom-list":
@@ -477,6 +487,61 @@ func same(t *testing.T, was, is map[string]any) {
 	}
 }
 
+// agent is the guest's end of a Guest.
+type agent struct {
+	diary *diary
+	err   error
+}
+
+func (a *agent) Unplug(_ context.Context, address string, within time.Duration) error {
+	a.diary.write("guest: without %s", address)
+	if within <= 0 {
+		a.diary.write("guest: for no time at all")
+	}
+	return a.err
+}
+
+func (a *agent) Keep(_ context.Context, address string) error {
+	a.diary.write("guest: with %s", address)
+	return a.err
+}
+
+// TestGuest: who is told what, and when.
+func TestGuest(t *testing.T) {
+	for _, tt := range []struct {
+		rule  string
+		moved error
+		told  error
+		done  string
+	}{
+		{
+			"a guest is told before it is asked", nil, nil,
+			"guest: without 0000:03:02.0, source: del a, guest: without 0000:03:1f.1, source: del b, migrate",
+		}, {
+			"and that a device is back when it is", migrate.ErrMigration, nil,
+			"guest: without 0000:03:02.0, source: del a, guest: without 0000:03:1f.1, source: del b, migrate, " +
+				"source: add b, guest: with 0000:03:1f.1, source: add a, guest: with 0000:03:02.0",
+		}, {
+			"one that cannot be told is asked all the same", nil, errors.New("no agent"),
+			"guest: without 0000:03:02.0, source: del a, guest: without 0000:03:1f.1, source: del b, migrate",
+		},
+	} {
+		t.Run(tt.rule, func(t *testing.T) {
+			b, ctx := newBoth(t, func(b *both) {
+				b.moved = tt.moved
+				b.move.opts.Plug = nil
+				b.move.opts.Guest = &agent{b.diary, tt.told}
+			})
+			if _, err := b.move.run(ctx); !errors.Is(err, tt.moved) {
+				t.Errorf("error %v", err)
+			}
+			if got := strings.Join(b.diary.read(), ", "); got != tt.done {
+				t.Errorf("done:\n%s\nwant:\n%s", got, tt.done)
+			}
+		})
+	}
+}
+
 func TestSteps(t *testing.T) {
 	b, ctx := newBoth(t, func(b *both) { b.moved = migrate.ErrMigration })
 	if _, err := b.move.run(ctx); !errors.Is(err, migrate.ErrMigration) {
@@ -518,7 +583,7 @@ func TestRefused(t *testing.T) {
 		{"another bus", unplug("e1000,id=a,bus=pci.1"), ErrOptions, `its bus is "pci.0"`},
 		{"an option that the model does not have", unplug("e1000,id=a,romfiel="), ErrOptions, `"romfiel"`},
 		{"a device twice", func(b *both, _ *testing.T) { b.move.opts.Unplug[1] = b.move.opts.Unplug[0] }, ErrOptions, "twice"},
-		{"a device that is to be left behind as well", func(b *both, _ *testing.T) { b.move.opts.Direct = []string{"a"} }, migrate.ErrNoDevice, ""},
+		{"a device that is to be left behind as well", func(b *both, _ *testing.T) { b.move.opts.Direct = []string{"a"} }, ErrOptions, "left behind"},
 		{"a model that the destination does not know", plug("e1001,id=x"), ErrOptions, `no model "e1001"`},
 		{"an option that the destination does not know", plug("e1000,id=x,rom=no"), ErrOptions, `"rom"`},
 		{"an id that the destination uses", func(b *both, _ *testing.T) {
