@@ -7,7 +7,6 @@ package rig
 import (
 	"context"
 	"fmt"
-	"slices"
 	"time"
 
 	"github.com/umbra-vm/umbra/ci/testbed/vm"
@@ -34,21 +33,19 @@ func backEnds(m machine.Machine) machine.Machine {
 	return m
 }
 
-// DeviceOptions are how the NICs of a host are made, or are to be plugged into one
-// that is empty, as QEMU's -device has it.
-func (r *Rig) DeviceOptions(host *vm.VM) []string { return slices.Clone(r.devices[host]) }
-
 // Replug migrates the guest to a host that PrepareEmpty has started: its NICs are
-// unplugged, and those of the host plugged in. Otherwise it is MoveTo; opts may
-// say more.
+// unplugged, and those of the host plugged in, unless opts say otherwise. It is
+// MoveTo else.
 func (r *Rig) Replug(ctx context.Context, host *vm.VM, incoming string, opts hotplug.Options, nics ...NIC) (*migrate.Report, error) {
 	opts.Incoming, opts.Logger, opts.OnEvent = incoming, r.Logger, r.OnEvent
 	var err error
-	if opts.Unplug, err = r.parse(r.Host); err != nil {
+	if opts.Unplug, err = r.Devices(r.Host); err != nil {
 		return nil, err
 	}
-	if opts.Plug, err = r.parse(host); err != nil {
-		return nil, err
+	if opts.Plug == nil {
+		if opts.Plug, err = r.Devices(host); err != nil {
+			return nil, err
+		}
 	}
 	report, err := hotplug.Run(ctx, r.Host.QMP, host.QMP, opts)
 	if report == nil {
@@ -71,7 +68,8 @@ func (r *Rig) Moved(host *vm.VM, nics ...NIC) {
 	r.Host, r.NICs = host, nics
 }
 
-func (r *Rig) parse(host *vm.VM) (devices []hotplug.Device, err error) {
+// Devices are the NICs of a host, or those to be plugged into one that is empty.
+func (r *Rig) Devices(host *vm.VM) (devices []hotplug.Device, err error) {
 	for _, o := range r.devices[host] {
 		d, err := hotplug.Parse(o)
 		if err != nil {

@@ -149,6 +149,38 @@ func TestUnpluggedInVain(t *testing.T) {
 	}
 }
 
+// TestPluggedLate moves a guest to a host that cannot plug in what it was told to: the
+// guest is there and holds what is sent, until somebody plugs in what can be.
+func TestPluggedLate(t *testing.T) {
+	g := start(t, fullImage, e1000At2)
+	g.traffic()
+	dst, incoming, err := g.PrepareEmpty(g.ctx, virtioAt5)
+	if err != nil {
+		t.Fatal(err)
+	}
+	devices, err := g.Devices(dst)
+	if err != nil {
+		t.Fatal(err)
+	}
+	bad, err := hotplug.Parse("e1000,id=bad,netdev=nowhere")
+	if err != nil {
+		t.Fatal(err)
+	}
+	opts := g.options(true)
+	opts.Plug = []hotplug.Device{bad}
+	report, err := g.Replug(g.ctx, dst, incoming, opts, virtioAt5)
+	if report == nil || !errors.Is(err, hotplug.ErrNotPlugged) {
+		t.Fatalf("the move ended with %v, want %v", err, hotplug.ErrNotPlugged)
+	}
+	g.waitRole("active", func(st ctl.RoleStatus) bool { return st.Mode == ctl.ModeActive && st.Held > 0 && st.Carrier })
+	if err := hotplug.Plug(g.ctx, dst.QMP, devices, nil); err != nil {
+		t.Fatal(err)
+	}
+	g.lossless(g.recovered(1))
+	g.traffic()
+	g.unharmed()
+}
+
 // command is umbra itself.
 var command = sync.OnceValues(func() (string, error) {
 	return compile(filepath.Join(workDir, "umbra"), "build", "../../cmd/umbra")

@@ -9,6 +9,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/umbra-vm/umbra/migrate"
@@ -258,6 +259,10 @@ func (u *unplugging) keep(ctx context.Context) {
 	u.notify(Step{Op: OpTell, Device: u.device.ID, Over: true, Err: err})
 }
 
+// alreadyAsked is how QEMU refuses to ask a guest that has not answered yet, an earlier
+// attempt for instance; it has no other word for it (qmp_device_del).
+const alreadyAsked = "already in the process of unplug"
+
 // ask has QEMU ask the guest. The end of the context does not cut off QEMU's word on
 // whether it did.
 func (u *unplugging) ask(ctx context.Context) error {
@@ -269,6 +274,9 @@ func (u *unplugging) ask(ctx context.Context) error {
 	ctx, cancel := context.WithDeadline(context.WithoutCancel(ctx), u.until)
 	defer cancel()
 	err := u.src.Execute(ctx, "device_del", map[string]string{"id": u.device.ID}, nil)
+	if qmp.Refused(err) && strings.Contains(err.Error(), alreadyAsked) {
+		err = nil
+	}
 	u.pending = !qmp.Refused(err)
 	return err
 }
