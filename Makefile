@@ -9,7 +9,7 @@ export CGO_ENABLED = 0
 export GOFLAGS := $(GOFLAGS) -buildvcs=false
 
 CONTROL ?=
-TIMEOUT ?= 25m
+TIMEOUT ?= 45m
 
 .PHONY: all demo test unit lint bench matrix generate generated umbra deps clean
 

@@ -132,6 +132,12 @@ func Run(ctx context.Context, src, dst *qmp.Client, opts Options) (*Report, erro
 	return &m.report, nil
 }
 
+// Check tells whether Run would be refused, as far as can be told beforehand. It
+// changes nothing on either side.
+func Check(ctx context.Context, src, dst *qmp.Client, opts Options) error {
+	return (&migration{src: src, dst: dst, opts: opts}).check(ctx)
+}
+
 // migration is one attempt.
 type migration struct {
 	src, dst             *qmp.Client

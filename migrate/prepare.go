@@ -26,6 +26,17 @@ var capabilities = map[string]bool{
 // prepare checks everything that can be checked, and sets both sides up. The
 // source's guest has not been touched when it fails.
 func (m *migration) prepare(ctx context.Context) error {
+	if err := m.check(ctx); err != nil {
+		return err
+	}
+	if err := m.configureSource(ctx); err != nil {
+		return opError("configure the source", err)
+	}
+	return opError("configure the destination", m.configureDestination(ctx))
+}
+
+// check asks both sides and changes nothing.
+func (m *migration) check(ctx context.Context) error {
 	for _, side := range []struct {
 		op     string
 		client *qmp.Client
@@ -47,13 +58,7 @@ func (m *migration) prepare(ctx context.Context) error {
 			return opError(side.op, err)
 		}
 	}
-	if err := m.resolve(ctx); err != nil {
-		return err
-	}
-	if err := m.configureSource(ctx); err != nil {
-		return opError("configure the source", err)
-	}
-	return opError("configure the destination", m.configureDestination(ctx))
+	return m.resolve(ctx)
 }
 
 func checkCapabilities(ctx context.Context, c *qmp.Client) error {

@@ -35,6 +35,15 @@ type Signal struct {
 	// Role, if not empty, is recovered even if its device is alive: a
 	// driver reload.
 	Role string
+	// Unplug, if not empty, is the bus address of a device that the host is
+	// about to take away: it is given up while it works, and nobody takes it
+	// until it has gone, or a migration is signalled, or UnplugBy has passed,
+	// CLOCK_MONOTONIC in ns.
+	Unplug   string
+	UnplugBy int64
+	// Removed, if not empty, is the bus address of a device that the kernel has
+	// given up. What is there from now on is another.
+	Removed string
 	// Quiet marks a signal that repeats by itself: devices that failed
 	// before are not tried again because of it.
 	Quiet bool
@@ -86,6 +95,9 @@ type Manager struct {
 	// message may come before the recovery that it belongs to has begun.
 	lastResumed int64
 	leaving     map[string]bool // bus addresses of devices gone and not yet removed
+	// unplugged are the bus addresses of devices that the host is about to take
+	// away, and when it should have.
+	unplugged map[string]int64
 }
 
 // role is a Role with its state. The Manager's mu guards all but the shadow.
@@ -120,7 +132,7 @@ func NewManager(opt Options) (*Manager, error) {
 	m := &Manager{
 		opt: opt, hw: opt.Hardware, log: opt.Logger,
 		refused: make(map[string]error),
-		leaving: make(map[string]bool),
+		leaving: make(map[string]bool), unplugged: make(map[string]int64),
 	}
 	for _, r := range opt.Roles {
 		i := slices.IndexFunc(opt.Classes, func(c Class) bool { return c.Name() == r.Class })
@@ -253,6 +265,7 @@ func (m *Manager) Run(ctx context.Context, signals <-chan Signal) error {
 				sig.At = Now()
 			}
 			m.resumed(sig)
+			m.unplugs(sig)
 			if stop == nil {
 				start(sig)
 				continue
@@ -279,7 +292,48 @@ func merge(old *Signal, sig Signal) *Signal {
 	if old != nil && sig.Role == "" && old.Role != "" {
 		sig.Role, sig.Cause = old.Role, old.Cause
 	}
+	if old != nil && sig.Unplug == "" && old.Unplug != "" {
+		sig.Unplug, sig.UnplugBy, sig.Cause = old.Unplug, old.UnplugBy, old.Cause
+	}
 	return &sig
+}
+
+// Keeps says that the host leaves a device which it was about to take away. The next
+// signal may give it to a role.
+func (m *Manager) Keeps(address string) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	delete(m.unplugged, address)
+}
+
+// unplugs notes which devices nobody may take. After a migration it is another host's
+// business.
+func (m *Manager) unplugs(sig Signal) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	delete(m.unplugged, sig.Removed)
+	switch {
+	case sig.Unplug != "":
+		m.unplugged[sig.Unplug] = sig.UnplugBy
+	case sig.Cause == ctl.CauseMigration:
+		clear(m.unplugged)
+	}
+}
+
+// stillUnplugged forgets the devices to be taken away that have gone, or whose time
+// is over, and returns the others.
+func (m *Manager) stillUnplugged(devs []drivers.Device) (addresses []string) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	for address, by := range m.unplugged {
+		there := slices.ContainsFunc(devs, func(d drivers.Device) bool { return d.Address == address })
+		if !there || Now() > by {
+			delete(m.unplugged, address)
+			continue
+		}
+		addresses = append(addresses, address)
+	}
+	return addresses
 }
 
 // retryAfter is how long a role that has no usable device waits for another

@@ -515,6 +515,85 @@ func TestReloadGivesALiveDeviceAFreshDriver(t *testing.T) {
 	}
 }
 
+// remove makes the kernel give a device up, as it does when it is unplugged.
+func (g *guest) remove(address string) {
+	g.Helper()
+	devs, err := g.hw.Tree().Scan(g.Context())
+	if err != nil {
+		g.Fatal(err)
+	}
+	for _, d := range devs {
+		if d.Address != address {
+			continue
+		}
+		if err := g.hw.Tree().Remove(g.Context(), d); err != nil {
+			g.Error(err)
+		}
+	}
+}
+
+// unplug tells a Manager that the host takes the device in slot 2 away, and waits
+// until nobody uses it.
+func (g *guest) unplug(by time.Duration) {
+	g.Helper()
+	g.class.take()
+	g.signals <- Signal{Cause: ctl.CauseUnplug, Unplug: slot2, UnplugBy: Now() + int64(by)}
+	g.active("no net device")
+	g.calls("activate e1000 alive", "detach e1000")
+	if e := g.hw.Events(); !slices.Contains(e, "unbind "+slot2+" e1000") {
+		g.Errorf("the driver has not let go: %q", e)
+	}
+	g.signals <- Signal{Cause: ctl.CauseHotplug} // as the unbinding is told
+	g.signals <- Signal{Cause: "retry", Quiet: true}
+	g.calls()
+}
+
+func TestDeviceToBeUnpluggedIsGivenUpWhileItWorks(t *testing.T) {
+	for _, tt := range []struct {
+		name string
+		by   time.Duration
+		then func(*guest)
+		on   string
+	}{
+		{"another one comes to its place when it has gone", time.Hour, func(g *guest) {
+			g.hw.Pull(slot2)
+			g.remove(slot2)
+			g.hw.Plug(rtl8139(slot2)) // before anybody has looked
+			g.signals <- Signal{Cause: ctl.CauseHotplug, Removed: slot2}
+			g.signals <- Signal{Cause: ctl.CauseHotplug}
+		}, "8139cp"},
+		{"another one comes elsewhere while it is there", time.Hour, func(g *guest) {
+			g.hw.Plug(rtl8139(slot5))
+			g.signals <- Signal{Cause: ctl.CauseHotplug}
+		}, "8139cp"},
+		{"it is used again if the host leaves it", time.Hour, func(g *guest) {
+			g.m.Keeps(slot2)
+			g.signals <- Signal{Cause: ctl.CauseHotplug}
+		}, "e1000"},
+		{"what is in its place after a migration is of another host", time.Hour, func(g *guest) {
+			g.signals <- migrated
+		}, "e1000"},
+		{"it is used again if the host leaves it for too long", 0, func(*guest) {}, "e1000"},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			g := boot(t, e1000(slot2))
+			g.passive("e1000")
+			if tt.by == 0 {
+				g.signals <- Signal{Cause: ctl.CauseUnplug, Unplug: slot2}
+				g.role("recovered", func(ctl.RoleStatus) bool { return g.m.Recoveries() == 1 })
+			} else {
+				g.unplug(tt.by)
+			}
+			tt.then(g)
+			g.passive(tt.on)
+			tls, err := g.m.Timelines("net0")
+			if err != nil || tls[len(tls)-1].Cause != ctl.CauseUnplug {
+				t.Errorf("timelines %+v, %v", tls, err)
+			}
+		})
+	}
+}
+
 func TestSuccessorFindsAPassiveRoleAsItIs(t *testing.T) {
 	g := boot(t, e1000(slot2))
 	g.passive("e1000")

@@ -185,7 +185,7 @@ func (m *Manager) fill(ctx context.Context, sig Signal) error {
 			r.rec.Stamp(ctl.StampScanned)
 		}
 	}
-	free := m.loadFree(ctx, sig, devs)
+	free := m.loadFree(ctx, sig, devs, m.stillUnplugged(devs))
 	if len(free) > 0 && m.overtaken(context.WithoutCancel(ctx), Signal{Cause: sig.Cause}) {
 		return ErrSuperseded
 	}
@@ -237,10 +237,14 @@ type free struct {
 	taken bool
 }
 
-// loadFree loads, in parallel, the drivers of the devices that serve no role.
-func (m *Manager) loadFree(ctx context.Context, sig Signal, devs []drivers.Device) []*free {
+// loadFree loads, in parallel, the drivers of the devices that serve no role, but not
+// of those to be unplugged.
+func (m *Manager) loadFree(ctx context.Context, sig Signal, devs []drivers.Device, unplugged []string) []*free {
 	m.mu.Lock()
 	owned := maps.Clone(m.leaving)
+	for _, address := range unplugged {
+		owned[address] = true
+	}
 	for _, r := range m.roles {
 		// A device that only has a shadow of its own may still take a
 		// configured role of its class.

@@ -85,7 +85,7 @@ func (m *Manager) lost(ctx context.Context, sig Signal, claim func(*role) bool) 
 	)
 	parallel(m.all(), func(r *role) {
 		m.mu.Lock()
-		dev, known, again := r.dev, r.kept || r.entered, r.entered || sig.Role == r.Name
+		dev, known, again := r.dev, r.kept || r.entered, r.entered || sig.Role == r.Name || sig.Unplug == r.dev.Address
 		m.mu.Unlock()
 		if dev.Address == "" {
 			return
@@ -148,6 +148,10 @@ func (m *Manager) vacate(ctx context.Context, sig Signal, lost []loss) {
 			return
 		}
 		m.detach(ctx, r, old, rec)
+		if l.verdict == drivers.Alive && sig.Unplug == dev.Address {
+			m.release(ctx, r, dev, rec)
+			return
+		}
 		if err := old.Remove(ctx); err != nil {
 			m.fail(r, &RoleError{r.Name, "remove", dev.Address, err})
 		}
@@ -163,6 +167,18 @@ func (m *Manager) vacate(ctx context.Context, sig Signal, lost []loss) {
 		r.dev = drivers.Device{}
 		m.mu.Unlock()
 	})
+}
+
+// release takes a device from its driver that the host is about to unplug. The kernel
+// removes it then: were it done here, a bus scan would bring it back.
+func (m *Manager) release(ctx context.Context, r *role, dev drivers.Device, rec *Recovery) {
+	if err := unlessGone(m.hw.Unbind(ctx, dev)); err != nil {
+		m.fail(r, &RoleError{r.Name, "unbind", dev.Address, err})
+	}
+	rec.Stamp(ctl.StampUnloaded)
+	m.mu.Lock()
+	r.dev = drivers.Device{}
+	m.mu.Unlock()
 }
 
 // enter takes a lost role into active mode. Doing it again does no harm.

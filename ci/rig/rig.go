@@ -92,7 +92,9 @@ type Options struct {
 	NativeHotPlug bool
 	// Dump, if not empty, is a file to which QEMU captures what the present
 	// host's NIC sends, by the guest's clock; each host begins it anew.
-	Dump   string
+	Dump string
+	// Extra are further arguments of QEMU's.
+	Extra  []string
 	Logger *slog.Logger
 }
 
@@ -103,12 +105,14 @@ type Rig struct {
 	NICs []NIC  // what it has there
 
 	hosts int
+	// devices are how the NICs of each host are made, as QEMU's -device has it.
+	devices map[*vm.VM][]string
 }
 
 // Start boots the guest on its first host.
 func Start(ctx context.Context, opts Options, nics ...NIC) (*Rig, error) {
-	r := &Rig{Options: opts}
-	host, err := r.start(ctx, nics, "")
+	r := &Rig{Options: opts, devices: make(map[*vm.VM][]string)}
+	host, err := r.start(ctx, nics, "", false)
 	if err != nil {
 		return nil, err
 	}
@@ -122,15 +126,21 @@ func (r *Rig) Close() error { return r.Host.Close() }
 // Prepare starts the next host, which waits for the guest, and returns it and
 // the address that it waits at.
 func (r *Rig) Prepare(ctx context.Context, nics ...NIC) (*vm.VM, string, error) {
-	incoming := "unix:" + filepath.Join(r.Dir, fmt.Sprintf("in%d", r.hosts))
-	host, err := r.start(ctx, nics, incoming)
+	incoming := r.incoming()
+	host, err := r.start(ctx, nics, incoming, false)
 	return host, incoming, err
+}
+
+// incoming is where the next host waits for the guest.
+func (r *Rig) incoming() string {
+	return "unix:" + filepath.Join(r.Dir, fmt.Sprintf("in%d", r.hosts))
 }
 
 // direct is the id of the n-th NIC of a host.
 func direct(n int) string { return fmt.Sprintf("%snet%d", machine.Direct, n) }
 
-func (r *Rig) start(ctx context.Context, nics []NIC, incoming string) (*vm.VM, error) {
+// start starts a host with nics, or only with what they are to be plugged into.
+func (r *Rig) start(ctx context.Context, nics []NIC, incoming string, empty bool) (*vm.VM, error) {
 	name := "host-" + string(rune('A'+r.hosts%26))
 	host := r.hosts
 	r.hosts++
@@ -180,6 +190,14 @@ func (r *Rig) start(ctx context.Context, nics []NIC, incoming string) (*vm.VM, e
 	if r.Dump != "" && len(m.NICs) > 0 {
 		m.Extra = append(m.Extra, "-object", "filter-dump,id=dump,netdev="+machine.Netdev(m.NICs[0].ID)+",queue=rx,file="+r.Dump)
 	}
+	m.Extra = append(m.Extra, r.Extra...)
+	var devices []string
+	for _, n := range m.NICs {
+		devices = append(devices, n.DeviceOptions())
+	}
+	if empty {
+		m = backEnds(m)
+	}
 	opts := vm.Options{Dir: r.Dir}
 	if r.Console != nil {
 		opts.Log = r.Console(name)
@@ -187,7 +205,11 @@ func (r *Rig) start(ctx context.Context, nics []NIC, incoming string) (*vm.VM, e
 	if r.OnLine != nil {
 		opts.OnLine = func(l vm.Line) { r.OnLine(name, l) }
 	}
-	return vm.Start(ctx, m, opts)
+	started, err := vm.Start(ctx, m, opts)
+	if err == nil {
+		r.devices[started] = devices
+	}
+	return started, err
 }
 
 // Move migrates the guest to a new host with nics, ends the old host, and tells

@@ -11,6 +11,7 @@ import (
 
 	"github.com/umbra-vm/umbra/image"
 	"github.com/umbra-vm/umbra/migrate"
+	"github.com/umbra-vm/umbra/migrate/hotplug"
 )
 
 // The exit codes. They are an interface: scripts act on them.
@@ -21,6 +22,7 @@ const (
 	exitRefused    = 3
 	exitRolledBack = 4
 	exitUnknown    = 5
+	exitLacks      = 6
 )
 
 func exitHelp() string {
@@ -35,6 +37,7 @@ func exitHelp() string {
 		{exitRefused, "refused before anything was changed: what is needed is not there, or is in use"},
 		{exitRolledBack, "a migration failed; the guest runs on the source, as before"},
 		{exitUnknown, "a migration failed, and it is not known that the guest runs: look before you act"},
+		{exitLacks, "the guest runs, but lacks a device or may still lose one: see umbra migrate --help"},
 	} {
 		fmt.Fprintf(&b, "  %d  %s\n", c.code, c.text)
 	}
@@ -67,7 +70,7 @@ func exitCode(err error) int {
 	return exitFailed
 }
 
-// migrateCode is exitCode for what migrate.Run returned.
+// migrateCode is exitCode for what hotplug.Run returned.
 func migrateCode(err error) int {
 	if err == nil {
 		return exitOK
@@ -77,7 +80,19 @@ func migrateCode(err error) int {
 			return exitUnknown
 		}
 	}
-	for _, e := range []error{migrate.ErrNotRunning, migrate.ErrNotIncoming, migrate.ErrCapability, migrate.ErrNoDevice} {
+	for _, e := range []error{hotplug.ErrNotPlugged, hotplug.ErrNotPluggedBack, hotplug.ErrPending} {
+		if errors.Is(err, e) {
+			return exitLacks
+		}
+	}
+	var changed *hotplug.Error
+	if errors.As(err, &changed) {
+		return exitRolledBack
+	}
+	for _, e := range []error{
+		migrate.ErrNotRunning, migrate.ErrNotIncoming, migrate.ErrCapability, migrate.ErrNoDevice,
+		hotplug.ErrOptions, hotplug.ErrInUse,
+	} {
 		if errors.Is(err, e) {
 			return exitRefused
 		}

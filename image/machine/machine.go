@@ -233,14 +233,22 @@ type args struct{ list []string }
 
 func (a *args) add(s ...string) { a.list = append(a.list, s...) }
 
+// BackEndOptions returns the -netdev option of the NIC, "" if it has no cable.
+func (n NIC) BackEndOptions() string {
+	if n.Netdev == "" {
+		return ""
+	}
+	kind, rest, more := strings.Cut(n.Netdev, ",")
+	option := kind + ",id=" + Netdev(n.ID)
+	if more {
+		option += "," + rest
+	}
+	return option
+}
+
 func (a *args) nic(n NIC) {
-	if n.Netdev != "" {
-		kind, rest, more := strings.Cut(n.Netdev, ",")
-		option := kind + ",id=" + Netdev(n.ID)
-		if more {
-			option += "," + rest
-		}
-		a.add("-netdev", option)
+	if o := n.BackEndOptions(); o != "" {
+		a.add("-netdev", o)
 	}
 	a.add("-device", n.DeviceOptions())
 }

@@ -29,6 +29,7 @@ const (
 	CmdClock    = "clock"    // no arguments; data is Clock
 	CmdMigrated = "migrated" // Migrated; no data
 	CmdReload   = "reload"   // RoleArgs; data is Timeline
+	CmdUnplug   = "unplug"   // Unplug; no data
 )
 
 // The modes of a role.
@@ -42,6 +43,7 @@ const (
 	CauseMigration = "migration"
 	CauseHotplug   = "hot-plug"
 	CauseReload    = "reload"
+	CauseUnplug    = "unplug" // the host said beforehand that it takes the device away
 )
 
 // The stamps of a timeline, in the order in which a recovery in place reaches
@@ -156,6 +158,15 @@ type Clock struct {
 type Migrated struct {
 	Generation string `json:"generation"`     // names this migration, for the log
 	ResumedAgo int64  `json:"resumed_ago_ns"` // how long ago the CPUs were started
+}
+
+// Unplug tells the agent that the host is about to unplug a device, so that it can be
+// given up while it works. The reply comes when it has been.
+type Unplug struct {
+	Device string `json:"device"` // its bus address in the guest, e.g. "0000:00:02.0"
+	// Within is how long the host will try, in ns. A device that is still there
+	// then is used again. 0 says so at once: the host leaves it.
+	Within int64 `json:"within_ns"`
 }
 
 // RoleArgs names the role that a command is about. For a command that can

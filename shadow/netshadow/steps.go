@@ -187,8 +187,14 @@ func (s *netShadow) arm(ctx context.Context, old shadow.Old, rec *shadow.Recover
 	s.armed, s.target = true, t
 }
 
+// alive reports whether the device of a recovery worked when it was given up.
+func alive(rec *shadow.Recovery) bool {
+	cause := rec.Timeline().Cause
+	return cause == ctl.CauseReload || cause == ctl.CauseUnplug
+}
+
 func (s *netShadow) targetOf(device int, rec *shadow.Recovery) harvest.Target {
-	return harvest.Target{Device: device, Proxy: ifindex(s.proxy.name), Alive: rec.Timeline().Cause == ctl.CauseReload}
+	return harvest.Target{Device: device, Proxy: ifindex(s.proxy.name), Alive: alive(rec)}
 }
 
 // aim changes whose frames are harvested.

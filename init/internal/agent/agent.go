@@ -227,7 +227,11 @@ func signalOf(s signals.Migrated) shadow.Signal {
 	case signals.Generation:
 		return shadow.Signal{Cause: ctl.CauseMigration, At: s.At}
 	case signals.Uevent:
-		return shadow.Signal{Cause: ctl.CauseHotplug, At: s.At}
+		sig := shadow.Signal{Cause: ctl.CauseHotplug, At: s.At}
+		if s.Detail == "remove" {
+			sig.Removed = s.Device
+		}
+		return sig
 	}
 	return shadow.Signal{Cause: "identity " + string(s.Source), At: s.At, Quiet: true}
 }
@@ -246,6 +250,9 @@ func handlers(opt Options, m *shadow.Manager, host *signals.Manual, reloads chan
 		}),
 		ctl.CmdReload: ctl.Handle(func(ctx context.Context, a ctl.RoleArgs) (any, error) {
 			return reload(ctx, m, a.Role, reloads)
+		}),
+		ctl.CmdUnplug: ctl.Handle(func(ctx context.Context, a ctl.Unplug) (any, error) {
+			return nil, unplug(ctx, m, a, reloads)
 		}),
 	}
 }
@@ -304,4 +311,31 @@ func reload(ctx context.Context, m *shadow.Manager, role string, reloads chan<- 
 		case <-time.After(20 * time.Millisecond):
 		}
 	}
+}
+
+// unplug gives up a device that the host is about to take away, or has it looked at
+// again. A device that no role has is not missed by one.
+func unplug(ctx context.Context, m *shadow.Manager, a ctl.Unplug, to chan<- shadow.Signal) error {
+	has := func(r ctl.RoleStatus) bool { return a.Within > 0 && r.Device == a.Device }
+	sig := shadow.Signal{Cause: ctl.CauseUnplug, At: shadow.Now(), Unplug: a.Device, UnplugBy: shadow.Now() + a.Within}
+	switch {
+	case a.Within <= 0:
+		m.Keeps(a.Device)
+		sig = shadow.Signal{Cause: ctl.CauseHotplug, At: shadow.Now()}
+	case a.Device == "" || !slices.ContainsFunc(m.Roles(), has):
+		return nil
+	}
+	select {
+	case to <- sig:
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+	for slices.ContainsFunc(m.Roles(), has) {
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-time.After(20 * time.Millisecond):
+		}
+	}
+	return nil
 }
