@@ -26,20 +26,27 @@ type Model struct {
 	// Copies says that the driver copies a frame on transmission and frees it at
 	// once, so that what is in its ring is in no socket buffer any more.
 	Copies bool
+	// Forgets says that the driver forgets the frames in its ring, without freeing
+	// them, if none has been completed for 4 s: tulip's "Out-of-sync dirty pointer"
+	// (drivers/net/ethernet/dec/tulip/interrupt.c).
+	Forgets bool
 }
+
+// forgetful is how long one that Forgets has not, in ms.
+const forgetful = 4000
 
 // Models are the NICs that QEMU 7.2 has for a PC and whose driver is a module of
 // Debian's kernel.
 var Models = []Model{
-	{"e1000", "e1000", false},
-	{"e1000e", "e1000e", false},
-	{"rtl8139", "8139cp", false},
-	{"pcnet", "pcnet32", false},
-	{"ne2k_pci", "ne2k-pci", true},
-	{"tulip", "tulip", false},
-	{"i82557b", "e100", false},
-	{"vmxnet3", "vmxnet3", false},
-	{"virtio-net-pci", "virtio_net", false},
+	{"e1000", "e1000", false, false},
+	{"e1000e", "e1000e", false, false},
+	{"rtl8139", "8139cp", false, false},
+	{"pcnet", "pcnet32", false, false},
+	{"ne2k_pci", "ne2k-pci", true, false},
+	{"tulip", "tulip", false, true},
+	{"i82557b", "e100", false, false},
+	{"vmxnet3", "vmxnet3", false, false},
+	{"virtio-net-pci", "virtio_net", false, false},
 }
 
 // model returns the Model of a device of QEMU.

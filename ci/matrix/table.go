@@ -39,12 +39,14 @@ type Result struct {
 }
 
 // Harm tells what a move must not cost, "" if it did not. A driver that copies
-// frames on transmission may lose what was in its ring.
+// frames on transmission may lose what was in its ring, and so may one that forgets
+// them in a recovery that takes too long.
 func (r Result) Harm() string {
+	from := model(r.From)
 	switch {
 	case r.Error != "":
 		return r.Error
-	case r.Missing > 0 && !model(r.From).Copies:
+	case r.Missing > 0 && !from.Copies && !(from.Forgets && r.StallMS > forgetful):
 		return fmt.Sprintf("%d datagrams missing", r.Missing)
 	}
 	return ""
