@@ -47,8 +47,11 @@ func (s *netShadow) Complete(ctx context.Context, dev drivers.Device, rec *shado
 	if err := s.closeReader(ctx, index, rec); err != nil {
 		return err
 	}
-	// What was sent while the plug was taken away was refused by the kernel,
-	// and harvested.
+	if err := s.class.plug.Settle(ctx, index); err != nil {
+		return err
+	}
+	// What was sent while the plug was taken away was refused by the kernel, and
+	// what waited too long in the port's queue dropped; both were harvested.
 	if err := s.collect(ctx, rec, true); err != nil {
 		return err
 	}

@@ -194,6 +194,27 @@ func (p *Plug) Release(ctx context.Context, ifindex, port int) (Released, error)
 	return res, nil
 }
 
+// Settle waits until what is in an interface's queueing discipline now has left it:
+// the queue was empty once, or as much has passed as was there. Until then fq_codel
+// drops frames that have waited too long, one here and there, which a harvester aimed
+// at the interface has.
+func (p *Plug) Settle(ctx context.Context, ifindex int) error {
+	first, err := p.root(ctx, ifindex)
+	if err != nil {
+		return &OpError{"settle", ifindex, err}
+	}
+	q := first
+	for w := newWait(); q.stats.Frames > 0 && q.stats.Passed < first.stats.Passed+uint64(first.stats.Frames); {
+		if err := w.next(ctx); err != nil {
+			return &OpError{"settle", ifindex, fmt.Errorf("%d frames queued: %w", q.stats.Frames, err)}
+		}
+		if q, err = p.root(ctx, ifindex); err != nil {
+			return &OpError{"settle", ifindex, err}
+		}
+	}
+	return nil
+}
+
 // drain opens the plug until it is empty.
 //
 // With more frames than a burst it opens and closes it in one system call, again and
