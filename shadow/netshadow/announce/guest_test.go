@@ -122,6 +122,8 @@ func TestGuestSendBehindBridge(t *testing.T) {
 	}
 	peer, err := netlink.LinkByName("annb1")
 	must(t, err)
+	base, err = netlink.LinkByName("annb0")
+	must(t, err)
 	own, err := netlink.LinkByName("annbr")
 	must(t, err)
 	heard := listen(t, peer)
