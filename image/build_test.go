@@ -328,6 +328,16 @@ func TestClassNetSweepsPCIDrivers(t *testing.T) {
 	}
 }
 
+func TestModulesThatNoDeviceAsksForAreLoadedAtBoot(t *testing.T) {
+	b := mustBuild(t, project(t, strings.Replace(simple, `"virtio-net"`, `"8021q", "tun", "8021q"`, 1)), "out")
+	if diff := cmp.Diff([]string{"virtio_pci", "virtio_console", "bonding", "tun", "sch_plug", "8021q"}, b.Boot); diff != "" {
+		t.Errorf("at boot (-want +got):\n%s", diff)
+	}
+	if diff := cmp.Diff([]string{"e1000"}, b.Prefetch); diff != "" {
+		t.Errorf("prefetched (-want +got):\n%s", diff)
+	}
+}
+
 func TestOpenRefuses(t *testing.T) {
 	for _, tt := range []struct {
 		name  string

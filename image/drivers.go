@@ -18,8 +18,8 @@ import (
 // selection is what an image takes of a kernel's modules.
 type selection struct {
 	modules  []*modinfo.Module // everything that has a file, in link order
-	boot     []string          // loaded at boot, in this order
-	prefetch []string          // drivers brought into memory at boot
+	boot     []string          // loaded at boot, in this order, before any program runs
+	prefetch []string          // drivers brought into memory once the guest is up
 }
 
 // selectModules chooses the modules of the description from those of the
@@ -66,7 +66,22 @@ func (c *Config) selectModules(k *kernel.Kernel) (*selection, error) {
 		wanted = append(wanted, swept...)
 	}
 	for i, name := range c.Drivers.Modules {
-		driver(fmt.Sprintf("drivers.modules[%d]", i), name)
+		m, ok := set.Module(name)
+		asked := true
+		if ok {
+			info, err := set.Info(m.Name)
+			if err != nil {
+				return nil, fmt.Errorf("modules of %s: %w", k.Release, err)
+			}
+			asked = drivesDevice(info)
+		}
+		switch {
+		case asked:
+			driver(fmt.Sprintf("drivers.modules[%d]", i), name)
+		case !slices.Contains(s.boot, m.Name): // a program asks for it, and must find it
+			s.boot = append(s.boot, m.Name)
+			wanted = append(wanted, m.Name)
+		}
 	}
 	if len(errs) > 0 {
 		return nil, errors.Join(errs...)
@@ -76,6 +91,16 @@ func (c *Config) selectModules(k *kernel.Kernel) (*selection, error) {
 	}
 	slices.Sort(s.prefetch)
 	return s, nil
+}
+
+// drivesDevice reports whether a device can ask for the module: a device's alias is
+// "BUS:IDS", that of a protocol or a kind of interface a word. "devname:NAME" is a
+// node in /dev, for which programs ask (MODULE_ALIAS_MISCDEV).
+func drivesDevice(info modinfo.Info) bool {
+	return slices.ContainsFunc(info.Values("alias"), func(alias string) bool {
+		bus, _, ok := strings.Cut(alias, ":")
+		return ok && bus != "devname"
+	})
 }
 
 // sweep returns the names of the modules that a class without a list takes.

@@ -67,8 +67,27 @@ type Options struct {
 	// CaptureLimit bounds the capture, in bytes; 256 MiB if 0.
 	CaptureLimit int64
 
+	// Neighbours are further hosts, each with a witness's peer.
+	Neighbours []Neighbour
+
 	Witness witness.PeerOptions
 	Logger  *slog.Logger
+}
+
+// A Neighbour describes a host beside the peer.
+type Neighbour struct {
+	Addr    netip.Prefix // its IPv4 address and its subnet
+	VLAN    uint16       // that it is on; 0 for none
+	Gateway netip.Addr   // its way to other subnets, none if invalid
+}
+
+// A Station is a host that plays a witness's peer.
+type Station struct {
+	Witness *witness.Peer
+	Addr    netip.AddrPort // what the witness in the guest wants as its -peer
+
+	host *peer.Host
+	port *vswitch.Local
 }
 
 // A Bed is a running test network.
@@ -80,11 +99,13 @@ type Bed struct {
 	Flows   *capture.Flows // sees every frame that enters the switch
 	Subnet  netip.Prefix   // the peer's IPv4 address and its subnet
 
-	dir      string
-	peerPort *vswitch.Local
-	capture  *capture.File
-	closers  []func() error // in the order of creation
-	unhook   func() bool
+	// Stations are the peer and its neighbours, in the order of the options.
+	Stations []*Station
+
+	dir     string
+	capture *capture.File
+	closers []func() error // in the order of creation
+	unhook  func() bool
 
 	once sync.Once
 	err  error // of the shutdown
@@ -116,19 +137,14 @@ func (b *Bed) build(opts Options) error {
 	b.Switch = vswitch.New(taps...)
 	b.closers = append(b.closers, b.Switch.Close)
 
-	// Lossless: what a guest had held back comes in one burst, and must not
-	// be lost by this process and then be blamed on the guest.
-	var err error
-	if b.peerPort, err = b.Switch.Attach("peer", true); err != nil {
+	if opts.Witness.Logger == nil {
+		opts.Witness.Logger = log
+	}
+	addresses := []netip.Prefix{b.Subnet, Subnet6}
+	if err := b.settle("peer", 0, peer.Config{MAC: PeerMAC, Addresses: addresses}, opts.Witness); err != nil {
 		return err
 	}
-	b.Peer, err = peer.New(b.peerPort, peer.Config{
-		MAC: PeerMAC, Addresses: []netip.Prefix{b.Subnet, Subnet6},
-	})
-	if err != nil {
-		return err
-	}
-	b.closers = append(b.closers, b.Peer.Close)
+	b.Peer, b.Witness = b.Stations[0].host, b.Stations[0].Witness
 
 	bootps, err := b.Peer.ListenPacket(netip.MustParseAddrPort("0.0.0.0:67"))
 	if err != nil {
@@ -143,20 +159,47 @@ func (b *Bed) build(opts Options) error {
 	}
 	b.closers = append(b.closers, b.DHCP.Close)
 
-	addr := b.WitnessAddr()
-	l, err := b.Peer.Listen(addr)
+	for i, n := range opts.Neighbours {
+		mac := slices.Clone(PeerMAC)
+		mac[len(mac)-1] += byte(1 + i)
+		cfg := peer.Config{MAC: mac, Addresses: []netip.Prefix{n.Addr}, Gateway: n.Gateway}
+		if err := b.settle(fmt.Sprint("neighbour", 1+i), n.VLAN, cfg, opts.Witness); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// settle adds a station. Its witness listens at the first of its addresses.
+func (b *Bed) settle(name string, vlan uint16, cfg peer.Config, opts witness.PeerOptions) error {
+	s := &Station{Addr: netip.AddrPortFrom(cfg.Addresses[0].Addr(), WitnessPort)}
+	// Lossless: what a guest had held back comes in one burst, and must not
+	// be lost by this process and then be blamed on the guest.
+	var err error
+	if s.port, err = b.Switch.Attach(name, true); err != nil {
+		return err
+	}
+	var link peer.Link = s.port
+	if vlan != 0 {
+		if link, err = peer.Tagged(link, vlan); err != nil {
+			return err
+		}
+	}
+	if s.host, err = peer.New(link, cfg); err != nil {
+		return err
+	}
+	b.closers = append(b.closers, s.host.Close)
+	l, err := s.host.Listen(s.Addr)
 	if err != nil {
 		return err
 	}
-	pc, err := b.Peer.ListenPacket(addr)
+	pc, err := s.host.ListenPacket(s.Addr)
 	if err != nil {
 		return errors.Join(err, l.Close())
 	}
-	if opts.Witness.Logger == nil {
-		opts.Witness.Logger = log
-	}
-	b.Witness = witness.NewPeer(l, pc, opts.Witness)
-	b.closers = append(b.closers, b.Witness.Close)
+	s.Witness = witness.NewPeer(l, pc, opts)
+	b.closers = append(b.closers, s.Witness.Close)
+	b.Stations = append(b.Stations, s)
 	return nil
 }
 
@@ -233,10 +276,11 @@ func (b *Bed) Fault() error {
 			errs = append(errs, fmt.Errorf("%w: %d %s", ErrOwnLoss, n, what))
 		}
 	}
-	s := b.Peer.Stats()
-	check(s.UDPDropped, "datagrams that the peer did not read in time")
-	c := b.peerPort.Counters()
-	check(c.QueueFull+c.NoCarrier+c.Blackholed, "frames on the way to the peer")
+	for _, s := range b.Stations {
+		check(s.host.Stats().UDPDropped, fmt.Sprintf("datagrams that %s did not read in time", s.Addr))
+		c := s.port.Counters()
+		check(c.QueueFull+c.NoCarrier+c.Blackholed, fmt.Sprintf("frames on the way to %s", s.Addr))
+	}
 	for _, p := range b.Switch.Ports() {
 		c := p.Counters()
 		check(c.Malformed, "runt frames from port "+p.Name())

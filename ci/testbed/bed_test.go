@@ -81,6 +81,38 @@ func TestBedIsOneNetwork(t *testing.T) {
 	}
 }
 
+func TestNeighbourOnAVLANIsHeardThereOnly(t *testing.T) {
+	b := open(t, Options{Neighbours: []Neighbour{{Addr: netip.MustParsePrefix("10.42.0.1/24"), VLAN: 42}}})
+	port, err := b.Switch.Attach("guest", true)
+	if err != nil {
+		t.Fatal(err)
+	}
+	on42, err := peer.Tagged(port, 42)
+	if err != nil {
+		t.Fatal(err)
+	}
+	h, err := peer.New(on42, peer.Config{
+		MAC:       net.HardwareAddr{2, 0, 0, 0, 0, 9},
+		Addresses: []netip.Prefix{netip.MustParsePrefix("10.42.0.10/24")},
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { h.Close() })
+	s := b.Stations[1]
+	c, err := h.Dial(t.Context(), s.Addr)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	if err := s.Witness.Wait(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if b.Witness.Snapshot().Connected {
+		t.Error("the peer took a connection of its neighbour's")
+	}
+}
+
 func TestOwnLossIsConfessed(t *testing.T) {
 	b := open(t, Options{})
 	h := neighbour(t, b)
@@ -89,10 +121,10 @@ func TestOwnLossIsConfessed(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer u.Close()
-	b.peerPort.Blackhole(true)
+	b.Stations[0].port.Blackhole(true)
 	// The question for the peer's hardware address is lost already.
 	u.WriteTo([]byte("anybody there?"), net.UDPAddrFromAddrPort(netip.MustParseAddrPort(WitnessAddr)))
-	for b.peerPort.Counters().Blackholed == 0 {
+	for b.Stations[0].port.Counters().Blackholed == 0 {
 		if t.Context().Err() != nil {
 			t.Fatal("no frame came to the peer's port")
 		}

@@ -92,10 +92,16 @@ func start(t *testing.T, bundle func() (*image.Bundle, error), nic rig.NIC, opts
 // startAll is start with several NICs.
 func startAll(t *testing.T, bundle func() (*image.Bundle, error), nics []rig.NIC, opts ...option) *guest {
 	t.Helper()
+	return startAmong(t, bundle, nil, nics, opts...)
+}
+
+// startAmong is startAll on a network with neighbours of the peer.
+func startAmong(t *testing.T, bundle func() (*image.Bundle, error), neighbours []testbed.Neighbour, nics []rig.NIC, opts ...option) *guest {
+	t.Helper()
 	if testing.Short() {
 		t.Skip("a VM test")
 	}
-	if len(nics) == 1 { // more of them need the machine for themselves
+	if len(nics) == 1 && len(neighbours) == 0 { // more of them need the machine for themselves
 		t.Parallel()
 	}
 	b, err := bundle()
@@ -108,7 +114,7 @@ func startAll(t *testing.T, bundle func() (*image.Bundle, error), nics []rig.NIC
 	g := &guest{t: t, ctx: ctx, rec: new(recorder)}
 	logger := slog.New(slog.NewTextHandler(g.rec, &slog.HandlerOptions{Level: slog.LevelDebug}))
 	dir := vmtest.Dir(t)
-	if g.bed, err = testbed.Open(ctx, testbed.Options{Dir: dir, Logger: logger}); err != nil {
+	if g.bed, err = testbed.Open(ctx, testbed.Options{Dir: dir, Neighbours: neighbours, Logger: logger}); err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { g.bed.Close() })
@@ -125,8 +131,10 @@ func startAll(t *testing.T, bundle func() (*image.Bundle, error), nics []rig.NIC
 		}
 		g.Close()
 	})
-	if err := g.bed.Witness.Wait(ctx); err != nil {
-		t.Fatalf("the guest's witness did not connect: %v", err)
+	for _, s := range g.bed.Stations {
+		if err := s.Witness.Wait(ctx); err != nil {
+			t.Fatalf("the guest's witness of %s did not connect: %v", s.Addr, err)
+		}
 	}
 	return g
 }
@@ -232,9 +240,14 @@ func (g *guest) verdict() witness.Verdict {
 
 func (g *guest) verdictOn(bed *testbed.Bed) witness.Verdict {
 	g.t.Helper()
-	v, err := bed.Witness.Final(g.ctx)
+	return g.verdictOf(bed, bed.Stations[0])
+}
+
+func (g *guest) verdictOf(bed *testbed.Bed, s *testbed.Station) witness.Verdict {
+	g.t.Helper()
+	v, err := s.Witness.Final(g.ctx)
 	if err != nil {
-		g.t.Errorf("the witness did not finish: %v", err)
+		g.t.Errorf("the witness of %s did not finish: %v", s.Addr, err)
 	}
 	g.fair(bed)
 	return v
@@ -250,7 +263,7 @@ func (g *guest) fair(bed *testbed.Bed) {
 }
 
 // unharmed ends the run: nothing was reset, lost or altered, and the wire has
-// seen one connection, opened once.
+// seen one connection to each station, opened once.
 func (g *guest) unharmed() {
 	g.t.Helper()
 	g.unharmedOn(g.bed)
@@ -258,8 +271,10 @@ func (g *guest) unharmed() {
 
 func (g *guest) unharmedOn(bed *testbed.Bed) {
 	g.t.Helper()
-	if err := g.verdictOn(bed).Err(); err != nil {
-		g.t.Errorf("at %s: %v", bed.Subnet, err)
+	for _, s := range bed.Stations {
+		if err := g.verdictOf(bed, s).Err(); err != nil {
+			g.t.Errorf("at %s: %v", s.Addr, err)
+		}
 	}
 	g.oneConnectionOn(bed)
 }
@@ -272,21 +287,25 @@ func (g *guest) oneConnection() {
 
 func (g *guest) oneConnectionOn(bed *testbed.Bed) {
 	g.t.Helper()
-	directions := 0
-	for _, f := range bed.Flows.All() {
-		if f.Src.Port() == testbed.WitnessPort || f.Dst.Port() == testbed.WitnessPort {
-			directions++
+	for _, s := range bed.Stations {
+		directions := 0
+		var rst uint64
+		for _, f := range bed.Flows.All() {
+			if f.Src == s.Addr || f.Dst == s.Addr {
+				directions++
+				rst += f.RST
+			}
 		}
-	}
-	if directions != 2 {
-		g.t.Errorf("%d directions of connections on the wire, want 2", directions)
-	}
-	if _, rst := bed.Flows.Port(testbed.WitnessPort); rst != 0 {
-		g.t.Errorf("%d RST segments on the wire: %+v", rst, bed.Flows.All())
+		if directions != 2 {
+			g.t.Errorf("%d directions of connections with %s on the wire, want 2", directions, s.Addr)
+		}
+		if rst != 0 {
+			g.t.Errorf("%d RST segments on the wire: %+v", rst, bed.Flows.All())
+		}
 	}
 }
 
-// traffic waits until the witness has gone on in both directions, and by UDP:
+// traffic waits until every witness has gone on in both directions, and by UDP:
 // whatever the guest's state, it works now.
 func (g *guest) traffic() {
 	g.t.Helper()
@@ -295,9 +314,20 @@ func (g *guest) traffic() {
 
 func (g *guest) trafficOn(bed *testbed.Bed) {
 	g.t.Helper()
-	first := bed.Witness.Snapshot()
+	first := make([]witness.Snapshot, len(bed.Stations))
+	for i, s := range bed.Stations {
+		first[i] = s.Witness.Snapshot()
+	}
+	for i, s := range bed.Stations {
+		g.goesOn(s, first[i])
+	}
+}
+
+// goesOn waits until a station has seen more than at first.
+func (g *guest) goesOn(s *testbed.Station, first witness.Snapshot) {
+	g.t.Helper()
 	for {
-		now := bed.Witness.Snapshot()
+		now := s.Witness.Snapshot()
 		const enough = 20
 		if now.FromGuest.Records >= first.FromGuest.Records+enough &&
 			now.ToGuest.Records >= first.ToGuest.Records+enough &&
@@ -306,7 +336,7 @@ func (g *guest) trafficOn(bed *testbed.Bed) {
 		}
 		select {
 		case <-g.ctx.Done():
-			g.t.Fatalf("the witness at %s stands still: from %+v to %+v", bed.Subnet, first.Verdict, now.Verdict)
+			g.t.Fatalf("the witness of %s stands still: from %+v to %+v", s.Addr, first.Verdict, now.Verdict)
 		case <-time.After(rig.Poll):
 		}
 	}
@@ -401,8 +431,10 @@ func (g *guest) dump() {
 	for _, f := range g.bed.Flows.All() {
 		fmt.Fprintf(&b, "flow %+v\n", f)
 	}
-	if v, err := json.MarshalIndent(g.bed.Witness.Snapshot().Verdict, "", " "); err == nil {
-		fmt.Fprintf(&b, "witness: %s\n", v)
+	for _, s := range g.bed.Stations {
+		if v, err := json.MarshalIndent(s.Witness.Snapshot().Verdict, "", " "); err == nil {
+			fmt.Fprintf(&b, "witness of %s: %s\n", s.Addr, v)
+		}
 	}
 	g.t.Log(b.String())
 }

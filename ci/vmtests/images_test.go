@@ -45,21 +45,37 @@ var (
 	e1000Image = buildOnce("e1000", "e1000")
 	// vlanImage has what VLANs need.
 	vlanImage = buildOnce("vlan", "virtio_net", "8139cp", "8021q")
+	// stackImage has what VLANs, macvlans and namespaces need.
+	stackImage = build("stack", rig.GuestOptions{
+		Drivers: []string{"e1000", "8139cp", "virtio_net", "8021q", "macvlan", "veth"}, Witness: pace,
+	})
+	// bridgeImage has what a bridge of containers needs, and no VLANs. The proxy has
+	// no address: it is to be the bridge's port.
+	bridgeImage = build("bridge", rig.GuestOptions{
+		Drivers: []string{"e1000", "8139cp", "virtio_net", "bridge", "veth"}, Witness: pace,
+		Extra: "[role.network]\nmethod = \"none\"\n",
+	})
 )
 
+// pace is that of witnesses which share a guest.
+var pace = []string{"-udp-interval", "20ms", "-tcp-interval", "20ms"}
+
 func buildOnce(name string, modules ...string) func() (*image.Bundle, error) {
+	return build(name, rig.GuestOptions{Drivers: modules})
+}
+
+// build is buildOnce with more about the guest.
+func build(name string, opts rig.GuestOptions) func() (*image.Bundle, error) {
 	return sync.OnceValues(func() (*image.Bundle, error) {
 		dir := filepath.Join(workDir, name)
 		nemesis, err := compile(filepath.Join(dir, "nemesis"), "build", "./internal/nemesis")
 		if err != nil {
 			return nil, err
 		}
-		return rig.Build(context.Background(), rig.GuestOptions{
-			Dir: dir, Drivers: modules,
-			Extra: fmt.Sprintf("[[service]]\nname = \"nemesis\"\nexec = [\"/bin/nemesis\"]\nfiles = [%q]\nneeds = [%q]\nrestart = \"never\"\n",
-				nemesis+":/bin/nemesis", rig.Role),
-			Options: image.Options{Progress: progress},
-		})
+		opts.Dir, opts.Progress = dir, progress
+		opts.Extra += fmt.Sprintf("[[service]]\nname = \"nemesis\"\nexec = [\"/bin/nemesis\"]\nfiles = [%q]\nneeds = [%q]\nrestart = \"never\"\n",
+			nemesis+":/bin/nemesis", rig.Role)
+		return rig.Build(context.Background(), opts)
 	})
 }
 

@@ -32,7 +32,6 @@ func subnetOf(n int) netip.Prefix {
 
 // severalImage is the guest of TestSeveral.
 var severalImage = sync.OnceValues(func() (*image.Bundle, error) {
-	pace := []string{"-udp-interval", "20ms", "-tcp-interval", "20ms"}
 	var extra strings.Builder
 	for n := 1; n < several; n++ {
 		subnet := subnetOf(n)

@@ -21,6 +21,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/umbra-vm/umbra/shadow/journal"
+	"github.com/umbra-vm/umbra/shadow/netshadow/stack"
 )
 
 // factQueues is the journal's fact with the sizes that neighbours' queues have in
@@ -32,6 +33,7 @@ const factNeighbours = "neighbours"
 
 // A neighbour is a host on the link whose hardware address the kernel knows.
 type neighbour struct {
+	Index  int              `json:"index"`  // of the interface that it is behind
 	Family int              `json:"family"` // AF_INET or AF_INET6
 	IP     net.IP           `json:"ip"`
 	MAC    net.HardwareAddr `json:"mac"`
@@ -47,14 +49,16 @@ const valid = unix.NUD_PERMANENT | unix.NUD_REACHABLE | unix.NUD_STALE | unix.NU
 // from a failover that the kernel makes by itself until Activate.
 const forgotten = 3 * time.Second
 
-// neighbours keeps what the kernel knows of the hosts on the proxy's link. A
+// neighbours keeps what the kernel knows of the hosts on the proxy's link, also
+// through interfaces of this namespace that are stacked on the proxy. A
 // frame is held only once its neighbour is known, and in active mode nobody
 // can be asked; but the kernel forgets: an entry ages in seconds without an
 // answer, and a bond's failover drops all of them (net/ipv4/arp.c,
 // arp_netdev_event, NETDEV_CHANGEADDR). So the entries are pinned in active mode
 // and put back after each failover. What is sent between the two waits in the
 // kernel's own queue of an entry that it makes anew, which is given room for what
-// may be held.
+// may be held. A failover is no change of address for what is stacked, but for
+// ipvlans: those entries only age, and to pin them is all they need.
 type neighbours struct {
 	proxy   string
 	room    int // bytes that an entry's queue takes in active mode
@@ -123,7 +127,7 @@ func (n *neighbours) learn(u netlink.NeighUpdate, index int) {
 		return
 	}
 	delete(n.gone, key)
-	n.known[key] = neighbour{u.Family, u.IP, u.HardwareAddr, u.State, u.Flags}
+	n.known[key] = neighbour{index, u.Family, u.IP, u.HardwareAddr, u.State, u.Flags}
 }
 
 // pin makes every entry permanent, those included that were dropped just now.
@@ -131,19 +135,18 @@ func (n *neighbours) learn(u netlink.NeighUpdate, index int) {
 func (n *neighbours) pin() {
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	index := ifindex(n.proxy)
 	if n.pinned == nil {
-		n.pinned = n.collect(index)
+		n.pinned = n.collect(ifindex(n.proxy))
 		n.note(n.journal.Fact(factNeighbours, n.pinned))
 		n.widen()
 	}
 	for _, e := range n.pinned {
-		n.set(index, e, unix.NUD_PERMANENT)
+		n.set(e, unix.NUD_PERMANENT)
 	}
 }
 
-// collect returns the entries of the kernel's table and those that it forgot a
-// moment ago, never nil.
+// collect returns the entries of the kernel's table and those of the proxy that it
+// forgot a moment ago, never nil.
 func (n *neighbours) collect(index int) []neighbour {
 	entries := make(map[string]neighbour)
 	for key, e := range n.known {
@@ -160,10 +163,19 @@ func (n *neighbours) collect(index int) []neighbour {
 	for _, e := range entries {
 		out = append(out, e)
 	}
+	stacked, err := stack.On(index)
+	if err != nil {
+		n.log.Warn("neighbours of what is stacked on the proxy may age", "err", err)
+	}
+	for _, i := range stacked.Interfaces {
+		if i.Index != index {
+			out = append(out, n.table(i.Index)...)
+		}
+	}
 	return out
 }
 
-// table returns the entries of the kernel's table that frames are sent with.
+// table returns the entries of an interface that frames are sent with.
 func (n *neighbours) table(index int) (out []neighbour) {
 	for _, family := range []int{unix.AF_INET, unix.AF_INET6} {
 		list, err := netlink.NeighList(index, family)
@@ -173,7 +185,7 @@ func (n *neighbours) table(index int) (out []neighbour) {
 		}
 		for _, e := range list {
 			if e.State&valid != 0 {
-				out = append(out, neighbour{family, e.IP, e.HardwareAddr, e.State, e.Flags})
+				out = append(out, neighbour{index, family, e.IP, e.HardwareAddr, e.State, e.Flags})
 			}
 		}
 	}
@@ -193,10 +205,10 @@ func (n *neighbours) unpin() {
 		state := unix.NUD_STALE
 		if e.State&unix.NUD_PERMANENT != 0 {
 			state = unix.NUD_PERMANENT
-		} else {
+		} else if e.Index == index {
 			n.known[e.IP.String()] = e
 		}
-		n.set(index, e, state)
+		n.set(e, state)
 	}
 	n.pinned = nil
 	n.note(n.journal.Fact(factNeighbours, nil))
@@ -246,9 +258,9 @@ func (n *neighbours) resize(file, size string) {
 	}
 }
 
-func (n *neighbours) set(index int, e neighbour, state int) {
+func (n *neighbours) set(e neighbour, state int) {
 	err := netlink.NeighSet(&netlink.Neigh{
-		LinkIndex: index, Family: e.Family, IP: e.IP, HardwareAddr: e.MAC, State: state, Flags: e.Flags,
+		LinkIndex: e.Index, Family: e.Family, IP: e.IP, HardwareAddr: e.MAC, State: state, Flags: e.Flags,
 	})
 	if err != nil && !errors.Is(err, unix.ENODEV) {
 		n.log.Warn("neighbour not kept", "ip", e.IP, "err", fmt.Errorf("set its entry: %w", err))

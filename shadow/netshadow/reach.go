@@ -19,6 +19,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/umbra-vm/umbra/shadow/netshadow/announce"
+	"github.com/umbra-vm/umbra/shadow/netshadow/stack"
 )
 
 const (
@@ -121,41 +122,53 @@ func answered(ctx context.Context, conn *packet.Conn, mac net.HardwareAddr) (boo
 	}
 }
 
-// questions returns ARP requests for IPv4 neighbours of the proxy.
-func (s *netShadow) questions(mac net.HardwareAddr) ([][]byte, error) {
-	bond, err := s.proxy.link()
+// questions returns ARP requests for IPv4 neighbours of the proxy, and of what is
+// stacked on it and has the role's MAC too: the proxy itself may have no address.
+func (s *netShadow) questions(mac net.HardwareAddr) (out [][]byte, err error) {
+	stacked, err := stack.On(ifindex(s.proxy.name))
 	if err != nil {
 		return nil, err
 	}
-	addrs, err := netlink.AddrList(bond, unix.AF_INET)
+	addrs, err := netlink.AddrList(nil, unix.AF_INET)
 	if err != nil {
 		return nil, fmt.Errorf("addresses of %s: %w", s.proxy.name, err)
 	}
-	neighbours, err := netlink.NeighList(bond.Attrs().Index, unix.AF_INET)
+	neighbours, err := netlink.NeighList(0, unix.AF_INET)
 	if err != nil {
 		return nil, fmt.Errorf("neighbours of %s: %w", s.proxy.name, err)
 	}
-	var out [][]byte
-	for _, n := range neighbours {
-		to, ok := netip.AddrFromSlice(n.IP.To4())
-		if n.State&valid == 0 || !ok {
+	for _, i := range stacked.Interfaces {
+		if !bytes.Equal(i.MAC, mac) {
 			continue
 		}
-		for _, a := range addrs {
-			from, ok := netip.AddrFromSlice(a.IP.To4())
-			if !ok || !a.Contains(n.IP) {
+		for _, n := range neighbours {
+			from, to, ok := ask(i.Index, n, addrs)
+			if !ok {
 				continue
 			}
-			q, err := announce.Question(mac, from, to)
+			q, err := announce.Question(i.Place, from, to)
 			if err != nil {
 				return nil, err
 			}
-			out = append(out, q)
-			break
-		}
-		if len(out) == reachAsked {
-			break
+			if out = append(out, q); len(out) == reachAsked {
+				return out, nil
+			}
 		}
 	}
 	return out, nil
+}
+
+// ask returns who on an interface can ask a neighbour, and the neighbour; false if it
+// is none of that interface's, or nobody can.
+func ask(index int, n netlink.Neigh, addrs []netlink.Addr) (from, to netip.Addr, ok bool) {
+	to, ok = netip.AddrFromSlice(n.IP.To4())
+	if n.LinkIndex != index || n.State&valid == 0 || !ok {
+		return from, to, false
+	}
+	for _, a := range addrs {
+		if from, ok = netip.AddrFromSlice(a.IP.To4()); ok && a.LinkIndex == index && a.Contains(n.IP) {
+			return from, to, true
+		}
+	}
+	return from, to, false
 }

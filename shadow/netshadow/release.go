@@ -17,6 +17,7 @@ import (
 	"github.com/umbra-vm/umbra/shadow/netshadow/harvest"
 	"github.com/umbra-vm/umbra/shadow/netshadow/harvest/frame"
 	"github.com/umbra-vm/umbra/shadow/netshadow/hold"
+	"github.com/umbra-vm/umbra/shadow/netshadow/stack"
 )
 
 // Complete waits for the link and lets go of what is held: first the harvested
@@ -173,19 +174,24 @@ func (s *netShadow) releasePlug(ctx context.Context, index int, rec *shadow.Reco
 }
 
 // showMAC tells the switches on the way, through the new device alone, where
-// the role's MAC is now. It is the first frame that leaves the new device:
-// answers to what is released afterwards find their way at once.
+// the role's MAC is now, and those of what is stacked on the proxy. These are the
+// first frames that leave the new device: answers to what is released afterwards find
+// their way at once.
 func (s *netShadow) showMAC(ctx context.Context, index int) {
-	bond, err := s.proxy.link()
+	stacked, err := stack.On(ifindex(s.proxy.name))
+	var raw [][]byte
 	if err == nil {
-		var raw []byte
-		if raw, err = announce.RARP(bond.HardwareAddr); err == nil {
-			frames := []frame.Frame{{Data: raw}}
-			var sender *hold.Sender
-			if sender, err = hold.NewSender(index); err == nil {
-				_, err = sender.Send(ctx, frames)
-				sender.Close()
-			}
+		raw, err = announce.Shown(s.log, stacked.Places())
+	}
+	if err == nil {
+		frames := make([]frame.Frame, len(raw))
+		for i, b := range raw {
+			frames[i].Data = b
+		}
+		var sender *hold.Sender
+		if sender, err = hold.NewSender(index); err == nil {
+			_, err = sender.Send(ctx, frames)
+			sender.Close()
 		}
 	}
 	if err != nil {
@@ -194,8 +200,9 @@ func (s *netShadow) showMAC(ctx context.Context, index int) {
 }
 
 // announce tells neighbours where the addresses of the proxy, and of what is
-// stacked on it, are now. Nobody acknowledges an announcement, so it is
-// repeated (RFC 5227 1.1), which nobody waits for.
+// stacked on it, are now, and switches where the MACs are that are behind. Nobody
+// acknowledges an announcement, so it is repeated (RFC 5227 1.1), which nobody waits
+// for.
 func (s *netShadow) announce(ctx context.Context) {
 	once := func(ctx context.Context) {
 		if n, err := announce.Send(ctx, s.log, ifindex(s.proxy.name)); err != nil && ctx.Err() == nil {

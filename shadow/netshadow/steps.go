@@ -104,7 +104,7 @@ func (s *netShadow) Activate(ctx context.Context, old shadow.Old, rec *shadow.Re
 	err = s.class.plug.Hold(ctx, bond, s.limits.Hold.Bytes)
 	s.neighbours.pin()
 	s.recorder.pause(ctx)
-	if impatient(old) && old.Verdict != drivers.Absent && filtersVLANs() {
+	if impatient(old) && old.Verdict != drivers.Absent && s.proxy.filtersVLANs() {
 		return fmt.Errorf("virtio_net would wait without end for the device to drop VLAN filters, as its slot is taken by another: %w", shadow.ErrKept)
 	}
 	if err == nil && impatient(old) {

@@ -7,6 +7,7 @@ package netshadow
 import (
 	"context"
 	"os"
+	"path/filepath"
 	"slices"
 
 	"github.com/umbra-vm/umbra/drivers"
@@ -28,7 +29,7 @@ func impatient(old shadow.Old) bool {
 // that offers the device takes longer, most of it to ask ACPI for the routing of
 // interrupts, and is left for later where it can be.
 func (s *netShadow) letGo(ctx context.Context, old shadow.Old) error {
-	if old.Verdict == drivers.Absent && filtersVLANs() {
+	if old.Verdict == drivers.Absent && s.proxy.filtersVLANs() {
 		// Only a removal tells the driver that nobody answers any more
 		// (virtio_pci_common.c, virtio_pci_remove).
 		return old.Remove(ctx)
@@ -37,10 +38,17 @@ func (s *netShadow) letGo(ctx context.Context, old shadow.Old) error {
 }
 
 // filtersVLANs reports whether the kernel takes VLAN filters away from an
-// interface that closes or leaves the proxy (net/8021q/vlan.c, vlan_device_event).
-func filtersVLANs() bool {
-	_, err := os.Stat("/sys/module/8021q")
-	return err == nil
+// interface that closes or leaves the proxy: of VLAN 0, which every interface is
+// given that opens while the kernel has VLANs (net/8021q/vlan.c, vlan_device_event),
+// or of those that a bridge gives to its ports, also if it filters none
+// (net/bridge/br_vlan.c, nbp_vlan_init).
+func (p proxy) filtersVLANs() bool {
+	for _, file := range []string{"/sys/module/8021q", filepath.Join("/sys/class/net", p.name, "brport")} {
+		if _, err := os.Stat(file); err == nil {
+			return true
+		}
+	}
+	return false
 }
 
 func onVirtio(dev drivers.Device) bool {

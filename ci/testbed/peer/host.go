@@ -62,6 +62,7 @@ type Config struct {
 	MAC       net.HardwareAddr
 	Addresses []netip.Prefix // IPv4 and IPv6; each makes its subnet on-link
 	MTU       int            // of IP packets in bytes; 1500 if 0
+	Gateway   netip.Addr     // the router to all other IPv4 subnets, none if invalid
 }
 
 // A Host is one endpoint of a network.
@@ -96,7 +97,7 @@ func New(link Link, cfg Config) (*Host, error) {
 	}
 	// No checksum is offloaded: the stack computes and verifies all of them.
 	h.ep = channel.New(txQueue, uint32(mtu+header.EthernetMinimumSize), h.mac)
-	if err := h.configure(cfg.Addresses); err != nil {
+	if err := h.configure(cfg); err != nil {
 		h.stack.Destroy()
 		return nil, err
 	}
@@ -107,7 +108,7 @@ func New(link Link, cfg Config) (*Host, error) {
 	return h, nil
 }
 
-func (h *Host) configure(addresses []netip.Prefix) error {
+func (h *Host) configure(cfg Config) error {
 	sack := tcpip.TCPSACKEnabled(true)
 	// gVisor's RACK sends spurious retransmissions when its own scheduling is
 	// late (google/gvisor#9778); SACK recovery is what remains without it.
@@ -125,7 +126,7 @@ func (h *Host) configure(addresses []netip.Prefix) error {
 	if err := h.stack.CreateNIC(nicID, ethernet.New(h.ep)); err != nil {
 		return fmt.Errorf("peer: create interface: %s", err)
 	}
-	for _, prefix := range addresses {
+	for _, prefix := range cfg.Addresses {
 		proto := tcpip.NetworkProtocolNumber(ipv4.ProtocolNumber)
 		if prefix.Addr().Is6() {
 			proto = ipv6.ProtocolNumber
@@ -141,6 +142,11 @@ func (h *Host) configure(addresses []netip.Prefix) error {
 			return fmt.Errorf("peer: add address %s: %s", prefix, err)
 		}
 		h.stack.AddRoute(tcpip.Route{Destination: addr.Subnet(), NIC: nicID})
+	}
+	if cfg.Gateway.IsValid() {
+		h.stack.AddRoute(tcpip.Route{
+			Destination: header.IPv4EmptySubnet, Gateway: tcpip.AddrFromSlice(cfg.Gateway.AsSlice()), NIC: nicID,
+		})
 	}
 	return nil
 }

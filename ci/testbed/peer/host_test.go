@@ -218,3 +218,48 @@ func TestConfigIsChecked(t *testing.T) {
 		t.Error("the same address was added twice")
 	}
 }
+
+func TestGatewayLeadsToOtherSubnets(t *testing.T) {
+	sw := vswitch.New()
+	t.Cleanup(func() { sw.Close() })
+	host := func(name string, last byte, cfg Config) *Host {
+		port, err := sw.Attach(name, true)
+		if err != nil {
+			t.Fatal(err)
+		}
+		cfg.MAC = net.HardwareAddr{2, 0, 0, 0, 0, last}
+		h, err := New(port, cfg)
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { h.Close() })
+		return h
+	}
+	behind := netip.MustParsePrefix("10.77.0.2/24")
+	a := host("a", 1, Config{Addresses: []netip.Prefix{addrA}, Gateway: addrB.Addr()})
+	b := host("b", 2, Config{Addresses: []netip.Prefix{addrB, behind}})
+	server, err := a.ListenPacket(netip.AddrPortFrom(addrA.Addr(), 80))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer server.Close()
+	client, err := b.ListenPacket(netip.AddrPortFrom(behind.Addr(), 81))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer client.Close()
+	buf := make([]byte, 16)
+	if _, err := client.WriteTo([]byte("question"), net.UDPAddrFromAddrPort(netip.AddrPortFrom(addrA.Addr(), 80))); err != nil {
+		t.Fatal(err)
+	}
+	n, from, err := server.ReadFrom(buf)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := server.WriteTo(buf[:n], from); err != nil {
+		t.Fatal(err)
+	}
+	if n, _, err := client.ReadFrom(buf); err != nil || string(buf[:n]) != "question" {
+		t.Errorf("got %q, %v", buf[:n], err)
+	}
+}

@@ -51,6 +51,7 @@ func New() []File {
 		module("kernel/drivers/net/virtio_net.ko", "net_failover", "alias=virtio:d00000001v*"),
 		module("kernel/drivers/net/net_failover.ko", "failover"),
 		module("kernel/net/core/failover.ko", ""),
+		module("kernel/net/8021q/8021q.ko", "", "alias=rtnl-link-vlan"),
 		module("kernel/sound/beep.ko", "", "softdep=pre: tun"),
 		{dir + "modules.builtin", []byte("kernel/drivers/virt/vmgenid.ko\n")},
 		{dir + "modules.order", []byte("kernel/drivers/net/tun.ko\n")},

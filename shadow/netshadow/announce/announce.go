@@ -13,12 +13,13 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
-	"slices"
 	"strings"
 
 	"github.com/mdlayher/packet"
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
+
+	"github.com/umbra-vm/umbra/shadow/netshadow/stack"
 )
 
 // Rounds and Pause are how often and how far apart an announcement should be
@@ -61,42 +62,80 @@ func (i Interface) frames() ([][]byte, error) {
 	return frames, nil
 }
 
-// Send announces every address of the interface and of what is stacked on it,
-// once, and returns how many frames were sent. Each frame goes out through the
-// interface that has the address, so VLAN tags and bridges are the kernel's affair.
-// An interface that fails does not keep the others from being announced; the error
-// joins all failures. A nil logger discards. It needs CAP_NET_RAW.
+// maxShown bounds how many MACs are shown at once: a bridge may know very many.
+const maxShown = 1024
+
+// Send announces every address of the interface and of what is stacked on it, and
+// shows the MACs that are behind these, once, and returns how many frames were sent.
+// Each frame goes out through the interface that has the address, so VLAN tags and
+// bridges are the kernel's affair; those for MACs behind go out through the interface
+// itself. An interface that fails does not keep the others from being announced; the
+// error joins all failures. A nil logger discards. It needs CAP_NET_RAW.
 func Send(ctx context.Context, logger *slog.Logger, ifindex int) (int, error) {
 	if logger == nil {
 		logger = slog.New(slog.DiscardHandler)
 	}
-	stack, err := Stack(ifindex)
+	stacked, err := stack.On(ifindex)
+	if err != nil {
+		return 0, fmt.Errorf("announce: %w", err)
+	}
+	addrs, err := addresses()
 	if err != nil {
 		return 0, err
 	}
 	sent := 0
 	var errs []error
-	for _, i := range stack {
+	for _, below := range stacked.Interfaces {
+		i := Interface{
+			Index: below.Index, Name: below.Name, MAC: below.MAC,
+			Addresses: addrs[below.Index], Router: forwards(below.Name),
+		}
 		if err := ctx.Err(); err != nil {
 			return sent, errors.Join(append(errs, fmt.Errorf("announce: %w", err))...)
 		}
-		n, err := send(i)
+		frames, err := i.frames()
+		n := 0
+		if err == nil {
+			n, err = send(i.Index, frames)
+		}
 		sent += n
 		if err != nil {
 			errs = append(errs, fmt.Errorf("announce: %s: %w", i.Name, err))
 		}
 		logger.Debug("announce", "iface", i.Name, "mac", i.MAC, "addresses", i.Addresses, "sent", n)
 	}
+	frames, err := Shown(logger, stacked.Behind)
+	if err == nil && len(frames) > 0 {
+		n := 0
+		n, err = send(ifindex, frames)
+		sent += n
+		logger.Debug("announce", "behind", len(stacked.Behind), "sent", n)
+	}
+	if err != nil {
+		errs = append(errs, fmt.Errorf("announce: %w", err))
+	}
 	return sent, errors.Join(errs...)
 }
 
-func send(i Interface) (int, error) {
-	frames, err := i.frames()
-	if err != nil {
-		return 0, err
+// Shown returns the frames that show places, to be sent below all that is stacked.
+func Shown(logger *slog.Logger, places []stack.Place) (frames [][]byte, err error) {
+	if len(places) > maxShown {
+		logger.Warn("not all MACs are shown", "there are", len(places), "shown", maxShown)
+		places = places[:maxShown]
 	}
+	for _, p := range places {
+		b, err := Show(p)
+		if err != nil {
+			return nil, err
+		}
+		frames = append(frames, b)
+	}
+	return frames, nil
+}
+
+func send(ifindex int, frames [][]byte) (int, error) {
 	// Protocol 0: the socket receives nothing.
-	c, err := packet.Listen(&net.Interface{Index: i.Index, Name: i.Name}, packet.Raw, 0, nil)
+	c, err := packet.Listen(&net.Interface{Index: ifindex}, packet.Raw, 0, nil)
 	if err != nil {
 		return 0, err
 	}
@@ -107,68 +146,6 @@ func send(i Interface) (int, error) {
 		}
 	}
 	return len(frames), nil
-}
-
-// Stack returns the interface and those that send through it, as far as they are up:
-// VLANs, macvlans, ipvlans, the bridge it is a port of, and what is stacked on these
-// in turn.
-func Stack(ifindex int) ([]Interface, error) {
-	links, err := netlink.LinkList()
-	if err != nil {
-		return nil, fmt.Errorf("announce: list interfaces: %w", err)
-	}
-	addrs, err := addresses()
-	if err != nil {
-		return nil, err
-	}
-	var stack []Interface
-	for _, l := range above(links, ifindex) {
-		a := l.Attrs()
-		if a.Flags&net.FlagUp == 0 || len(a.HardwareAddr) != 6 {
-			continue
-		}
-		stack = append(stack, Interface{
-			Index:     a.Index,
-			Name:      a.Name,
-			MAC:       a.HardwareAddr,
-			Addresses: addrs[a.Index],
-			Router:    forwards(a.Name),
-		})
-	}
-	return stack, nil
-}
-
-// above returns the link of that index and, behind it, all links stacked on it.
-func above(links []netlink.Link, ifindex int) []netlink.Link {
-	var stack []netlink.Link
-	seen := map[int]bool{ifindex: true}
-	for next := []int{ifindex}; len(next) > 0; next = next[1:] {
-		at := slices.IndexFunc(links, func(l netlink.Link) bool { return l.Attrs().Index == next[0] })
-		if at < 0 {
-			continue
-		}
-		below := links[at]
-		stack = append(stack, below)
-		for _, l := range links {
-			if i := l.Attrs().Index; !seen[i] && on(l, below) {
-				seen[i] = true
-				next = append(next, i)
-			}
-		}
-	}
-	return stack
-}
-
-// on reports whether what l sends may leave through below. In other kinds the
-// parent is something else: a veth's peer, a tunnel's underlay.
-func on(l, below netlink.Link) bool {
-	switch l.Type() {
-	case "vlan", "macvlan", "macvtap", "ipvlan":
-		return l.Attrs().ParentIndex == below.Attrs().Index
-	case "bridge":
-		return l.Attrs().Index == below.Attrs().MasterIndex
-	}
-	return false
 }
 
 // addresses returns the announceable addresses by interface. Those being checked

@@ -7,13 +7,15 @@ package announce
 import (
 	"encoding/hex"
 	"errors"
+	"log/slog"
 	"net"
 	"net/netip"
 	"strings"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
-	"github.com/vishvananda/netlink"
+
+	"github.com/umbra-vm/umbra/shadow/netshadow/stack"
 )
 
 var mac = net.HardwareAddr{0x52, 0x54, 0, 0x12, 0x34, 0x56}
@@ -45,6 +47,29 @@ func TestFrames(t *testing.T) {
 			build: func() ([]byte, error) { return RARP(mac) },
 			want: "ffffffffffff 525400123456 8035 0001 0800 06 04 0003" +
 				"525400123456 00000000 525400123456 00000000" + padding,
+		},
+		{
+			name:  "a MAC without tags is shown by a reverse ARP request",
+			build: func() ([]byte, error) { return Show(stack.Place{MAC: mac}) },
+			want: "ffffffffffff 525400123456 8035 0001 0800 06 04 0003" +
+				"525400123456 00000000 525400123456 00000000" + padding,
+		},
+		{
+			name: "a MAC on a VLAN is shown there, the outer tag first",
+			build: func() ([]byte, error) {
+				return Show(stack.Place{MAC: mac, Tags: []stack.Tag{{Protocol: 0x88a8, ID: 7}, {Protocol: 0x8100, ID: 42}}})
+			},
+			want: "ffffffffffff 525400123456 88a80007 8100002a 8035 0001 0800 06 04 0003" +
+				"525400123456 00000000 525400123456 00000000" + padding,
+		},
+		{
+			name: "a question is asked on the VLAN that the asker is on",
+			build: func() ([]byte, error) {
+				return Question(stack.Place{MAC: mac, Tags: []stack.Tag{{Protocol: 0x8100, ID: 42}}},
+					netip.MustParseAddr("10.0.2.15"), netip.MustParseAddr("10.0.2.2"))
+			},
+			want: "ffffffffffff 525400123456 8100002a 0806 0001 0800 06 04 0001" +
+				"525400123456 0a00020f 000000000000 0a000202" + padding,
 		},
 		{
 			name:  "an unsolicited advertisement goes to all nodes and overrides",
@@ -106,6 +131,8 @@ func TestFramesRefuse(t *testing.T) {
 		{"ARP of another link layer", func() ([]byte, error) { return ARP(infiniband, v4) }},
 		{"an advertisement of another link layer", func() ([]byte, error) { return Advertisement(infiniband, v6, false) }},
 		{"a reverse ARP request without MAC", func() ([]byte, error) { return RARP(nil) }},
+		{"a question for IPv6", func() ([]byte, error) { return Question(stack.Place{MAC: mac}, v4, v6) }},
+		{"to show a MAC of another link layer", func() ([]byte, error) { return Show(stack.Place{MAC: infiniband}) }},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			if b, err := tt.build(); err == nil {
@@ -131,34 +158,13 @@ func TestInterfaceFrames(t *testing.T) {
 	}
 }
 
-func TestAbove(t *testing.T) {
-	attrs := func(index, parent, master int) netlink.LinkAttrs {
-		return netlink.LinkAttrs{Index: index, ParentIndex: parent, MasterIndex: master}
+func TestShownIsBounded(t *testing.T) {
+	var places []stack.Place
+	for i := range maxShown + 1 {
+		places = append(places, stack.Place{MAC: net.HardwareAddr{2, 0, 0, 0, byte(i >> 8), byte(i)}})
 	}
-	bond := &netlink.Bond{LinkAttrs: attrs(2, 0, 6)}
-	links := []netlink.Link{
-		&netlink.Vlan{LinkAttrs: attrs(9, 8, 0)}, // on the macvlan, listed before it
-		&netlink.Device{LinkAttrs: attrs(1, 0, 2)},
-		bond,
-		&netlink.Vlan{LinkAttrs: attrs(3, 2, 0)},
-		&netlink.Veth{LinkAttrs: attrs(4, 2, 0)}, // its peer happens to have that index elsewhere
-		&netlink.Gretun{LinkAttrs: attrs(5, 2, 0)},
-		&netlink.Bridge{LinkAttrs: attrs(6, 0, 0)},
-		&netlink.Veth{LinkAttrs: attrs(7, 0, 6)}, // another port of the bridge
-		&netlink.Macvlan{LinkAttrs: attrs(8, 6, 0)},
-		&netlink.Vlan{LinkAttrs: attrs(10, 7, 0)},
-		&netlink.Vrf{LinkAttrs: attrs(11, 0, 0)},
-		&netlink.Vlan{LinkAttrs: attrs(12, 2, 11)},
-		&netlink.IPVlan{LinkAttrs: attrs(13, 12, 0)},
-	}
-	var got []int
-	for _, l := range above(links, 2) {
-		got = append(got, l.Attrs().Index)
-	}
-	if d := cmp.Diff([]int{2, 3, 6, 12, 8, 13, 9}, got); d != "" {
-		t.Error(d)
-	}
-	if got := above(links, 99); len(got) != 0 {
-		t.Errorf("above an interface that is gone: %v", got)
+	frames, err := Shown(slog.New(slog.DiscardHandler), places)
+	if err != nil || len(frames) != maxShown {
+		t.Errorf("%d frames for %d MACs, %v, want %d", len(frames), len(places), err, maxShown)
 	}
 }

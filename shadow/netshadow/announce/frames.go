@@ -4,8 +4,9 @@
 
 // Package announce tells the network where the guest's addresses are now: it sends
 // a gratuitous ARP or an unsolicited neighbour advertisement for every address of
-// an interface and of those stacked on it, so that switches and neighbours learn the
-// new way at once.
+// an interface and of those stacked on it, and a reverse ARP request for every MAC
+// whose addresses it cannot know, so that switches and neighbours learn the new way
+// at once.
 //
 // The package must never know why the way is new.
 package announce
@@ -15,6 +16,9 @@ import (
 	"errors"
 	"net"
 	"net/netip"
+	"slices"
+
+	"github.com/umbra-vm/umbra/shadow/netshadow/stack"
 )
 
 // ErrHardwareAddr reports an interface without an Ethernet address.
@@ -45,14 +49,15 @@ func ARP(mac net.HardwareAddr, addr netip.Addr) ([]byte, error) {
 	return arp(typeARP, request, mac, ip, make(net.HardwareAddr, 6), ip)
 }
 
-// Question returns an ARP request of from, which is at mac, for the hardware address
-// of to. Whoever has it answers to mac alone (RFC 826).
-func Question(mac net.HardwareAddr, from, to netip.Addr) ([]byte, error) {
+// Question returns an ARP request of from, which is at p, for the hardware address
+// of to. Whoever has it answers to p's MAC alone (RFC 826).
+func Question(p stack.Place, from, to netip.Addr) ([]byte, error) {
 	if !from.Is4() || !to.Is4() {
 		return nil, errors.New("announce: ARP for an address that is not IPv4")
 	}
 	const request = 1
-	return arp(typeARP, request, mac, from.As4(), make(net.HardwareAddr, 6), to.As4())
+	b, err := arp(typeARP, request, p.MAC, from.As4(), make(net.HardwareAddr, 6), to.As4())
+	return tagged(b, p.Tags), err
 }
 
 // RARP returns a reverse ARP request, with which an interface that has no address
@@ -61,6 +66,26 @@ func Question(mac net.HardwareAddr, from, to netip.Addr) ([]byte, error) {
 func RARP(mac net.HardwareAddr) ([]byte, error) {
 	const reverseRequest = 3
 	return arp(typeRARP, reverseRequest, mac, [4]byte{}, mac, [4]byte{})
+}
+
+// Show returns the reverse ARP request that shows where a MAC is.
+func Show(p stack.Place) ([]byte, error) {
+	b, err := RARP(p.MAC)
+	return tagged(b, p.Tags), err
+}
+
+// tagged puts VLAN tags into a frame, the outer first; nothing has none.
+func tagged(b []byte, tags []stack.Tag) []byte {
+	if b == nil {
+		return nil
+	}
+	var raw []byte
+	for _, t := range tags {
+		raw = binary.BigEndian.AppendUint16(raw, t.Protocol)
+		raw = binary.BigEndian.AppendUint16(raw, t.ID)
+	}
+	const addresses = 12 // bytes, behind which the tags are
+	return slices.Insert(b, addresses, raw...)
 }
 
 // arp builds the packet of RFC 826, padded to the least length of a frame.

@@ -12,6 +12,7 @@ import (
 	"encoding/binary"
 	"fmt"
 	"log/slog"
+	"net"
 	"os"
 	"slices"
 	"testing"
@@ -60,48 +61,120 @@ func TestGuestSend(t *testing.T) {
 	up("ann0.100", "10.77.100.1/24")
 	macvlan := up("annmac")
 	peer := up("ann1")
-
-	fd, err := unix.Socket(unix.AF_PACKET, unix.SOCK_RAW|unix.SOCK_NONBLOCK|unix.SOCK_CLOEXEC, 0)
+	// As of a macvlan in another namespace.
+	vlan, err := netlink.LinkByName("ann0.100")
 	must(t, err)
-	f := os.NewFile(uintptr(fd), "capture")
-	defer f.Close()
-	must(t, unix.SetsockoptInt(fd, unix.SOL_PACKET, unix.PACKET_AUXDATA, 1))
-	all := uint16(unix.ETH_P_ALL)
-	must(t, unix.Bind(fd, &unix.SockaddrLinklayer{Ifindex: peer.Attrs().Index, Protocol: all<<8 | all>>8}))
+	must(t, netlink.NeighAdd(&netlink.Neigh{
+		LinkIndex: vlan.Attrs().Index, Family: unix.AF_BRIDGE, Flags: unix.NTF_SELF, State: unix.NUD_PERMANENT,
+		HardwareAddr: net.HardwareAddr{2, 0, 0, 0, 0, 0x50},
+	}))
 
+	heard := listen(t, peer)
 	logger := slog.New(slog.NewTextHandler(t.Output(), nil))
 	n, err := announce.Send(t.Context(), logger, base.Attrs().Index)
-	if err != nil || n != 5 {
-		t.Fatalf("sent %d frames, %v, want 5", n, err)
+	if err != nil || n != 6 {
+		t.Fatalf("sent %d frames, %v, want 6", n, err)
 	}
-	want := []string{
+	heard([]string{
 		"arp 10.77.0.1 from " + base.Attrs().HardwareAddr.String(),
 		"arp 10.77.0.2 from " + base.Attrs().HardwareAddr.String(),
 		"arp 10.77.100.1 from " + base.Attrs().HardwareAddr.String() + " vlan 100",
 		"na fd77::1 from " + base.Attrs().HardwareAddr.String(),
+		"rarp from 02:00:00:00:00:50 vlan 100",
 		"rarp from " + macvlan.Attrs().HardwareAddr.String(),
+	})
+}
+
+// TestGuestSendBehindBridge has a bridge that knows of others on its second port: the
+// network is shown them, in the VLAN that the bridge forwards them in.
+func TestGuestSendBehindBridge(t *testing.T) {
+	pair := func(name, peer string) netlink.Link {
+		l := &netlink.Veth{LinkAttrs: netlink.LinkAttrs{Name: name}, PeerName: peer}
+		must(t, netlink.LinkAdd(l))
+		t.Cleanup(func() { netlink.LinkDel(l) })
+		p, err := netlink.LinkByName(peer)
+		must(t, err)
+		for _, l := range []netlink.Link{l, p} {
+			must(t, os.WriteFile("/proc/sys/net/ipv6/conf/"+l.Attrs().Name+"/addr_gen_mode", []byte("1"), 0))
+			must(t, netlink.LinkSetUp(l))
+		}
+		return l
 	}
-	var got []string
-	buf, oob := make([]byte, 2048), make([]byte, 256)
-	f.SetReadDeadline(time.Now().Add(5 * time.Second))
-	raw, err := f.SyscallConn()
+	base, other := pair("annb0", "annb1"), pair("annc0", "annc1")
+	filtering := true
+	br := &netlink.Bridge{LinkAttrs: netlink.LinkAttrs{Name: "annbr"}, VlanFiltering: &filtering}
+	must(t, netlink.LinkAdd(br))
+	t.Cleanup(func() { netlink.LinkDel(br) })
+	must(t, os.WriteFile("/proc/sys/net/ipv6/conf/annbr/addr_gen_mode", []byte("1"), 0))
+	for _, l := range []netlink.Link{base, other} {
+		must(t, netlink.LinkSetMaster(l, br))
+		must(t, netlink.BridgeVlanAdd(l, 7, false, false, false, true))
+	}
+	addr, err := netlink.ParseAddr("10.77.0.1/24")
 	must(t, err)
-	for len(got) < len(want) {
-		var k, oobn int
-		rerr := raw.Read(func(fd uintptr) bool {
-			k, oobn, _, _, err = unix.Recvmsg(int(fd), buf, oob, 0)
-			return err != unix.EAGAIN
-		})
-		if rerr != nil || err != nil {
-			t.Fatalf("got %q, then %v, %v", got, rerr, err)
-		}
-		if s := describe(buf[:k], oob[:oobn]); s != "" {
-			got = append(got, s)
-		}
+	must(t, netlink.AddrAdd(br, addr))
+	must(t, netlink.LinkSetUp(br))
+	for vid, last := range map[int]byte{1: 0x51, 7: 0x57} {
+		must(t, netlink.NeighAdd(&netlink.Neigh{
+			LinkIndex: other.Attrs().Index, Family: unix.AF_BRIDGE, Flags: unix.NTF_MASTER, State: unix.NUD_NOARP,
+			HardwareAddr: net.HardwareAddr{2, 0, 0, 0, 0, last}, Vlan: vid,
+		}))
 	}
-	slices.Sort(got)
-	if !slices.Equal(got, want) {
-		t.Errorf("got %q, want %q", got, want)
+	peer, err := netlink.LinkByName("annb1")
+	must(t, err)
+	base, err = netlink.LinkByName("annb0")
+	must(t, err)
+	own, err := netlink.LinkByName("annbr")
+	must(t, err)
+	heard := listen(t, peer)
+	if n, err := announce.Send(t.Context(), nil, base.Attrs().Index); err != nil || n != 4 {
+		t.Fatalf("sent %d frames, %v, want 4", n, err)
+	}
+	heard([]string{
+		"arp 10.77.0.1 from " + own.Attrs().HardwareAddr.String(),
+		"rarp from 02:00:00:00:00:51",
+		"rarp from 02:00:00:00:00:57 vlan 7",
+		"rarp from " + base.Attrs().HardwareAddr.String(),
+	})
+}
+
+// listen hears what comes to an interface from now on, and returns the function that
+// compares what is announced with what should be.
+func listen(t *testing.T, peer netlink.Link) func(want []string) {
+	t.Helper()
+	fd, err := unix.Socket(unix.AF_PACKET, unix.SOCK_RAW|unix.SOCK_NONBLOCK|unix.SOCK_CLOEXEC, 0)
+	must(t, err)
+	f := os.NewFile(uintptr(fd), "capture")
+	t.Cleanup(func() { f.Close() })
+	must(t, unix.SetsockoptInt(fd, unix.SOL_PACKET, unix.PACKET_AUXDATA, 1))
+	all := uint16(unix.ETH_P_ALL)
+	must(t, unix.Bind(fd, &unix.SockaddrLinklayer{Ifindex: peer.Attrs().Index, Protocol: all<<8 | all>>8}))
+
+	return func(want []string) {
+		t.Helper()
+		var got []string
+		buf, oob := make([]byte, 2048), make([]byte, 256)
+		f.SetReadDeadline(time.Now().Add(5 * time.Second))
+		raw, err := f.SyscallConn()
+		must(t, err)
+		for len(got) < len(want) {
+			var k, oobn int
+			rerr := raw.Read(func(fd uintptr) bool {
+				k, oobn, _, _, err = unix.Recvmsg(int(fd), buf, oob, 0)
+				return err != unix.EAGAIN
+			})
+			if rerr != nil || err != nil {
+				t.Fatalf("got %q, then %v, %v", got, rerr, err)
+			}
+			if s := describe(buf[:k], oob[:oobn]); s != "" {
+				got = append(got, s)
+			}
+		}
+		slices.Sort(got)
+		slices.Sort(want)
+		if !slices.Equal(got, want) {
+			t.Errorf("got %q, want %q", got, want)
+		}
 	}
 }
 

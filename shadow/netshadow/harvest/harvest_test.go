@@ -114,6 +114,9 @@ func tcp6(flow byte, seq uint32) []byte {
 	return b
 }
 
+// tagged puts a frame on a VLAN.
+func tagged(b []byte, id byte) []byte { return slices.Insert(b, 12, 0x81, 0, 0, id) }
+
 func TestOrder(t *testing.T) {
 	plain := make([]byte, 60)
 	for _, tt := range []struct {
@@ -155,6 +158,14 @@ func TestOrder(t *testing.T) {
 			name: "a ring that was freed in no order is put into that of each flow, in the places of the flow",
 			in:   []sample{{data: udp4(1, 3)}, {data: tcp4(2, 70)}, {data: udp4(1, 1)}, {data: plain}, {data: tcp4(2, 60)}, {data: udp4(1, 2)}},
 			want: []uint64{2, 3, 4, 5, 0, 1},
+		},
+		{
+			name: "frames with VLAN tags in band have their order too, and each VLAN its own flows",
+			in: []sample{
+				{data: tagged(udp4(1, 3), 42)}, {data: tagged(udp4(1, 10), 43)}, {data: tagged(tagged(tcp4(3, 8), 7), 42)}, {data: tagged(tcp6(2, 70), 42)},
+				{data: tagged(udp4(1, 1), 42)}, {data: tagged(tagged(tcp4(3, 6), 7), 42)}, {data: tagged(tcp6(2, 60), 42)}, {data: tagged(udp4(1, 9), 43)},
+			},
+			want: []uint64{4, 5, 6, 7, 0, 1, 2, 3},
 		},
 		{
 			name: "the many flows prevail over the one that retransmits",

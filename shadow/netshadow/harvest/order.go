@@ -140,30 +140,41 @@ func flowsOf(ring []sample) map[string][]place {
 }
 
 // numbered returns the flow of a frame and its place in that flow's numbering,
-// which compares modulo 2^32. Frames without a numbering give false.
+// which compares modulo 2^32. Frames without a numbering give false. VLAN tags in
+// band, as they are where a device does not insert them, are part of the flow.
 func numbered(b []byte) (key string, number uint32, ok bool) {
-	const eth, v4, v6 = 14, 20, 40
-	if len(b) < eth+v4 {
+	const v4, v6, tag, maxTags = 20, 40, 4, 2
+	l3 := 14
+	for len(b) >= l3+tag && l3 < 14+maxTags*tag && isTag(b[l3-2:]) {
+		l3 += tag
+	}
+	if len(b) < l3+v4 {
 		return "", 0, false
 	}
-	switch binary.BigEndian.Uint16(b[12:]) {
+	tags, ip := string(b[12:l3-2]), b[l3:]
+	switch binary.BigEndian.Uint16(b[l3-2:]) {
 	case 0x0800:
-		l4 := eth + int(b[eth]&15)*4
-		if len(b) < l4+8 {
+		l4 := int(ip[0]&15) * 4
+		if len(ip) < l4+8 {
 			return "", 0, false
 		}
-		key = string(b[eth+9]) + string(b[eth+12:eth+20]) + string(b[l4:l4+4])
-		switch id := binary.BigEndian.Uint16(b[eth+4:]); {
-		case b[eth+9] == 6:
-			return key, binary.BigEndian.Uint32(b[l4+4:]), true
-		case b[eth+9] == 17 && id != 0:
+		key = tags + string(ip[9]) + string(ip[12:20]) + string(ip[l4:l4+4])
+		switch id := binary.BigEndian.Uint16(ip[4:]); {
+		case ip[9] == 6:
+			return key, binary.BigEndian.Uint32(ip[l4+4:]), true
+		case ip[9] == 17 && id != 0:
 			return key, uint32(id) << 16, true
 		}
 	case 0x86dd:
-		l4 := eth + v6
-		if len(b) >= l4+8 && b[eth+6] == 6 {
-			return string(b[eth+8:eth+40]) + string(b[l4:l4+4]), binary.BigEndian.Uint32(b[l4+4:]), true
+		if len(ip) >= v6+8 && ip[6] == 6 {
+			return tags + string(ip[8:40]) + string(ip[v6:v6+4]), binary.BigEndian.Uint32(ip[v6+4:]), true
 		}
 	}
 	return "", 0, false
+}
+
+// isTag reports whether an ether type is that of a VLAN tag.
+func isTag(b []byte) bool {
+	t := binary.BigEndian.Uint16(b)
+	return t == 0x8100 || t == 0x88a8
 }

@@ -269,7 +269,7 @@ func (p *Plug) Settle(ctx context.Context, port int) error {
 		return &OpError{"settle", port, err}
 	}
 	now := first
-	for w := newWait(); !now.stats.behind(first.stats); {
+	for w := newWait(); !now.stats.settled(first.stats); {
 		if err := w.next(ctx); err != nil {
 			return &OpError{"settle", port, fmt.Errorf("%d frames queued: %w", now.stats.Frames, err)}
 		}

@@ -240,7 +240,7 @@ func TestAQueueHasSettledWhenWhatItHeldAtFirstHasLeft(t *testing.T) {
 		"it is empty: another discipline counts": {Stats{}, true},
 	} {
 		t.Run(name, func(t *testing.T) {
-			if got := tt.now.behind(first); got != tt.want {
+			if got := tt.now.settled(first); got != tt.want {
 				t.Errorf("%+v after %+v: %v", tt.now, first, got)
 			}
 		})
@@ -269,6 +269,41 @@ func TestReleaseGivesUp(t *testing.T) {
 			}
 			if !k.roots[proxy].ours() {
 				t.Error("the plug, and with it what it holds, was removed")
+			}
+		})
+	}
+}
+
+func TestSettle(t *testing.T) {
+	for _, tt := range []struct {
+		name   string
+		frames []int    // in the queue, one look after the other
+		passed []uint64 // let through by then
+		want   error
+	}{
+		{"an empty queue is not waited for", []int{0}, []uint64{7}, nil},
+		{"a queue is waited for until it was empty", []int{9, 4, 0}, []uint64{7, 8, 9}, nil},
+		{"what comes after is not waited for", []int{3, 9, 9, 9}, []uint64{7, 8, 9, 10}, nil},
+		{"a queue that does not move is given up in the end", []int{3}, []uint64{7}, context.DeadlineExceeded},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			p, k := newTestPlug(t, qdisc{kind: "noqueue"})
+			looks := 0
+			p.conn = nltest.Dial(func(reqs []netlink.Message) ([]netlink.Message, error) {
+				if reqs[0].Header.Type == unix.RTM_GETQDISC {
+					at := min(looks, len(tt.frames)-1)
+					k.roots[port].stats = Stats{Frames: tt.frames[at], Passed: tt.passed[at]}
+					looks++
+				}
+				return k.serve(reqs)
+			})
+			ctx, cancel := context.WithTimeout(t.Context(), 100*time.Millisecond)
+			defer cancel()
+			if err := p.Settle(ctx, port); !errors.Is(err, tt.want) {
+				t.Errorf("got %v, want %v", err, tt.want)
+			}
+			if tt.want == nil && looks != len(tt.frames) {
+				t.Errorf("looked %d times, want %d", looks, len(tt.frames))
 			}
 		})
 	}

@@ -95,9 +95,9 @@ func parseQdisc(b []byte) (ifindex int, parent uint32, q qdisc, err error) {
 	return ifindex, parent, q, d.Err()
 }
 
-// behind reports whether all that was queued at first has left the queue. The
+// settled reports whether all that was queued at first has left the queue. The
 // counters are the kernel's, of 32 bits.
-func (s Stats) behind(first Stats) bool {
+func (s Stats) settled(first Stats) bool {
 	left := uint32(s.Passed-first.Passed) + uint32(s.Drops-first.Drops)
 	return s.Frames == 0 || left >= uint32(first.Frames)
 }

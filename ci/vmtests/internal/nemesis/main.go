@@ -15,6 +15,19 @@
 //	                    device have whenever that changes
 //	nemesis=run@PROGRAM run the tests in /bin/PROGRAM, with the agent stopped
 //
+// Others stack interfaces on the proxy, one after the other, and then run a witness
+// on each; PLACE is its address and its peer, as in 10.42.0.10/24,10.42.0.1:7000:
+//
+//	nemesis=vlan@PLACE      on VLAN 42
+//	nemesis=macvlan@PLACE   in a namespace with a macvlan in private mode
+//	nemesis=macbridge@PLACE in a namespace with a macvlan in bridge mode
+//	nemesis=macidle         nobody, in a namespace with a macvlan
+//	nemesis=routed@PLACE    in a namespace that the guest is the router of
+//	nemesis=bridge@ADDRESS  nobody: the proxy becomes a port of a bridge, which is
+//	                        given ADDRESS when all is stacked
+//	nemesis=container@PLACE in a namespace behind the bridge
+//	nemesis=idle@PLACE      nobody, behind the bridge, once a datagram is sent
+//
 // What it does it says on the console. It uses the agent's public door, the
 // control socket, and nothing else of umbra.
 package main
@@ -41,9 +54,11 @@ func main() {
 		say("%v", err)
 		os.Exit(1)
 	}
+	ctx := context.Background()
+	words = stackUp(ctx, words)
 	for _, w := range words {
 		go func() {
-			if err := do(context.Background(), w); err != nil {
+			if err := do(ctx, w); err != nil {
 				say("%s: %v", w, err)
 			}
 		}()
