@@ -313,6 +313,19 @@ func TestLoadOfADeviceThatIsGone(t *testing.T) {
 	}
 }
 
+func TestDeviceWhoseFilesAreGoingIsGone(t *testing.T) {
+	for _, file := range []string{"vendor", "config"} {
+		_, tree := machine(t, []drivertest.Module{modE1000}, e1000)
+		dev := device(t, tree, e1000.Address)
+		if err := os.Remove(filepath.Join(dev.Path, file)); err != nil {
+			t.Fatal(err)
+		}
+		if v, err := tree.Verify(t.Context(), dev); !errors.Is(err, drivers.ErrNoDevice) {
+			t.Errorf("without %s: %v, error %v, want ErrNoDevice", file, v, err)
+		}
+	}
+}
+
 func second[T any](_ T, err error) error { return err }
 
 func TestScan(t *testing.T) {

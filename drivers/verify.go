@@ -30,9 +30,10 @@ const (
 //
 // A device that nobody touched is Alive, whatever has been started and given up
 // around it; see pci.Compare for what counts. The error is ErrNoDevice when the
-// kernel does not know dev any more, ErrNotReady when the hardware asks for
-// patience, and errors.ErrUnsupported for children, which have no hardware of
-// their own: verify the function they belong to.
+// kernel does not know dev any more, or is about to forget it: its files go before
+// its directory does (drivers/base/core.c, device_del). It is ErrNotReady when the
+// hardware asks for patience, and errors.ErrUnsupported for children, which have no
+// hardware of their own: verify the function they belong to.
 func (t *Tree) Verify(ctx context.Context, dev Device) (Verdict, error) {
 	if err := ctx.Err(); err != nil {
 		return Unknown, &OpError{"verify", dev.String(), err}
@@ -43,7 +44,7 @@ func (t *Tree) Verify(ctx context.Context, dev Device) (Verdict, error) {
 	}
 	v, reason, err := b.verify(dev)
 	if err != nil {
-		if isGone(err) && !t.exists(dev) {
+		if isGone(err) {
 			err = fmt.Errorf("%w: %w", ErrNoDevice, err)
 		}
 		return Unknown, &OpError{"verify", dev.String(), err}
