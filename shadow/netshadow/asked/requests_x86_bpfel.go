@@ -16,10 +16,11 @@ import (
 //
 // Used for safe lookups in a Collection or CollectionSpec.
 const (
-	requestsMapRequests = "requests"
-	requestsProgAddress = "address"
-	requestsProgEthtool = "ethtool"
-	requestsProgIoctl   = "ioctl"
+	requestsMapRequests      = "requests"
+	requestsProgAddress      = "address"
+	requestsProgEthtool      = "ethtool"
+	requestsProgIoctl        = "ioctl"
+	requestsVarRequestLayout = "request_layout"
 )
 
 // loadRequests returns the embedded CollectionSpec for requests.
@@ -80,6 +81,7 @@ type requestsMapSpecs struct {
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type requestsVariableSpecs struct {
+	RequestLayout *ebpf.VariableSpec `ebpf:"request_layout"`
 }
 
 // requestsObjects contains all objects after they have been loaded into the kernel.
@@ -115,6 +117,7 @@ func (m *requestsMaps) Close() error {
 //
 // It can be passed to loadRequestsObjects or ebpf.CollectionSpec.LoadAndAssign.
 type requestsVariables struct {
+	RequestLayout *ebpf.Variable `ebpf:"request_layout"`
 }
 
 // requestsPrograms contains all programs after they have been loaded into the kernel.

@@ -214,11 +214,13 @@ func (w *Watcher) run(ctx context.Context, s *sockets, log *slog.Logger) {
 	readers.Go(func() { read(inputs, quit, s.receiveLink) })
 	readers.Go(func() { read(inputs, quit, s.receiveEthtool) })
 	calls := make(chan query, 1) // the tracker has one under way
-	readers.Go(func() { read(inputs, quit, func(yield func(input) bool) { s.receiveCalls(calls, yield) }) })
+	var caller sync.WaitGroup    // ends by itself, and before its socket is closed
+	caller.Go(func() { read(inputs, quit, func(yield func(input) bool) { s.receiveCalls(calls, yield) }) })
 
 	w.err = w.loop(ctx, s, inputs, calls, log)
 	close(quit)
 	close(calls)
+	caller.Wait()
 	if err := s.close(); err != nil {
 		log.Debug("closing the watcher's sockets", "err", err)
 	}

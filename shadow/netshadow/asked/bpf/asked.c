@@ -46,6 +46,8 @@ struct request {
 	__u8 mac[8];   /* of ADDRESS; the last two are padding */
 };
 
+const struct request *request_layout; /* keeps the type in the object, for a test */
+
 struct {
 	__uint(type, BPF_MAP_TYPE_RINGBUF);
 	__uint(max_entries, 4096);
