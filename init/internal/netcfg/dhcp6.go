@@ -145,9 +145,9 @@ func (c *client6) request(ctx context.Context, nc *nclient6.Client, op string, m
 // address is none (RFC 8415, 18.2.9); what it says is told if no better one comes.
 func (c *client6) ask(ctx context.Context, nc *nclient6.Client, m *dhcpv6.Message, kind dhcpv6.MessageType) (*dhcpv6.Message, error) {
 	var refusal error
-	c.log.Debug("DHCPv6 sent", "message", m.Summary())
+	c.log.Debug("DHCPv6 sent", "type", m.MessageType, "xid", m.TransactionID)
 	answer, err := nc.SendAndRead(ctx, nclient6.AllDHCPRelayAgentsAndServers, m, func(got *dhcpv6.Message) bool {
-		c.log.Debug("DHCPv6 received", "message", got.Summary())
+		c.log.Debug("DHCPv6 received", "type", got.MessageType, "xid", got.TransactionID)
 		if got.MessageType != kind {
 			return false
 		}
