@@ -48,18 +48,21 @@ var (
 )
 
 func buildOnce(name string, modules ...string) func() (*image.Bundle, error) {
+	return buildGuest(name, rig.GuestOptions{Drivers: modules})
+}
+
+// buildGuest builds a guest with a nemesis, beside what is in opts.
+func buildGuest(name string, opts rig.GuestOptions) func() (*image.Bundle, error) {
 	return sync.OnceValues(func() (*image.Bundle, error) {
-		dir := filepath.Join(workDir, name)
-		nemesis, err := compile(filepath.Join(dir, "nemesis"), "build", "./internal/nemesis")
+		opts.Dir = filepath.Join(workDir, name)
+		nemesis, err := compile(filepath.Join(opts.Dir, "nemesis"), "build", "./internal/nemesis")
 		if err != nil {
 			return nil, err
 		}
-		return rig.Build(context.Background(), rig.GuestOptions{
-			Dir: dir, Drivers: modules,
-			Extra: fmt.Sprintf("[[service]]\nname = \"nemesis\"\nexec = [\"/bin/nemesis\"]\nfiles = [%q]\nneeds = [%q]\nrestart = \"never\"\n",
-				nemesis+":/bin/nemesis", rig.Role),
-			Options: image.Options{Progress: progress},
-		})
+		opts.Extra += fmt.Sprintf("[[service]]\nname = \"nemesis\"\nexec = [\"/bin/nemesis\"]\nfiles = [%q]\nneeds = [%q]\nrestart = \"never\"\n",
+			nemesis+":/bin/nemesis", rig.Role)
+		opts.Options = image.Options{Progress: progress}
+		return rig.Build(context.Background(), opts)
 	})
 }
 

@@ -13,6 +13,8 @@
 //	                    tell what they are whenever that changes
 //	nemesis=mac         give the proxy another MAC, and tell which it and its
 //	                    device have whenever that changes
+//	nemesis=ipv6        tell what addresses and gateways of IPv6 the proxy has
+//	                    whenever that changes
 //	nemesis=run@PROGRAM run the tests in /bin/PROGRAM, with the agent stopped
 //
 // What it does it says on the console. It uses the agent's public door, the
@@ -78,6 +80,8 @@ func do(ctx context.Context, deed string) error {
 	case "mac":
 		connected()
 		return changeMAC(ctx)
+	case "ipv6":
+		return tellIPv6(ctx)
 	case "run":
 		return runTests(ctx, at)
 	case "settings":
