@@ -85,6 +85,43 @@ func TestIntegrationKernel6(t *testing.T) {
 	w.must(w.kernel.RemoveAddress(w.index, static))
 	w.must(w.kernel.AddAddress(w.index, static))
 	w.until("it may be had when it is free", func(v View6) bool { c, _ := v.check(static.Addr()); return c == Unique })
+
+	all := netip.MustParsePrefix("::/0")
+	for _, r := range []struct {
+		name string
+		Route
+		onlink bool
+	}{
+		{"a gateway on the link", Route{all, netip.MustParseAddr("fe80::7")}, false},
+		{"in the network of an address", Route{all, netip.MustParseAddr("fd99::7")}, false},
+		{"in no network", Route{all, netip.MustParseAddr("2001:db8::7")}, true},
+	} {
+		t.Run(r.name, func(t *testing.T) {
+			for range 2 { // it may be there already
+				w.must(w.kernel.AddRoute(w.index, r.Route, r.onlink, 100))
+			}
+			if got := w.gateways(); !slices.Contains(got, r.Gateway) || !slices.Contains(got, netip.MustParseAddr("fe80::1")) {
+				t.Errorf("gateways are %v, want %s and the router's own", got, r.Gateway)
+			}
+			w.must(w.kernel.RemoveRoute(w.index, r.Route, 100))
+			if got := w.gateways(); len(got) != 1 {
+				t.Errorf("gateways are %v, want the router's alone", got)
+			}
+		})
+	}
+}
+
+// gateways returns those of all default routes.
+func (w *lan) gateways() (gws []netip.Addr) {
+	w.t.Helper()
+	routes, err := netlink.RouteList(w.kernel.link(w.index), netlink.FAMILY_V6)
+	w.must(err)
+	for _, r := range routes {
+		if gw, ok := netip.AddrFromSlice(r.Gw); ok {
+			gws = append(gws, gw)
+		}
+	}
+	return gws
 }
 
 // lan is an interface whose other end is the test.
