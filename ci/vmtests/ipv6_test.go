@@ -6,6 +6,7 @@ package vmtests
 
 import (
 	"fmt"
+	"maps"
 	"net/netip"
 	"testing"
 	"time"
@@ -14,16 +15,26 @@ import (
 	"github.com/umbra-vm/umbra/ci/rig"
 	"github.com/umbra-vm/umbra/ci/testbed"
 	"github.com/umbra-vm/umbra/ci/testbed/router"
+	"github.com/umbra-vm/umbra/image"
 )
 
-// ipv6Image is a guest that has no IPv4.
-var ipv6Image = buildGuest("ipv6", rig.GuestOptions{
-	Drivers: []string{"e1000", "8139cp", "virtio_net", "ne2k-pci"},
-	Witness: []string{"-peer", testbed.WitnessAddr6},
-	Extra:   "[role.network]\nmethod = \"none\"\nipv6 = \"dhcp\"\n",
-})
+// Guests whose witness speaks IPv6, by the network of their role.
+var (
+	dhcp6Image = buildIPv6("dhcp6", `method = "none"
+ipv6 = "dhcp"`)
+	slaacImage = buildIPv6("slaac", `method = "dhcp"
+ipv6 = "slaac"`)
+)
 
-// The addresses of the guest: leased, made of the router's prefix and link-local. All
+func buildIPv6(name, network string) func() (*image.Bundle, error) {
+	return buildGuest(name, rig.GuestOptions{
+		Drivers: []string{"e1000", "8139cp", "virtio_net", "ne2k-pci"},
+		Witness: []string{"-peer", testbed.WitnessAddr6},
+		Extra:   "[role.network]\n" + network + "\n",
+	})
+}
+
+// The addresses of a guest: leased, made of the router's prefix and link-local. All
 // follow from the first device's MAC, rig.GuestMAC.
 const (
 	leasedAddr = "fd99::1:0"
@@ -31,51 +42,82 @@ const (
 	linkLocal  = "fe80::5054:ff:fe75:6d00"
 )
 
-// TestIPv6 moves a guest that has IPv6 only, from a lease by DHCPv6 and from router
-// advertisements. Every address stays, none is checked for a duplicate again, every
-// neighbour hears of it after a move, and the lease is renewed by the same client
-// from whatever device there is.
+// TestIPv6 moves guests that speak IPv6. Every address stays, none is checked for a
+// duplicate again, and every neighbour hears of it after a move. A lease is renewed by
+// the same client from whatever device there is, although netcfgd was killed.
 func TestIPv6(t *testing.T) {
-	const all = "ipv6 of net0: " + leasedAddr + "/128 unique, " + slaacAddr + "/64 unique, " + linkLocal + "/64 unique, gateway fe80::36$"
-	g := start(t, ipv6Image, e1000At2, cmdline("nemesis=ipv6"), func(s *setup) {
-		s.ipv6 = &testbed.IPv6{T1: 10 * time.Second}
-	})
-	g.waitConsole(all)
-	from := g.rec.next()
-	g.traffic()
-	before := g.bed.Router.Neighbours()
-	for i, nic := range []rig.NIC{rtl8139At2, virtioAt5, ne2kAt2} {
-		heard := g.bed.Router.Neighbours()
-		g.move(nic)
-		g.lossless(g.recovered(i + 1))
-		g.announced(heard)
-		g.traffic()
-		g.renewed()
-	}
-	g.unharmed()
+	for _, tc := range []struct {
+		name   string
+		bundle func() (*image.Bundle, error)
+		then   []rig.NIC
+		leased bool
+	}{
+		{"no IPv4, and a lease by DHCPv6", dhcp6Image, []rig.NIC{rtl8139At2, virtioAt5, ne2kAt2}, true},
+		{"IPv4 beside addresses by router advertisement", slaacImage, []rig.NIC{rtl8139At2}, false},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			addrs, has := []string{slaacAddr, linkLocal}, slaacAddr+"/64 unique, "+linkLocal+"/64 unique, gateway fe80::36$"
+			words := "nemesis=ipv6"
+			if tc.leased {
+				addrs, has = append(addrs, leasedAddr), leasedAddr+"/128 unique, "+has
+				words += " nemesis=end@netcfgd"
+			}
+			g := start(t, tc.bundle, e1000At2, cmdline(words), func(s *setup) {
+				s.ipv6 = &testbed.IPv6{T1: 10 * time.Second}
+			})
+			g.waitConsole("ipv6 of net0: " + has)
+			from := g.rec.next()
+			if tc.leased {
+				g.waitConsole(leasedAddr + " taken over")
+			}
+			g.traffic()
+			before := g.bed.Router.Neighbours()
+			for i, nic := range tc.then {
+				heard := g.bed.Router.Neighbours()
+				g.move(nic)
+				g.lossless(g.recovered(i + 1))
+				g.announced(addrs, heard)
+				g.traffic()
+				if tc.leased {
+					g.renewed()
+				}
+			}
+			g.unharmed()
 
-	if lines := g.rec.since(from, "ipv6 of net0: "); len(lines) > 0 {
-		t.Errorf("addresses or gateways have changed: %q", lines)
+			if lines := g.rec.since(from, "ipv6 of net0: "); len(lines) > 0 {
+				t.Errorf("addresses or gateways have changed: %q", lines)
+			}
+			for addr, n := range g.bed.Router.Neighbours() {
+				if n.Checked != before[addr].Checked {
+					t.Errorf("%s was checked for a duplicate %d times, and %d times before the moves", addr, n.Checked, before[addr].Checked)
+				}
+			}
+			g.oneLease(tc.leased)
+		})
 	}
-	for addr, n := range g.bed.Router.Neighbours() {
-		if n.Checked != before[addr].Checked {
-			t.Errorf("%s was checked for a duplicate %d times, and %d times before the moves", addr, n.Checked, before[addr].Checked)
-		}
+}
+
+// oneLease checks that the DHCPv6 server knows one client, or none, that has asked for
+// a lease once.
+func (g *guest) oneLease(leased bool) {
+	g.t.Helper()
+	want := make(map[string]netip.Addr)
+	if leased {
+		// The DUID is one of type 3 with the MAC, the IAID its end.
+		want["00030001525400756d00/00756d00"] = netip.MustParseAddr(leasedAddr)
 	}
-	// The DUID is one of type 3 with the MAC, the IAID its end.
-	const client = "00030001525400756d00/00756d00"
-	if leases := g.bed.DHCP6.Leases(); len(leases) != 1 || leases[client] != netip.MustParseAddr(leasedAddr) {
-		t.Errorf("leases are %v, want %s for %s alone", leases, leasedAddr, client)
+	if got := g.bed.DHCP6.Leases(); !maps.Equal(got, want) {
+		g.t.Errorf("leases are %v, want %v", got, want)
 	}
-	if n := g.bed.DHCP6.Heard(dhcpv6.MessageTypeRequest); n != 1 {
-		t.Errorf("a lease was requested %d times, want once", n)
+	if n := g.bed.DHCP6.Heard(dhcpv6.MessageTypeRequest); n != len(want) {
+		g.t.Errorf("a lease was requested %d times, want %d", n, len(want))
 	}
 }
 
 // announced waits until a neighbour has heard again where the guest's addresses are.
-func (g *guest) announced(before map[netip.Addr]router.Neighbour) {
+func (g *guest) announced(addrs []string, before map[netip.Addr]router.Neighbour) {
 	g.t.Helper()
-	for _, addr := range []string{leasedAddr, slaacAddr, linkLocal} {
+	for _, addr := range addrs {
 		a := netip.MustParseAddr(addr)
 		g.until(addr+" is announced", func() error {
 			n := g.bed.Router.Neighbours()[a]

@@ -8,6 +8,7 @@
 //
 //	nemesis=kill@STAMP  kill -9 the agent when a recovery has reached STAMP
 //	nemesis=kill@now    kill -9 the agent when the network is up
+//	nemesis=end@PROGRAM kill -9 another daemon when a program has a connection
 //	nemesis=qdisc       put a pfifo at the root of the proxy, as a user may
 //	nemesis=settings    change settings of the proxy and of its device, and
 //	                    tell what they are whenever that changes
@@ -75,6 +76,9 @@ func do(ctx context.Context, deed string) error {
 	switch verb {
 	case "kill":
 		return kill(ctx, at)
+	case "end":
+		connected()
+		return end(at)
 	case "qdisc":
 		return takeRoot(ctx)
 	case "mac":
@@ -97,15 +101,19 @@ func kill(ctx context.Context, stamp string) error {
 	for stamp != "now" && !reached(ctx, stamp) {
 		time.Sleep(time.Millisecond)
 	}
-	pid, err := pidOf("shadowd")
-	if err != nil {
-		return err
-	}
-	if err := unix.Kill(pid, unix.SIGKILL); err != nil {
+	if err := end("shadowd"); err != nil {
 		return err
 	}
 	say("killed the agent at %s", stamp)
 	return nil
+}
+
+func end(program string) error {
+	pid, err := pidOf(program)
+	if err != nil {
+		return err
+	}
+	return unix.Kill(pid, unix.SIGKILL)
 }
 
 func reached(ctx context.Context, stamp string) bool {
