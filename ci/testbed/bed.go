@@ -25,10 +25,13 @@ import (
 	"path/filepath"
 	"slices"
 	"sync"
+	"time"
 
 	"github.com/umbra-vm/umbra/ci/testbed/capture"
 	"github.com/umbra-vm/umbra/ci/testbed/dhcp"
+	"github.com/umbra-vm/umbra/ci/testbed/dhcp6"
 	"github.com/umbra-vm/umbra/ci/testbed/peer"
+	"github.com/umbra-vm/umbra/ci/testbed/router"
 	"github.com/umbra-vm/umbra/ci/testbed/vswitch"
 	"github.com/umbra-vm/umbra/ci/witness"
 )
@@ -41,15 +44,26 @@ var (
 	// FirstLease is the first address that DHCP gives away.
 	FirstLease = netip.MustParseAddr("10.99.0.10")
 
+	// FirstLease6 is the first address that DHCPv6 gives away.
+	FirstLease6 = netip.MustParseAddr("fd99::1:0")
+
 	// PeerMAC is the hardware address of the peer.
 	PeerMAC = net.HardwareAddr{0x02, 0x75, 0x6d, 0x62, 0x72, 0x61} // 02 "umbra"
+
+	// RouterMAC and RouterAddr are those of the router.
+	RouterMAC  = net.HardwareAddr{0x02, 0x75, 0x6d, 0x62, 0x72, 0x36}
+	RouterAddr = netip.MustParseAddr("fe80::36")
 )
 
 // WitnessPort is the witness's port on the peer, for TCP and UDP.
 const WitnessPort = 7000
 
-// WitnessAddr is what the witness in the guest wants as its -peer.
-var WitnessAddr = netip.AddrPortFrom(Subnet4.Addr(), WitnessPort).String()
+// WitnessAddr is what the witness in the guest wants as its -peer, WitnessAddr6 on a
+// network of IPv6.
+var (
+	WitnessAddr  = netip.AddrPortFrom(Subnet4.Addr(), WitnessPort).String()
+	WitnessAddr6 = netip.AddrPortFrom(Subnet6.Addr(), WitnessPort).String()
+)
 
 // Options of a bed; the zero value is ready to use.
 type Options struct {
@@ -60,6 +74,10 @@ type Options struct {
 	// Subnet is the peer's IPv4 address and its subnet, a /24; Subnet4 if zero. A
 	// guest with a NIC on each of several beds can tell them apart by it.
 	Subnet netip.Prefix
+
+	// IPv6, if not nil, adds a router and a DHCPv6 server; the witness is at
+	// WitnessAddr6 then.
+	IPv6 *IPv6
 
 	// Capture is the path of a pcapng file of all frames, none if empty.
 	Capture string
@@ -90,11 +108,19 @@ type Station struct {
 	port *vswitch.Local
 }
 
+// IPv6 is what hosts are told by IPv6.
+type IPv6 struct {
+	Managed bool          // routers say that addresses are to be had by DHCPv6
+	T1      time.Duration // when a lease is to be renewed; the client's affair if 0
+}
+
 // A Bed is a running test network.
 type Bed struct {
 	Switch  *vswitch.Switch
 	Peer    *peer.Host
 	DHCP    *dhcp.Server
+	Router  *router.Router // of IPv6, nil without
+	DHCP6   *dhcp6.Server  // nil without IPv6
 	Witness *witness.Peer
 	Flows   *capture.Flows // sees every frame that enters the switch
 	Subnet  netip.Prefix   // the peer's IPv4 address and its subnet
@@ -141,6 +167,9 @@ func (b *Bed) build(opts Options) error {
 		opts.Witness.Logger = log
 	}
 	addresses := []netip.Prefix{b.Subnet, Subnet6}
+	if opts.IPv6 != nil { // the witness is at the first
+		slices.Reverse(addresses)
+	}
 	if err := b.settle("peer", 0, peer.Config{MAC: PeerMAC, Addresses: addresses}, opts.Witness); err != nil {
 		return err
 	}
@@ -159,6 +188,11 @@ func (b *Bed) build(opts Options) error {
 	}
 	b.closers = append(b.closers, b.DHCP.Close)
 
+	if opts.IPv6 != nil {
+		if err := b.addIPv6(*opts.IPv6, log); err != nil {
+			return err
+		}
+	}
 	for i, n := range opts.Neighbours {
 		mac := slices.Clone(PeerMAC)
 		mac[len(mac)-1] += byte(1 + i)
@@ -203,8 +237,41 @@ func (b *Bed) settle(name string, vlan uint16, cfg peer.Config, opts witness.Pee
 	return nil
 }
 
+// dns is the name server that router and DHCPv6 server tell of.
+var dns = []netip.Addr{Subnet6.Addr()}
+
+func (b *Bed) addIPv6(opts IPv6, log *slog.Logger) error {
+	port, err := b.Switch.Attach("router", true)
+	if err != nil {
+		return err
+	}
+	b.Router, err = router.New(port, router.Config{
+		MAC: RouterMAC, Address: RouterAddr, Prefix: Subnet6.Masked(), Managed: opts.Managed, DNS: dns,
+	})
+	if err != nil {
+		return err
+	}
+	b.closers = append(b.closers, b.Router.Close)
+	if err := b.Peer.Join(dhcp6.Group); err != nil {
+		return err
+	}
+	conn, err := b.Peer.ListenPacket(netip.AddrPortFrom(netip.IPv6Unspecified(), dhcp6.Port))
+	if err != nil {
+		return err
+	}
+	b.DHCP6, err = dhcp6.Serve(conn, dhcp6.Config{MAC: PeerMAC, First: FirstLease6, DNS: dns, T1: opts.T1, Logger: log})
+	if err != nil {
+		return err
+	}
+	b.closers = append(b.closers, b.DHCP6.Close)
+	return nil
+}
+
 // WitnessAddr is what the witness in the guest wants as its -peer.
 func (b *Bed) WitnessAddr() netip.AddrPort {
+	if b.Router != nil {
+		return netip.AddrPortFrom(Subnet6.Addr(), WitnessPort)
+	}
 	return netip.AddrPortFrom(b.Subnet.Addr(), WitnessPort)
 }
 

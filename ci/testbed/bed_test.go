@@ -16,6 +16,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/insomniacslk/dhcp/dhcpv6/nclient6"
+
 	"github.com/umbra-vm/umbra/ci/testbed/peer"
 )
 
@@ -78,6 +80,51 @@ func TestBedIsOneNetwork(t *testing.T) {
 	}
 	if s, err := os.Stat(capture); err != nil || s.Size() < 500 {
 		t.Errorf("capture: %v, %v", s, err)
+	}
+}
+
+func TestBedOfIPv6(t *testing.T) {
+	b := open(t, Options{IPv6: &IPv6{Managed: true}})
+	port, err := b.Switch.Attach("neighbour", true)
+	if err != nil {
+		t.Fatal(err)
+	}
+	mac := net.HardwareAddr{2, 0, 0, 0, 0, 9}
+	h, err := peer.New(port, peer.Config{MAC: mac, Addresses: []netip.Prefix{netip.MustParsePrefix("fd99::9/64"), netip.MustParsePrefix("fe80::9/64")}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { h.Close() })
+	conn, err := h.ListenPacket(netip.MustParseAddrPort("[fe80::9]:546"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	client, err := nclient6.NewWithConn(conn, mac)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer client.Close()
+	advert, err := client.Solicit(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	reply, err := client.Request(t.Context(), advert)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if a := reply.Options.OneIANA().Options.OneAddress(); a == nil || a.IPv6Addr.String() != FirstLease6.String() {
+		t.Errorf("lease is %v, want %s", a, FirstLease6)
+	}
+	c, err := h.Dial(t.Context(), netip.MustParseAddrPort(WitnessAddr6))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	if err := b.Witness.Wait(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if syn, rst := b.Flows.Port(WitnessPort); syn != 2 || rst != 0 {
+		t.Errorf("%d SYN and %d RST on the wire, want 2 and 0", syn, rst)
 	}
 }
 

@@ -23,7 +23,7 @@ func TestDetection(t *testing.T) {
 		{"a guest that nobody tells looks for itself", true, true, "identity check"},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
-			g := start(t, fullImage, e1000At2, func(o *rig.Options) { o.Mute, o.NoGeneration = tc.mute, tc.noGeneration })
+			g := start(t, fullImage, e1000At2, func(o *setup) { o.Mute, o.NoGeneration = tc.mute, tc.noGeneration })
 			g.traffic()
 			g.move(rtl8139At2)
 			tl := g.recovered(1)

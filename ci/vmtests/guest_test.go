@@ -73,14 +73,20 @@ func (g *guest) timelines() ([]ctl.Timeline, error) {
 	return g.Timelines(ctx)
 }
 
-// option changes how a guest is started.
-type option func(*rig.Options)
+// setup is how a guest, and the network it is on, are started.
+type setup struct {
+	rig.Options
+	ipv6 *testbed.IPv6
+}
 
-func cmdline(words string) option { return func(o *rig.Options) { o.Cmdline = words } }
+// option changes a setup.
+type option func(*setup)
+
+func cmdline(words string) option { return func(o *setup) { o.Cmdline = words } }
 
 // mute keeps the host from telling the guest that it moved. A host that talks
 // to an agent that is about to be killed would wait for its answer in vain.
-func mute(o *rig.Options) { o.Mute = true }
+func mute(o *setup) { o.Mute = true }
 
 // start boots a guest of the image with nic, waits until its witness is
 // connected, and ends it with the test. The test runs beside others.
@@ -114,15 +120,16 @@ func startAmong(t *testing.T, bundle func() (*image.Bundle, error), neighbours [
 	g := &guest{t: t, ctx: ctx, rec: new(recorder)}
 	logger := slog.New(slog.NewTextHandler(g.rec, &slog.HandlerOptions{Level: slog.LevelDebug}))
 	dir := vmtest.Dir(t)
-	if g.bed, err = testbed.Open(ctx, testbed.Options{Dir: dir, Neighbours: neighbours, Logger: logger}); err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { g.bed.Close() })
-	ro := rig.Options{Bed: g.bed, Bundle: b, Dir: dir, Logger: logger, OnLine: g.rec.line}
+	ro := setup{Options: rig.Options{Bundle: b, Dir: dir, Logger: logger, OnLine: g.rec.line}}
 	for _, o := range opts {
 		o(&ro)
 	}
-	if g.Rig, err = rig.Start(ctx, ro, nics...); err != nil {
+	if g.bed, err = testbed.Open(ctx, testbed.Options{Dir: dir, Neighbours: neighbours, IPv6: ro.ipv6, Logger: logger}); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { g.bed.Close() })
+	ro.Bed = g.bed
+	if g.Rig, err = rig.Start(ctx, ro.Options, nics...); err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() {

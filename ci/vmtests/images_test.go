@@ -64,15 +64,15 @@ func buildOnce(name string, modules ...string) func() (*image.Bundle, error) {
 	return build(name, rig.GuestOptions{Drivers: modules})
 }
 
-// build is buildOnce with more about the guest.
+// build builds a guest with a nemesis, beside what is in opts.
 func build(name string, opts rig.GuestOptions) func() (*image.Bundle, error) {
 	return sync.OnceValues(func() (*image.Bundle, error) {
-		dir := filepath.Join(workDir, name)
-		nemesis, err := compile(filepath.Join(dir, "nemesis"), "build", "./internal/nemesis")
+		opts.Dir = filepath.Join(workDir, name)
+		nemesis, err := compile(filepath.Join(opts.Dir, "nemesis"), "build", "./internal/nemesis")
 		if err != nil {
 			return nil, err
 		}
-		opts.Dir, opts.Progress = dir, progress
+		opts.Progress = progress
 		opts.Extra += fmt.Sprintf("[[service]]\nname = \"nemesis\"\nexec = [\"/bin/nemesis\"]\nfiles = [%q]\nneeds = [%q]\nrestart = \"never\"\n",
 			nemesis+":/bin/nemesis", rig.Role)
 		return rig.Build(context.Background(), opts)

@@ -33,7 +33,7 @@ func TestMoves(t *testing.T) {
 		{"PCI Express: to virtio in another slot", machine.Q35, e1000eAt2, []rig.NIC{virtioAt5}},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
-			g := start(t, fullImage, tc.first, func(o *rig.Options) { o.Type = tc.typ })
+			g := start(t, fullImage, tc.first, func(o *setup) { o.Type = tc.typ })
 			g.traffic()
 			for i, nic := range tc.then {
 				g.move(nic)

@@ -32,7 +32,7 @@ func TestOvertaken(t *testing.T) {
 		{"another NIC in a root port that has just been given power", true, virtioAt5, ctl.StampOpened, rtl8139At5},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
-			g := start(t, fullImage, rtl8139At2, func(o *rig.Options) {
+			g := start(t, fullImage, rtl8139At2, func(o *setup) {
 				if tc.ports {
 					o.Type, o.RootPorts = machine.Q35, true
 				}

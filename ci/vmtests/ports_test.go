@@ -32,7 +32,7 @@ func TestRootPorts(t *testing.T) {
 			[]rig.NIC{virtioAt2, e1000eAt2}, []rig.NIC{e1000At5, rtl8139At3}},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
-			g := start(t, fullImage, e1000eAt2, func(o *rig.Options) {
+			g := start(t, fullImage, e1000eAt2, func(o *setup) {
 				o.Type, o.RootPorts, o.NativeHotPlug = machine.Q35, true, tc.native
 			})
 			g.traffic()

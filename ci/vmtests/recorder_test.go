@@ -90,6 +90,19 @@ func (r *recorder) wait(ctx context.Context, pattern string, from int) (string, 
 	}
 }
 
+// since returns the lines of the console, from number from on, that match.
+func (r *recorder) since(from int, pattern string) (found []string) {
+	re := regexp.MustCompile(pattern)
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for _, l := range r.lines[min(max(0, from-r.gone), len(r.lines)):] {
+		if re.MatchString(l) {
+			found = append(found, l)
+		}
+	}
+	return found
+}
+
 // says reports whether a line of the console matches.
 func (r *recorder) says(pattern string) bool {
 	r.mu.Lock()

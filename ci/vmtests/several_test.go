@@ -90,7 +90,7 @@ func testSeveral(t *testing.T, ports bool) {
 		nics(rig.NIC{Model: "e1000", Slot: "2"}, noNIC, rig.NIC{Model: "rtl8139", Slot: "4"}, rig.NIC{Model: "vmxnet3", Slot: "5"}),
 		nics(rig.NIC{Model: "rtl8139", Slot: "5"}, rig.NIC{Model: "virtio-net-pci", Slot: "6"}, rig.NIC{Model: "e1000", Slot: "3"}, rig.NIC{Model: "vmxnet3", Slot: "2"}),
 	}
-	g := startAll(t, severalImage, hosts[0], func(o *rig.Options) {
+	g := startAll(t, severalImage, hosts[0], func(o *setup) {
 		if ports {
 			o.Type, o.RootPorts = machine.Q35, true
 		}

@@ -41,7 +41,7 @@ func TestUnplugged(t *testing.T) {
 		{"a guest that is not told", machine.PC, false, false, e1000At2, []rig.NIC{virtioAt5}},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
-			g := start(t, fullImage, tc.first, func(o *rig.Options) { o.Type, o.RootPorts = tc.typ, tc.ports })
+			g := start(t, fullImage, tc.first, func(o *setup) { o.Type, o.RootPorts = tc.typ, tc.ports })
 			g.traffic()
 			for i, nic := range tc.then {
 				g.replug(tc.told, nic)
@@ -202,7 +202,7 @@ func TestBlockedMigration(t *testing.T) {
 	monitor := func(path string) []string {
 		return []string{"-blockdev", backing, "-qmp", "unix:" + path + ",server=on,wait=off"}
 	}
-	g := start(t, fullImage, e1000At2, func(o *rig.Options) {
+	g := start(t, fullImage, e1000At2, func(o *setup) {
 		o.Extra = append(monitor(filepath.Join(o.Dir, "from")), "-device", disk)
 	})
 	from, to := filepath.Join(g.Dir, "from"), filepath.Join(g.Dir, "to")

@@ -95,12 +95,26 @@ const (
 	MethodNone   Method = "none"
 )
 
+// IPv6 says what a role waits for, and asks for, of IPv6 beside its method. The
+// kernel takes addresses and routes from router advertisements in any case.
+type IPv6 string
+
+// The ways of IPv6. The empty value means IPv6Auto where the method is
+// MethodDHCP, else IPv6None.
+const (
+	IPv6Auto  IPv6 = "auto"  // DHCPv6 if routers say so; nobody waits for it
+	IPv6SLAAC IPv6 = "slaac" // an address by router advertisements is waited for
+	IPv6DHCP  IPv6 = "dhcp"  // DHCPv6, whatever routers say; waited for
+	IPv6None  IPv6 = "none"  // all is left to the kernel
+)
+
 // Network configures the role's proxy.
 type Network struct {
 	Method    Method   `json:"method,omitempty" toml:"method"`
-	Addresses []string `json:"addresses,omitempty" toml:"addresses"` // CIDR, 10.0.2.15/24; static only
+	IPv6      IPv6     `json:"ipv6,omitempty" toml:"ipv6"`
+	Addresses []string `json:"addresses,omitempty" toml:"addresses"` // CIDR, 10.0.2.15/24, fd00::15/64; static only
 	Gateway   string   `json:"gateway,omitempty" toml:"gateway"`     // static only
-	DNS       []string `json:"dns,omitempty" toml:"dns"`             // replaces what DHCP offers
+	DNS       []string `json:"dns,omitempty" toml:"dns"`             // replaces what DHCP and routers offer
 }
 
 // Hold bounds what is kept of the frames applications send while a role has no
@@ -181,6 +195,12 @@ func (c *Config) SetDefaults() {
 		r := &c.Roles[i]
 		if r.Network.Method == "" {
 			r.Network.Method = MethodDHCP
+		}
+		if r.Network.IPv6 == "" {
+			r.Network.IPv6 = IPv6None
+			if r.Network.Method == MethodDHCP {
+				r.Network.IPv6 = IPv6Auto
+			}
 		}
 		if r.Hold.Bytes == 0 {
 			r.Hold.Bytes = DefaultHoldBytes

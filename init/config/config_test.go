@@ -23,7 +23,7 @@ const whole = `{
   "prefetch": ["e1000", "8139cp"],
   "roles": [{"name": "net0", "class": "net",
     "match": {"mac": "52:54:00:12:34:56", "address": "0000:00:02.0", "ids": "8086:100e"},
-    "network": {"method": "static", "addresses": ["10.0.2.15/24"], "gateway": "10.0.2.2", "dns": ["10.0.2.3"]},
+    "network": {"method": "static", "addresses": ["10.0.2.15/24"], "gateway": "10.0.2.2", "dns": ["10.0.2.3"], "ipv6": "dhcp"},
     "hold": {"bytes": 1048576, "frames": 1024}}],
   "services": [{"name": "witness", "argv": ["/bin/witness", "-v"], "env": ["K=V"], "needs": ["net0"],
     "restart": "on-failure", "backoff_ms": {"min": 50, "max": 1000}}],
@@ -45,7 +45,7 @@ func TestLoad(t *testing.T) {
 			Match: config.Match{MAC: "52:54:00:12:34:56", Address: "0000:00:02.0", IDs: "8086:100e"},
 			Network: config.Network{
 				Method: config.MethodStatic, Addresses: []string{"10.0.2.15/24"},
-				Gateway: "10.0.2.2", DNS: []string{"10.0.2.3"},
+				Gateway: "10.0.2.2", DNS: []string{"10.0.2.3"}, IPv6: config.IPv6DHCP,
 			},
 			Hold: config.Hold{Bytes: 1 << 20, Frames: 1024},
 		}},
@@ -89,7 +89,7 @@ func TestDefaults(t *testing.T) {
 		Shadow:   config.On,
 		Roles: []config.Role{{
 			Name: "net0", Class: config.ClassNet,
-			Network: config.Network{Method: config.MethodDHCP},
+			Network: config.Network{Method: config.MethodDHCP, IPv6: config.IPv6Auto},
 			Hold:    config.Hold{Bytes: config.DefaultHoldBytes, Frames: config.DefaultHoldFrames},
 		}},
 		Services: []config.Service{{
@@ -99,6 +99,27 @@ func TestDefaults(t *testing.T) {
 	}
 	if diff := cmp.Diff(want, c); diff != "" {
 		t.Errorf("defaults (-want +got):\n%s", diff)
+	}
+}
+
+func TestIPv6IsLeftToTheKernelWhereIPv4IsNotAskedFor(t *testing.T) {
+	for _, tt := range []struct {
+		name        string
+		given, want config.Network
+	}{
+		{"with DHCP routers say what to do", config.Network{}, config.Network{Method: config.MethodDHCP, IPv6: config.IPv6Auto}},
+		{"static means static", config.Network{Method: config.MethodStatic}, config.Network{Method: config.MethodStatic, IPv6: config.IPv6None}},
+		{"none means none", config.Network{Method: config.MethodNone}, config.Network{Method: config.MethodNone, IPv6: config.IPv6None}},
+		{"what is given stays", config.Network{Method: config.MethodNone, IPv6: config.IPv6SLAAC},
+			config.Network{Method: config.MethodNone, IPv6: config.IPv6SLAAC}},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			c := &config.Config{Roles: []config.Role{{Name: "net0", Class: config.ClassNet, Network: tt.given}}}
+			c.SetDefaults()
+			if diff := cmp.Diff(tt.want, c.Roles[0].Network); diff != "" {
+				t.Errorf("network (-want +got):\n%s", diff)
+			}
+		})
 	}
 }
 
@@ -151,6 +172,7 @@ func TestLoadRefuses(t *testing.T) {
 		{"ids without a device", role(`,"match":{"ids":"8086"}`), "roles[0].match.ids"},
 		{"negative hold", role(`,"hold":{"bytes":-1}`), "roles[0].hold.bytes"},
 		{"an unknown method", role(`,"network":{"method":"bootp"}`), "roles[0].network.method"},
+		{"an unknown way of IPv6", role(`,"network":{"ipv6":"ra"}`), "roles[0].network.ipv6"},
 		{"static without addresses", role(`,"network":{"method":"static"}`), "roles[0].network.addresses"},
 		{"dhcp with addresses", role(`,"network":{"addresses":["10.0.0.1/8"]}`), "roles[0].network.addresses"},
 		{"an address without a prefix", role(`,"network":{"method":"static","addresses":["10.0.0.1"]}`), "roles[0].network.addresses[0]"},

@@ -158,6 +158,11 @@ func (k *checker) network(field string, n *Network) {
 	default:
 		k.fail(field+".method", string(n.Method), "want dhcp, static or none")
 	}
+	switch n.IPv6 {
+	case IPv6Auto, IPv6SLAAC, IPv6DHCP, IPv6None, "":
+	default:
+		k.fail(field+".ipv6", string(n.IPv6), "want auto, slaac, dhcp or none")
+	}
 	var nets []netip.Prefix
 	for i, a := range n.Addresses {
 		p, err := netip.ParsePrefix(a)

@@ -73,7 +73,7 @@ func (s *netShadow) reachFailed(ctx context.Context, err error) {
 // heard asks neighbours, and reports whether any was heard. It is true as well if
 // there is nobody to ask.
 func (s *netShadow) heard(ctx context.Context, l netlink.Link, mac net.HardwareAddr) (bool, error) {
-	questions, err := s.questions(mac)
+	questions, protocol, err := s.questions(mac)
 	if err != nil || len(questions) == 0 {
 		return true, err
 	}
@@ -81,7 +81,7 @@ func (s *netShadow) heard(ctx context.Context, l netlink.Link, mac net.HardwareA
 	if err != nil {
 		return false, err
 	}
-	conn, err := packet.Listen(ifi, packet.Raw, unix.ETH_P_ARP, nil)
+	conn, err := packet.Listen(ifi, packet.Raw, protocol, nil)
 	if err != nil {
 		return false, fmt.Errorf("listen for answers on %s: %w", ifi.Name, err)
 	}
@@ -122,9 +122,59 @@ func answered(ctx context.Context, conn *packet.Conn, mac net.HardwareAddr) (boo
 	}
 }
 
-// questions returns ARP requests for IPv4 neighbours of the proxy, and of what is
+// questions returns what neighbours of the proxy are to be asked, and the protocol of
+// their answers: ARP, or neighbour discovery if there is no neighbour of IPv4.
+func (s *netShadow) questions(mac net.HardwareAddr) (out [][]byte, protocol int, err error) {
+	bond, err := s.proxy.link()
+	if err != nil {
+		return nil, 0, err
+	}
+	if out, err = s.questions4(mac); err != nil || len(out) > 0 {
+		return out, unix.ETH_P_ARP, err
+	}
+	out, err = s.questions6(bond, mac)
+	return out, unix.ETH_P_IPV6, err
+}
+
+// questions6 returns neighbour solicitations from the proxy's link-local address.
+func (s *netShadow) questions6(bond netlink.Link, mac net.HardwareAddr) ([][]byte, error) {
+	addrs, err := netlink.AddrList(bond, unix.AF_INET6)
+	if err != nil {
+		return nil, fmt.Errorf("addresses of %s: %w", s.proxy.name, err)
+	}
+	var from netip.Addr
+	for _, a := range addrs {
+		if ip, ok := netip.AddrFromSlice(a.IP); ok && ip.IsLinkLocalUnicast() && a.Flags&unix.IFA_F_TENTATIVE == 0 {
+			from = ip
+		}
+	}
+	if !from.IsValid() {
+		return nil, nil
+	}
+	neighbours, err := netlink.NeighList(bond.Attrs().Index, unix.AF_INET6)
+	if err != nil {
+		return nil, fmt.Errorf("neighbours of %s: %w", s.proxy.name, err)
+	}
+	var out [][]byte
+	for _, n := range neighbours {
+		to, ok := netip.AddrFromSlice(n.IP)
+		if n.State&valid == 0 || !ok || to.IsMulticast() {
+			continue
+		}
+		q, err := announce.Solicitation(mac, from, to)
+		if err != nil {
+			return nil, err
+		}
+		if out = append(out, q); len(out) == reachAsked {
+			break
+		}
+	}
+	return out, nil
+}
+
+// questions4 returns ARP requests for IPv4 neighbours of the proxy, and of what is
 // stacked on it and has the role's MAC too: the proxy itself may have no address.
-func (s *netShadow) questions(mac net.HardwareAddr) (out [][]byte, err error) {
+func (s *netShadow) questions4(mac net.HardwareAddr) (out [][]byte, err error) {
 	stacked, err := stack.On(ifindex(s.proxy.name))
 	if err != nil {
 		return nil, err

@@ -95,11 +95,8 @@ func (s *netShadow) Activate(ctx context.Context, old shadow.Old, rec *shadow.Re
 	}
 	// Frames reach the TAP where there is no plug, and where a device
 	// vanished and the bond failed over before this moment.
-	if s.reader == nil {
-		s.account.reads(true)
-		if s.reader, err = hold.NewTapReader(s.log, s.tap, s.limits.Hold); err != nil {
-			return err
-		}
+	if err := s.read(); err != nil {
+		return err
 	}
 	err = s.class.plug.Hold(ctx, bond, s.limits.Hold.Bytes)
 	s.neighbours.pin()
@@ -121,6 +118,15 @@ func (s *netShadow) Activate(ctx context.Context, old shadow.Old, rec *shadow.Re
 	// Only the TAP as the active port holds now, and the dead one must be
 	// closed before.
 	return errors.Join(s.Detach(ctx, old, rec), s.activate(s.proxy.tap))
+}
+
+// read begins to collect what reaches the TAP.
+func (s *netShadow) read() (err error) {
+	if s.reader == nil {
+		s.account.reads(true)
+		s.reader, err = hold.NewTapReader(s.log, s.tap, s.limits.Hold)
+	}
+	return err
 }
 
 // field is the role's harvest.
@@ -346,6 +352,11 @@ func (s *netShadow) Open(ctx context.Context, dev drivers.Device, rec *shadow.Re
 	if !there {
 		s.class.watchRequests()
 		if err := s.proxy.create(mac, s.tap); err != nil {
+			return err
+		}
+		// The kernel looks for duplicates and routers at once (IPv6). That would
+		// wait in the TAP for the first recovery.
+		if err := s.read(); err != nil {
 			return err
 		}
 	}

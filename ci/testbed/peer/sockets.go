@@ -63,6 +63,14 @@ func (h *Host) ListenPacket(addr netip.AddrPort) (net.PacketConn, error) {
 	return &packetConn{UDPConn: gonet.NewUDPConn(wq, ep), ep: ep, wq: wq, done: make(chan struct{})}, nil
 }
 
+// Join makes the host listen to an IPv6 group.
+func (h *Host) Join(group netip.Addr) error {
+	if err := h.stack.JoinGroup(ipv6.ProtocolNumber, nicID, tcpip.AddrFromSlice(group.AsSlice())); err != nil {
+		return fmt.Errorf("peer: join %s: %s", group, err)
+	}
+	return nil
+}
+
 func fullAddress(a netip.AddrPort) (tcpip.FullAddress, tcpip.NetworkProtocolNumber) {
 	full := tcpip.FullAddress{Port: a.Port()}
 	if !a.Addr().IsUnspecified() {

@@ -9,6 +9,7 @@ import (
 	"net"
 	"net/netip"
 	"slices"
+	"time"
 
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
@@ -22,6 +23,11 @@ type Kernel interface {
 	RemoveAddress(index int, p netip.Prefix) error
 	AddRoute(index int, r Route, onlink bool, metric int) error
 	RemoveRoute(index int, r Route, metric int) error
+
+	View6(index int) (View6, error)
+	// AddLeased adds an address that the kernel takes away by itself after the
+	// time that it is valid for; one that is there gets new times.
+	AddLeased(index int, a netip.Addr, preferred, valid time.Duration) error
 }
 
 // desired is what an interface should have.

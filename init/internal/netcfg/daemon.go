@@ -39,8 +39,9 @@ type Daemon struct {
 	store  Store
 	now    func() time.Duration
 	dial   dialFunc
+	dial6  dialFunc6
 
-	mu     sync.Mutex
+	mu     sync.Mutex // one change of states, their files and resolv.conf at a time
 	states map[string]State
 	resolv string
 }
@@ -49,7 +50,7 @@ type Daemon struct {
 func New(opt Options) *Daemon {
 	return &Daemon{
 		opt: opt, kernel: rtnetlink{}, store: Store{Dir: opt.StateDir},
-		now: boottime, dial: dialDHCP, states: make(map[string]State),
+		now: boottime, dial: dialDHCP, dial6: dialDHCPv6, states: make(map[string]State),
 	}
 }
 
@@ -57,35 +58,44 @@ func New(opt Options) *Daemon {
 // ends: its successor goes on from the state it leaves.
 func (d *Daemon) Run(ctx context.Context) error {
 	var wg sync.WaitGroup
-	boxes := make(map[string]*mailbox)
+	workers := make(map[string]*worker)
 	for i, role := range d.opt.Roles {
 		if role.Class != config.ClassNet {
 			continue
 		}
-		w := &worker{
-			daemon: d, role: role, metric: firstMetric + i, box: newMailbox(),
-			log: d.opt.Logger.With("role", role.Name),
-		}
-		boxes[role.Name] = w.box
+		w := newWorker(d, role, firstMetric+i)
+		workers[role.Name] = w
 		wg.Go(func() { w.run(ctx) })
 	}
+	wg.Go(func() {
+		watchIPv6(ctx, d.opt.Logger, func(n news6) {
+			for _, w := range workers {
+				w.heard(n)
+			}
+		})
+	})
 	watchLinks(ctx, d.opt.Logger, func(c change) {
-		if box, ours := boxes[c.name]; ours {
-			box.put(c.link)
+		if w, ours := workers[c.name]; ours {
+			w.box.put(c.link)
 		}
 	})
 	wg.Wait()
 	return ctx.Err()
 }
 
-// remember keeps the state of a role for the successor, and brings the name
-// servers up to date.
-func (d *Daemon) remember(role string, st State) error {
+// remember changes the state of a role, keeps it for the successor, and brings the
+// name servers up to date. A state that cannot be read begins anew.
+func (d *Daemon) remember(role string, edit func(*State)) error {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	st, err := d.store.Load(role)
+	if err != nil {
+		d.opt.Logger.Warn("begins anew", "role", role, "err", err)
+	}
+	edit(&st)
 	if err := d.store.Save(role, st); err != nil {
 		return err
 	}
-	d.mu.Lock()
-	defer d.mu.Unlock()
 	d.states[role] = st
 	text := ResolvConf(maps.Clone(d.states))
 	if text == d.resolv {
@@ -105,27 +115,27 @@ func boottime() time.Duration {
 	return time.Duration(ts.Nano())
 }
 
-// A mailbox holds the newest state of an interface.
-type mailbox struct {
+// A mailbox holds the newest of what is told, such as the state of an interface.
+type mailbox[T any] struct {
 	mu      sync.Mutex
-	link    *Link
+	newest  T
 	changed chan struct{} // closed and replaced with every put
 }
 
-func newMailbox() *mailbox { return &mailbox{changed: make(chan struct{})} }
+func newMailbox[T any]() *mailbox[T] { return &mailbox[T]{changed: make(chan struct{})} }
 
-func (b *mailbox) put(l *Link) {
+func (b *mailbox[T]) put(v T) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	b.link = l
+	b.newest = v
 	close(b.changed)
 	b.changed = make(chan struct{})
 }
 
-// get returns the newest state, nil if there is no interface, and a channel
-// that is closed when there is a newer one.
-func (b *mailbox) get() (*Link, <-chan struct{}) {
+// get returns the newest, the zero value if nothing was told, and a channel that is
+// closed when there is something newer.
+func (b *mailbox[T]) get() (T, <-chan struct{}) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	return b.link, b.changed
+	return b.newest, b.changed
 }

@@ -3,7 +3,9 @@
 // license that can be found in the LICENSE file.
 
 // Package netcfg gives the interfaces of network roles their addresses,
-// routes and name servers, by DHCP or as configured, and keeps them.
+// routes and name servers, by DHCP, DHCPv6 or as configured, and keeps them.
+// What follows from IPv6 router advertisements the kernel does by itself, all but
+// the name servers.
 //
 // It works on whatever interface bears the role's name and asks no further. A
 // proxy that lives as long as the guest is configured once and never touched

@@ -14,19 +14,25 @@ import (
 const Forever = time.Duration(math.MaxInt64)
 
 // minRetry is the shortest wait between two attempts to extend a lease (RFC
-// 2131, 4.4.5).
-const minRetry = 60 * time.Second
+// 2131, 4.4.5), minRetry6 of DHCPv6 (RFC 8415, 7.6, REN_TIMEOUT).
+const (
+	minRetry  = 60 * time.Second
+	minRetry6 = 10 * time.Second
+)
 
-// Lease is what a DHCP server has granted. Times are those of CLOCK_BOOTTIME,
-// so that they mean the same to the next process and count the time in which
-// the machine slept.
+// Lease is what a DHCP server has granted.
 type Lease struct {
 	Address netip.Prefix `json:"address"`
 	Server  netip.Addr   `json:"server"`
 	Routes  []Route      `json:"routes,omitempty"`
 	DNS     []netip.Addr `json:"dns,omitempty"`
 	Domain  string       `json:"domain,omitempty"`
+	Term
+}
 
+// Term is how long a lease lasts. Times are those of CLOCK_BOOTTIME, so that they
+// mean the same to the next process and count the time in which the machine slept.
+type Term struct {
 	Granted time.Duration `json:"granted_ns"`
 	Renew   time.Duration `json:"renew_ns"`  // T1: ask the server that granted it
 	Rebind  time.Duration `json:"rebind_ns"` // T2: ask any server
@@ -51,13 +57,13 @@ const (
 )
 
 // Phase returns the phase at a time.
-func (l *Lease) Phase(now time.Duration) Phase {
+func (t Term) Phase(now time.Duration) Phase {
 	switch {
-	case now >= l.Expires:
+	case now >= t.Expires:
 		return Expired
-	case now >= l.Rebind:
+	case now >= t.Rebind:
 		return Rebinding
-	case now >= l.Renew:
+	case now >= t.Renew:
 		return Renewing
 	}
 	return Bound
@@ -65,24 +71,24 @@ func (l *Lease) Phase(now time.Duration) Phase {
 
 // NextTry returns when to try next to extend the lease after an attempt at
 // the given time has failed: after half of what is left of the phase, but not
-// within a minute, and at the end of the phase at the latest (RFC 2131,
+// before the shortest wait, and at the end of the phase at the latest (RFC 2131,
 // 4.4.5). While the lease is Bound it returns T1.
-func (l *Lease) NextTry(now time.Duration) time.Duration {
+func (t Term) NextTry(now, shortest time.Duration) time.Duration {
 	var end time.Duration
-	switch l.Phase(now) {
+	switch t.Phase(now) {
 	case Bound:
-		return l.Renew
+		return t.Renew
 	case Renewing:
-		end = l.Rebind
+		end = t.Rebind
 	case Rebinding:
-		end = l.Expires
+		end = t.Expires
 	case Expired:
 		return now
 	}
 	if end == Forever {
-		return now + minRetry
+		return now + shortest
 	}
-	return min(end, now+max(minRetry, (end-now)/2))
+	return min(end, now+max(shortest, (end-now)/2))
 }
 
 // infinite is the lease time that means for ever (RFC 2131, 3.3).
@@ -91,10 +97,10 @@ const infinite = math.MaxUint32 * time.Second
 // setTimes sets the times of a lease that was asked for at the time granted:
 // the server counts from when it answered, which is no earlier. Where T1 and
 // T2 are missing (0) or make no sense they are at 1/2 and 7/8 of the lease.
-func (l *Lease) setTimes(granted, lease, t1, t2 time.Duration) {
-	l.Granted = granted
+func (t *Term) setTimes(granted, lease, t1, t2 time.Duration) {
+	t.Granted = granted
 	if lease >= infinite {
-		l.Renew, l.Rebind, l.Expires = Forever, Forever, Forever
+		t.Renew, t.Rebind, t.Expires = Forever, Forever, Forever
 		return
 	}
 	if t2 <= 0 || t2 >= lease {
@@ -103,5 +109,5 @@ func (l *Lease) setTimes(granted, lease, t1, t2 time.Duration) {
 	if t1 <= 0 || t1 >= t2 {
 		t1 = min(lease/2, t2)
 	}
-	l.Renew, l.Rebind, l.Expires = granted+t1, granted+t2, granted+lease
+	t.Renew, t.Rebind, t.Expires = granted+t1, granted+t2, granted+lease
 }

@@ -45,7 +45,7 @@ func TestTimesOfALease(t *testing.T) {
 				}
 				return granted + d
 			}
-			want := Lease{Granted: granted, Renew: at(tt.renew), Rebind: at(tt.rebind), Expires: at(tt.to)}
+			want := Lease{Term: Term{Granted: granted, Renew: at(tt.renew), Rebind: at(tt.rebind), Expires: at(tt.to)}}
 			if diff := cmp.Diff(want, l, addrCmp, prefixCmp); diff != "" {
 				t.Errorf("times (-want +got):\n%s", diff)
 			}
@@ -54,11 +54,11 @@ func TestTimesOfALease(t *testing.T) {
 }
 
 func TestPhaseAndNextTry(t *testing.T) {
-	l := Lease{Renew: 1000 * time.Second, Rebind: 1750 * time.Second, Expires: 2000 * time.Second}
-	forever := Lease{Renew: Forever, Rebind: Forever, Expires: Forever}
+	l := Term{Renew: 1000 * time.Second, Rebind: 1750 * time.Second, Expires: 2000 * time.Second}
+	forever := Term{Renew: Forever, Rebind: Forever, Expires: Forever}
 	for _, tt := range []struct {
 		name  string
-		l     Lease
+		l     Term
 		now   time.Duration // s
 		phase Phase
 		next  time.Duration // s
@@ -76,12 +76,12 @@ func TestPhaseAndNextTry(t *testing.T) {
 			if got := tt.l.Phase(now); got != tt.phase {
 				t.Errorf("phase %s, want %s", got, tt.phase)
 			}
-			if got := tt.l.NextTry(now); got != tt.next*time.Second {
+			if got := tt.l.NextTry(now, minRetry); got != tt.next*time.Second {
 				t.Errorf("next try at %v, want %v", got, tt.next*time.Second)
 			}
 		})
 	}
-	if forever.Phase(math.MaxInt64-1) != Bound || forever.NextTry(0) != Forever {
+	if forever.Phase(math.MaxInt64-1) != Bound || forever.NextTry(0, minRetry) != Forever {
 		t.Error("a lease for ever asks for something")
 	}
 }

@@ -17,6 +17,8 @@ const maxNameservers = 3
 
 // ResolvConf returns the text of /etc/resolv.conf for the states of all roles,
 // in the order of their names: each name server once, the first three of them.
+// Of a role, those of its method come first, then those of DHCPv6, then those that
+// routers advertise.
 func ResolvConf(states map[string]State) string {
 	var roles []string
 	for role := range states {
@@ -27,13 +29,23 @@ func ResolvConf(states map[string]State) string {
 	var domains []string
 	for _, role := range roles {
 		st := states[role]
-		for _, a := range st.DNS {
+		addrs, names := slices.Clone(st.DNS), []string{st.Domain}
+		if l := st.V6.Lease; l != nil {
+			addrs = append(addrs, l.DNS...)
+			names = append(names, l.Domains...)
+		}
+		for _, s := range st.V6.Servers {
+			addrs = append(addrs, s.Addr)
+		}
+		for _, a := range addrs {
 			if !slices.Contains(servers, a) {
 				servers = append(servers, a)
 			}
 		}
-		if st.Domain != "" && !slices.Contains(domains, st.Domain) {
-			domains = append(domains, st.Domain)
+		for _, name := range names {
+			if name != "" && !slices.Contains(domains, name) {
+				domains = append(domains, name)
+			}
 		}
 	}
 	var b strings.Builder

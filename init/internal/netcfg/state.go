@@ -11,6 +11,7 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"time"
 )
 
 // State is what is remembered of a role, so that the next process takes over
@@ -26,6 +27,24 @@ type State struct {
 	Routes    []Route        `json:"routes,omitempty"`
 	DNS       []netip.Addr   `json:"dns,omitempty"`
 	Domain    string         `json:"domain,omitempty"`
+
+	V6 State6 `json:"ipv6,omitzero"`
+}
+
+// State6 is what is remembered of what the network gives by IPv6.
+type State6 struct {
+	Ifindex int     `json:"ifindex,omitempty"` // that has the lease's address
+	DUID    string  `json:"duid,omitempty"`    // DHCPv6 option 1, hexadecimal
+	Lease   *Lease6 `json:"lease,omitempty"`
+	// Servers are the name servers that routers advertise: the kernel tells of
+	// them and keeps none.
+	Servers []Server `json:"servers,omitempty"`
+}
+
+// Server is a name server that a router has advertised.
+type Server struct {
+	Addr    netip.Addr    `json:"addr"`
+	Expires time.Duration `json:"expires_ns"` // CLOCK_BOOTTIME
 }
 
 // Store keeps one file per role in a directory.

@@ -12,6 +12,7 @@ import (
 	"log/slog"
 	"net/netip"
 	"slices"
+	"sync"
 	"time"
 
 	"github.com/umbra-vm/umbra/init/config"
@@ -37,9 +38,33 @@ type worker struct {
 	daemon *Daemon
 	role   config.Role
 	metric int
-	box    *mailbox
+	box    *mailbox[*Link]
+	ipv6   *mailbox[struct{}] // there are news of the interface's IPv6
 	log    *slog.Logger
-	up     bool // what was told last
+
+	mu      sync.Mutex // one word at a time
+	waiting map[part]bool
+	up      bool // what was told last
+}
+
+// A part of a role's network; the role is up when all of them are.
+type part string
+
+const (
+	partMethod part = "method"
+	partIPv6   part = "ipv6"
+)
+
+func newWorker(d *Daemon, role config.Role, metric int) *worker {
+	w := &worker{
+		daemon: d, role: role, metric: metric, box: newMailbox[*Link](), ipv6: newMailbox[struct{}](),
+		log:     d.opt.Logger.With("role", role.Name),
+		waiting: map[part]bool{partMethod: true},
+	}
+	if awaitsIPv6(role.Network) {
+		w.waiting[partIPv6] = true
+	}
+	return w
 }
 
 func (w *worker) run(ctx context.Context) {
@@ -54,7 +79,8 @@ func (w *worker) run(ctx context.Context) {
 		cancel(nil)
 		if ctx.Err() == nil {
 			w.log.Warn("interface is gone")
-			w.tell(ctx, false)
+			w.tell(ctx, partMethod, false)
+			w.tell(ctx, partIPv6, false)
 		}
 	}
 }
@@ -75,9 +101,9 @@ func (w *worker) watch(ctx context.Context, end context.CancelCauseFunc, link Li
 		}
 		if now.Up && !wasUp {
 			// The kernel drops the routes of an interface that is taken
-			// down and keeps its addresses.
-			if err := w.restoreRoutes(now.Index); err != nil {
-				w.log.Warn("routes are not back", "err", err)
+			// down, and its IPv6 addresses.
+			if err := w.restore(now.Index); err != nil {
+				w.log.Warn("addresses and routes are not back", "err", err)
 			}
 		}
 		wasUp = now.Up
@@ -89,8 +115,11 @@ func (w *worker) watch(ctx context.Context, end context.CancelCauseFunc, link Li
 	}
 }
 
-func (w *worker) restoreRoutes(index int) error {
+func (w *worker) restore(index int) error {
 	st, err := w.daemon.store.Load(w.role.Name)
+	if err == nil && st.V6.Ifindex == index && st.V6.Lease != nil {
+		err = w.addLeased(index, st.V6.Lease)
+	}
 	if err != nil || st.Ifindex != index {
 		return err
 	}
@@ -127,9 +156,12 @@ func (w *worker) awaitLink(ctx context.Context) (Link, error) {
 
 // session configures a link and keeps it configured until ctx is done.
 func (w *worker) session(ctx context.Context, link Link) {
+	var wg sync.WaitGroup
+	defer wg.Wait()
+	wg.Go(func() { w.sessionIPv6(ctx, link) })
 	switch w.role.Network.Method {
 	case config.MethodNone:
-		w.tell(ctx, true)
+		w.tell(ctx, partMethod, true)
 		<-ctx.Done()
 	case config.MethodStatic:
 		w.static(ctx, link)
@@ -155,7 +187,10 @@ func (w *worker) static(ctx context.Context, link Link) {
 		want.routes = []Route{{To: all, Gateway: gw}}
 	}
 	w.retry(ctx, "static addresses", func() error {
-		return w.put(link, want, nil, nil, "")
+		if err := w.put(link, want, nil, nil, ""); err != nil {
+			return err
+		}
+		return w.unique(ctx, link, want.addresses)
 	})
 	if ctx.Err() != nil {
 		return
@@ -165,7 +200,7 @@ func (w *worker) static(ctx context.Context, link Link) {
 		args = append(args, "gateway", network.Gateway)
 	}
 	w.log.Info(fmt.Sprint(want.addresses, " as configured"), args...)
-	w.tell(ctx, true)
+	w.tell(ctx, partMethod, true)
 }
 
 // dhcp gets a lease, puts it on the link and extends it.
@@ -184,7 +219,7 @@ func (w *worker) dhcp(ctx context.Context, link Link) {
 	for ctx.Err() == nil {
 		if lease == nil {
 			kept = false
-			if lease = w.acquire(ctx, c); lease == nil {
+			if lease = acquire(ctx, w, "no lease yet", c.acquire); lease == nil {
 				return
 			}
 		}
@@ -201,12 +236,12 @@ func (w *worker) dhcp(ctx context.Context, link Link) {
 			}
 		}
 		shown = lease.Address
-		w.tell(ctx, true)
+		w.tell(ctx, partMethod, true)
 		lease, kept = w.hold(ctx, c, lease), false
 		if lease == nil && ctx.Err() == nil {
 			w.log.Warn("lease is lost, address is given up")
 			shown = netip.Prefix{}
-			w.tell(ctx, false)
+			w.tell(ctx, partMethod, false)
 			if err := w.put(link, desired{}, c.id, nil, ""); err != nil {
 				w.log.Warn("address is not given up", "err", err)
 			}
@@ -214,10 +249,10 @@ func (w *worker) dhcp(ctx context.Context, link Link) {
 	}
 }
 
-// acquire gets a new lease; nil means that ctx is done. News about the link
+// acquire gets a new lease by ask; nil means that ctx is done. News about the link
 // begin the exchange again: what was sent before may have gone nowhere, for
 // instance because there was no hardware below it yet.
-func (w *worker) acquire(ctx context.Context, c *client) (lease *Lease) {
+func acquire[L any](ctx context.Context, w *worker, trouble string, ask func(context.Context) (*L, error)) *L {
 	for wait := firstRetry; ctx.Err() == nil; wait = min(2*wait, lastRetry) {
 		_, news := w.box.get()
 		attempt, cancel := context.WithCancel(ctx)
@@ -229,7 +264,7 @@ func (w *worker) acquire(ctx context.Context, c *client) (lease *Lease) {
 			case <-attempt.Done():
 			}
 		}()
-		lease, err := c.acquire(attempt)
+		lease, err := ask(attempt)
 		cancel()
 		if err == nil {
 			return lease
@@ -241,7 +276,7 @@ func (w *worker) acquire(ctx context.Context, c *client) (lease *Lease) {
 		default:
 		}
 		if ctx.Err() == nil {
-			w.log.Warn("no lease yet", "again_in", wait, "err", err)
+			w.log.Warn(trouble, "again_in", wait, "err", err)
 			sleepUnless(ctx, wait, news)
 		}
 	}
@@ -258,8 +293,8 @@ func (w *worker) takeOver(ctx context.Context, c *client, st State) (lease *Leas
 	if st.Ifindex == c.link.Index {
 		present, err := w.daemon.kernel.Addresses(c.link.Index)
 		if err == nil && slices.Contains(present, old.Address) {
-			w.log.Info(fmt.Sprint(old.Address, " taken over"), "lease", w.left(old))
-			if err := w.daemon.remember(w.role.Name, st); err != nil {
+			w.log.Info(fmt.Sprint(old.Address, " taken over"), "lease", w.left(old.Term))
+			if err := w.daemon.remember(w.role.Name, func(*State) {}); err != nil {
 				w.log.Warn("take over", "err", err)
 			}
 			return old, true
@@ -278,8 +313,26 @@ func (w *worker) takeOver(ctx context.Context, c *client, st State) (lease *Leas
 // hold extends a lease when it is time to. It returns the lease that has taken
 // its place, which may differ, or nil if it was lost or ctx is done.
 func (w *worker) hold(ctx context.Context, c *client, lease *Lease) *Lease {
-	next := lease.Renew
-	for {
+	fresh, err := extend(ctx, w, lease.Term, minRetry,
+		func(ctx context.Context) (*Lease, error) { return c.renew(ctx, lease) },
+		func(ctx context.Context) (*Lease, error) { return c.rebind(ctx, lease) })
+	switch {
+	case err == nil:
+		w.log.Debug("lease extended", "lease", w.left(fresh.Term))
+	case ctx.Err() == nil:
+		w.log.Warn("lease not extended", "err", err)
+	}
+	return fresh
+}
+
+// errExpired says that a lease has come to its end.
+var errExpired = errors.New("lease has expired")
+
+// extend waits until it is time to extend a lease and asks for that, again and again,
+// until it is granted, refused for good (ErrNak, ErrNoBinding), expired or ctx is done.
+func extend[L any](ctx context.Context, w *worker, term Term, shortest time.Duration,
+	renew, rebind func(context.Context) (*L, error)) (*L, error) {
+	for next := term.Renew; ; {
 		for {
 			left := next - w.daemon.now()
 			if left <= 0 || ctx.Err() != nil {
@@ -288,41 +341,34 @@ func (w *worker) hold(ctx context.Context, c *client, lease *Lease) *Lease {
 			sleep(ctx, min(left, nap))
 		}
 		if ctx.Err() != nil {
-			return nil
+			return nil, ctx.Err()
 		}
-		fresh, err := w.extend(ctx, c, lease)
+		ask := renew
+		switch term.Phase(w.daemon.now()) {
+		case Expired:
+			return nil, errExpired
+		case Rebinding:
+			ask = rebind
+		}
+		// No longer than it lasts.
+		attempt, cancel := context.WithTimeout(ctx, term.Expires-w.daemon.now())
+		fresh, err := ask(attempt)
+		cancel()
 		switch {
 		case err == nil:
-			w.log.Debug("lease extended", "lease", w.left(fresh))
-			return fresh
+			return fresh, nil
 		case ctx.Err() != nil:
-			return nil
-		case errors.Is(err, ErrNak):
-			w.log.Warn("lease not extended", "err", err)
-			return nil
+			return nil, ctx.Err()
+		case errors.Is(err, ErrNak), errors.Is(err, ErrNoBinding):
+			return nil, err
 		}
 		now := w.daemon.now()
-		if lease.Phase(now) == Expired {
-			w.log.Warn("lease has expired", "err", err)
-			return nil
+		if term.Phase(now) == Expired {
+			return nil, fmt.Errorf("%w: %w", errExpired, err)
 		}
-		next = lease.NextTry(now)
-		w.log.Warn("lease not extended yet", "left", w.left(lease), "err", err)
+		next = term.NextTry(now, shortest)
+		w.log.Warn("lease not extended yet", "left", w.left(term), "err", err)
 	}
-}
-
-// extend asks once for the extension of a lease, and no longer than it lasts.
-func (w *worker) extend(ctx context.Context, c *client, lease *Lease) (*Lease, error) {
-	now := w.daemon.now()
-	ctx, cancel := context.WithTimeout(ctx, lease.Expires-now)
-	defer cancel()
-	switch lease.Phase(now) {
-	case Renewing:
-		return c.renew(ctx, lease)
-	case Rebinding:
-		return c.rebind(ctx, lease)
-	}
-	return nil, context.DeadlineExceeded
 }
 
 // put makes the link what it should be and remembers it.
@@ -343,9 +389,12 @@ func (w *worker) put(link Link, want desired, id []byte, lease *Lease, domain st
 	if err := apply(w.daemon.kernel, link.Index, had, want, w.metric); err != nil {
 		return err
 	}
-	return w.daemon.remember(w.role.Name, State{
-		Ifindex: link.Index, ClientID: hex.EncodeToString(id), Lease: lease,
-		Addresses: want.addresses, Routes: want.routes, DNS: dns, Domain: domain,
+	return w.daemon.remember(w.role.Name, func(st *State) {
+		*st = State{
+			Ifindex: link.Index, ClientID: hex.EncodeToString(id), Lease: lease,
+			Addresses: want.addresses, Routes: want.routes, DNS: dns, Domain: domain,
+			V6: st.V6,
+		}
 	})
 }
 
@@ -358,8 +407,19 @@ func (w *worker) state() State {
 	return st
 }
 
-// tell says whether the role's network is up, until it was heard.
-func (w *worker) tell(ctx context.Context, up bool) {
+// tell takes in whether a part of the role's network is up and says so of the whole,
+// until it was heard.
+func (w *worker) tell(ctx context.Context, p part, is bool) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if _, matters := w.waiting[p]; !matters {
+		return
+	}
+	w.waiting[p] = !is
+	up := true
+	for _, waiting := range w.waiting {
+		up = up && !waiting
+	}
 	if w.up == up {
 		return
 	}
@@ -384,7 +444,7 @@ func (w *worker) retry(ctx context.Context, trouble string, do func() error) {
 }
 
 func (w *worker) announceLease(l *Lease) {
-	args := []any{"server", l.Server, "lease", w.left(l)}
+	args := []any{"server", l.Server, "lease", w.left(l.Term)}
 	for _, r := range l.Routes {
 		if r.To.Bits() == 0 {
 			args = append(args, "gateway", r.Gateway)
@@ -394,9 +454,9 @@ func (w *worker) announceLease(l *Lease) {
 }
 
 // left renders the time a lease has left.
-func (w *worker) left(l *Lease) string {
-	if l.Expires == Forever {
+func (w *worker) left(t Term) string {
+	if t.Expires == Forever {
 		return "forever"
 	}
-	return kmsg.Duration(l.Expires - w.daemon.now())
+	return kmsg.Duration(t.Expires - w.daemon.now())
 }

@@ -31,6 +31,9 @@ type fakeKernel struct {
 	mu    sync.Mutex
 	addrs map[int][]netip.Prefix
 	done  []string
+
+	checks  map[netip.Addr]Check // those that are not Unique
+	managed bool
 }
 
 func (k *fakeKernel) note(format string, args ...any) error {
@@ -78,6 +81,32 @@ func (k *fakeKernel) RemoveRoute(index int, r Route, metric int) error {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	return k.note("-%d %s via %s metric %d", index, r.To, r.Gateway, metric)
+}
+
+func (k *fakeKernel) AddLeased(index int, a netip.Addr, preferred, valid time.Duration) error {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	if !slices.Contains(k.addrs[index], single(a)) {
+		k.addrs[index] = append(k.addrs[index], single(a))
+	}
+	return k.note("+%d %s for %v of %v", index, a, preferred.Round(time.Second), valid.Round(time.Second))
+}
+
+func (k *fakeKernel) View6(index int) (View6, error) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	v := View6{Managed: k.managed}
+	for _, p := range k.addrs[index] {
+		if !p.Addr().Is6() {
+			continue
+		}
+		a := Address6{p, Unique}
+		if c, ok := k.checks[p.Addr()]; ok {
+			a.Check = c
+		}
+		v.Addresses = append(v.Addresses, a)
+	}
+	return v, nil
 }
 
 // take returns what was done since the last call.
@@ -192,6 +221,7 @@ type world struct {
 	*worker
 	kernel *fakeKernel
 	server *fakeServer
+	six    *fakeServer6
 	dir    string
 	told   *told
 	stop   func()
@@ -222,8 +252,8 @@ var start = time.Date(2000, 1, 1, 0, 0, 0, 0, time.UTC) // where synctest's cloc
 
 func newWorld(t *testing.T, role config.Role) world {
 	w := world{
-		kernel: &fakeKernel{addrs: make(map[int][]netip.Prefix)},
-		server: &fakeServer{addr: "10.0.2.15"}, dir: t.TempDir(), told: new(told),
+		kernel: &fakeKernel{addrs: make(map[int][]netip.Prefix), checks: make(map[netip.Addr]Check)},
+		server: &fakeServer{addr: "10.0.2.15"}, six: newFakeServer6(), dir: t.TempDir(), told: new(told),
 	}
 	return w.restart(role)
 }
@@ -243,11 +273,12 @@ func (w world) restart(role config.Role) world {
 			return nclient4.NewWithConn(conn, l.MAC, nclient4.WithTimeout(firstTimeout), nclient4.WithRetry(tries))
 		},
 	}
-	box := newMailbox()
-	if w.worker != nil {
-		box.link, _ = w.box.get()
+	d.dial6 = w.six.dial
+	last := w.worker
+	w.worker = newWorker(d, role, 100)
+	if last != nil {
+		w.box.newest, _ = last.box.get()
 	}
-	w.worker = &worker{daemon: d, role: role, metric: 100, box: box, log: d.opt.Logger}
 	done := make(chan struct{})
 	go func() { defer close(done); w.run(ctx) }()
 	w.stop = func() { cancel(); <-done; synctest.Wait() }

@@ -85,6 +85,15 @@ func TestFrames(t *testing.T) {
 				"fe800000000000000000000000000001 ff020000000000000000000000000001" +
 				"88 00 52df a0000000 fe800000000000000000000000000001 02 01 525400123456",
 		},
+		{
+			name: "a solicitation goes to the group of the one it is for",
+			build: func() ([]byte, error) {
+				return Solicitation(mac, netip.MustParseAddr("fe80::1"), netip.MustParseAddr("fd00::12:3456"))
+			},
+			want: "3333ff123456 525400123456 86dd 60000000 0020 3a ff" +
+				"fe800000000000000000000000000001 ff0200000000000000000001ff123456" +
+				"87 00 8e8f 00000000 fd000000000000000000000000123456 01 01 525400123456",
+		},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			got, err := tt.build()
@@ -128,6 +137,8 @@ func TestFramesRefuse(t *testing.T) {
 		{"ARP for IPv6", func() ([]byte, error) { return ARP(mac, v6) }},
 		{"an advertisement for IPv4", func() ([]byte, error) { return Advertisement(mac, v4, false) }},
 		{"an advertisement for IPv4 in IPv6", func() ([]byte, error) { return Advertisement(mac, netip.MustParseAddr("::ffff:10.0.2.15"), false) }},
+		{"a solicitation of IPv4", func() ([]byte, error) { return Solicitation(mac, v4, v6) }},
+		{"a solicitation for IPv4", func() ([]byte, error) { return Solicitation(mac, v6, v4) }},
 		{"ARP of another link layer", func() ([]byte, error) { return ARP(infiniband, v4) }},
 		{"an advertisement of another link layer", func() ([]byte, error) { return Advertisement(infiniband, v6, false) }},
 		{"a reverse ARP request without MAC", func() ([]byte, error) { return RARP(nil) }},

@@ -25,14 +25,14 @@ import (
 var ErrHardwareAddr = errors.New("not an Ethernet address")
 
 const (
-	etherLen  = 14
-	etherMin  = 60 // without the frame check sequence
-	typeARP   = 0x0806
-	typeRARP  = 0x8035
-	typeIPv6  = 0x86dd
-	arpLen    = 28
-	ipv6Len   = 40
-	advertLen = 32 // the header and one link-layer address option
+	etherLen     = 14
+	etherMin     = 60 // without the frame check sequence
+	typeARP      = 0x0806
+	typeRARP     = 0x8035
+	typeIPv6     = 0x86dd
+	arpLen       = 28
+	ipv6Len      = 40
+	discoveryLen = 32 // the header and one link-layer address option
 )
 
 var broadcast = net.HardwareAddr{0xff, 0xff, 0xff, 0xff, 0xff, 0xff}
@@ -112,33 +112,51 @@ func arp(etherType, op uint16, mac net.HardwareAddr, sender [4]byte, targetMAC n
 // whether the interface forwards IPv6: a neighbour takes a router that says no off
 // its list (7.2.5).
 func Advertisement(mac net.HardwareAddr, addr netip.Addr, router bool) ([]byte, error) {
-	if !addr.Is6() || addr.Is4In6() {
-		return nil, errors.New("announce: advertisement for an address that is not IPv6")
-	}
-	// 33:33 and the last four bytes of the group (RFC 2464 7).
-	allNodes := netip.MustParseAddr("ff02::1").As16()
-	dst := net.HardwareAddr{0x33, 0x33, 0, 0, 0, 1}
-	b, err := ether(dst, mac, typeIPv6, etherLen+ipv6Len+advertLen)
-	if err != nil {
-		return nil, err
-	}
-	const icmpv6, hopLimit = 58, 255
-	ip := addr.As16()
-	b = append(b, 0x60, 0, 0, 0) // version 6
-	b = binary.BigEndian.AppendUint16(b, advertLen)
-	b = append(b, icmpv6, hopLimit)
-	b = append(b, ip[:]...)
-	b = append(b, allNodes[:]...)
-
-	const advertisement, override, isRouter = 136, 0x20, 0x80
+	const advertisement, override, isRouter, targetLinkLayer = 136, 0x20, 0x80, 2
 	flags := byte(override)
 	if router {
 		flags |= isRouter
 	}
-	b = append(b, advertisement, 0, 0, 0, flags, 0, 0, 0)
-	b = append(b, ip[:]...)
-	const targetLinkLayer, units = 2, 1 // units of 8 bytes
-	b = append(b, targetLinkLayer, units)
+	return discovery(mac, addr, netip.MustParseAddr("ff02::1"), advertisement, flags, addr, targetLinkLayer)
+}
+
+// Solicitation returns a neighbour solicitation of from, which is at mac, for the
+// hardware address of to. Whoever has it answers to mac alone (RFC 4861 4.3 and
+// 7.2.4).
+func Solicitation(mac net.HardwareAddr, from, to netip.Addr) ([]byte, error) {
+	const solicitation, sourceLinkLayer = 135, 1
+	// The solicited-node group has the last three bytes of the address (RFC 4291
+	// 2.7.1).
+	group, last := netip.MustParseAddr("ff02::1:ff00:0").As16(), to.As16()
+	copy(group[13:], last[13:])
+	return discovery(mac, from, netip.AddrFrom16(group), solicitation, 0, to, sourceLinkLayer)
+}
+
+// discovery builds a message of RFC 4861 from an address, which is at mac, to a group,
+// about a target. Its only option has mac.
+func discovery(mac net.HardwareAddr, from, group netip.Addr, kind, flags byte, target netip.Addr, option byte) ([]byte, error) {
+	for _, a := range []netip.Addr{from, target} {
+		if !a.Is6() || a.Is4In6() {
+			return nil, errors.New("announce: neighbour discovery of an address that is not IPv6")
+		}
+	}
+	src, dst, about := from.As16(), group.As16(), target.As16()
+	// 33:33 and the last four bytes of the group (RFC 2464 7).
+	b, err := ether(append(net.HardwareAddr{0x33, 0x33}, dst[12:]...), mac, typeIPv6, etherLen+ipv6Len+discoveryLen)
+	if err != nil {
+		return nil, err
+	}
+	const icmpv6, hopLimit = 58, 255
+	b = append(b, 0x60, 0, 0, 0) // version 6
+	b = binary.BigEndian.AppendUint16(b, discoveryLen)
+	b = append(b, icmpv6, hopLimit)
+	b = append(b, src[:]...)
+	b = append(b, dst[:]...)
+
+	b = append(b, kind, 0, 0, 0, flags, 0, 0, 0)
+	b = append(b, about[:]...)
+	const units = 1 // of 8 bytes
+	b = append(b, option, units)
 	b = append(b, mac...)
 
 	binary.BigEndian.PutUint16(b[etherLen+ipv6Len+2:], checksum(b[etherLen:]))

@@ -8,11 +8,14 @@
 //
 //	nemesis=kill@STAMP  kill -9 the agent when a recovery has reached STAMP
 //	nemesis=kill@now    kill -9 the agent when the network is up
+//	nemesis=end@PROGRAM kill -9 another daemon when a program has a connection
 //	nemesis=qdisc       put a pfifo at the root of the proxy, as a user may
 //	nemesis=settings    change settings of the proxy and of its device, and
 //	                    tell what they are whenever that changes
 //	nemesis=mac         give the proxy another MAC, and tell which it and its
 //	                    device have whenever that changes
+//	nemesis=ipv6        tell what addresses and gateways of IPv6 the proxy has
+//	                    whenever that changes
 //	nemesis=run@PROGRAM run the tests in /bin/PROGRAM, with the agent stopped
 //
 // Others stack interfaces on the proxy, one after the other, and then run a witness
@@ -88,11 +91,16 @@ func do(ctx context.Context, deed string) error {
 	switch verb {
 	case "kill":
 		return kill(ctx, at)
+	case "end":
+		connected()
+		return end(at)
 	case "qdisc":
 		return takeRoot(ctx)
 	case "mac":
 		connected()
 		return changeMAC(ctx)
+	case "ipv6":
+		return tellIPv6(ctx)
 	case "run":
 		return runTests(ctx, at)
 	case "settings":
@@ -108,15 +116,19 @@ func kill(ctx context.Context, stamp string) error {
 	for stamp != "now" && !reached(ctx, stamp) {
 		time.Sleep(time.Millisecond)
 	}
-	pid, err := pidOf("shadowd")
-	if err != nil {
-		return err
-	}
-	if err := unix.Kill(pid, unix.SIGKILL); err != nil {
+	if err := end("shadowd"); err != nil {
 		return err
 	}
 	say("killed the agent at %s", stamp)
 	return nil
+}
+
+func end(program string) error {
+	pid, err := pidOf(program)
+	if err != nil {
+		return err
+	}
+	return unix.Kill(pid, unix.SIGKILL)
 }
 
 func reached(ctx context.Context, stamp string) bool {

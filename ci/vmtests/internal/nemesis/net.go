@@ -38,7 +38,8 @@ func connected() {
 	const established = "01" // net/tcp_states.h, as /proc/net/tcp tells it
 	for {
 		text, _ := os.ReadFile("/proc/net/tcp")
-		for line := range strings.Lines(string(text)) {
+		text6, _ := os.ReadFile("/proc/net/tcp6")
+		for line := range strings.Lines(string(text) + string(text6)) {
 			if f := strings.Fields(line); len(f) > 3 && f[3] == established {
 				return
 			}
