@@ -10,6 +10,7 @@ import (
 	"fmt"
 	"log/slog"
 	"os"
+	"path/filepath"
 	"strings"
 	"syscall"
 	"testing"
@@ -249,15 +250,18 @@ func TestAProgramWaitsForItsRoles(t *testing.T) {
 
 func TestStopGoesByStages(t *testing.T) {
 	w := newWorld(t, nil)
-	trap := "exec 2>/dev/null; trap 'echo off; exit 0' TERM; echo on; while :; do sleep 0.01; done"
+	// Lines of different programs come in any order; what is appended to a file does not.
+	file := filepath.Join(t.TempDir(), "stopped")
 	for stage, name := range []string{"shadow", "network", "service"} {
-		spec := script(name, trap)
+		spec := script(name, fmt.Sprintf("exec 2>/dev/null; trap 'echo %s >>%s; exit 0' TERM; echo on; while :; do sleep 0.01; done", name, file))
 		spec.Stage = stage
 		w.Add(spec)
 		w.want(t, name+": on")
 	}
 	w.Stop()
-	w.want(t, "service: off", "network: off", "shadow: off")
+	if stopped, err := os.ReadFile(file); err != nil || string(stopped) != "service\nnetwork\nshadow\n" {
+		t.Errorf("stopped in the order %q, %v", stopped, err)
+	}
 	w.Add(script("late", "echo on"))
 	if n := len(w.Status()); n != 3 {
 		t.Errorf("%d programs after the stop, want 3", n)
