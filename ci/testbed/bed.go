@@ -267,14 +267,6 @@ func (b *Bed) addIPv6(opts IPv6, log *slog.Logger) error {
 	return nil
 }
 
-// WitnessAddr is what the witness in the guest wants as its -peer.
-func (b *Bed) WitnessAddr() netip.AddrPort {
-	if b.Router != nil {
-		return netip.AddrPortFrom(Subnet6.Addr(), WitnessPort)
-	}
-	return netip.AddrPortFrom(b.Subnet.Addr(), WitnessPort)
-}
-
 // firstLease is the first address that DHCP gives away: FirstLease on Subnet4.
 func (b *Bed) firstLease() netip.Addr {
 	a, first := b.Subnet.Addr().As4(), FirstLease.As4()

@@ -39,17 +39,33 @@ func open(t *testing.T, opts Options) *Bed {
 	return b
 }
 
+// neighbourMAC is that of a neighbour.
+var neighbourMAC = net.HardwareAddr{2, 0, 0, 0, 0, 9}
+
 // neighbour puts another host on the bed's switch.
 func neighbour(t *testing.T, b *Bed) *peer.Host {
+	t.Helper()
+	return host(t, attach(t, b), "10.99.0.200/24")
+}
+
+// attach gives the bed's switch one more port.
+func attach(t *testing.T, b *Bed) peer.Link {
 	t.Helper()
 	port, err := b.Switch.Attach("neighbour", true)
 	if err != nil {
 		t.Fatal(err)
 	}
-	h, err := peer.New(port, peer.Config{
-		MAC:       net.HardwareAddr{2, 0, 0, 0, 0, 9},
-		Addresses: []netip.Prefix{netip.MustParsePrefix("10.99.0.200/24")},
-	})
+	return port
+}
+
+// host starts a host with addresses on a link.
+func host(t *testing.T, link peer.Link, addresses ...string) *peer.Host {
+	t.Helper()
+	cfg := peer.Config{MAC: neighbourMAC}
+	for _, a := range addresses {
+		cfg.Addresses = append(cfg.Addresses, netip.MustParsePrefix(a))
+	}
+	h, err := peer.New(link, cfg)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -85,21 +101,12 @@ func TestBedIsOneNetwork(t *testing.T) {
 
 func TestBedOfIPv6(t *testing.T) {
 	b := open(t, Options{IPv6: &IPv6{Managed: true}})
-	port, err := b.Switch.Attach("neighbour", true)
-	if err != nil {
-		t.Fatal(err)
-	}
-	mac := net.HardwareAddr{2, 0, 0, 0, 0, 9}
-	h, err := peer.New(port, peer.Config{MAC: mac, Addresses: []netip.Prefix{netip.MustParsePrefix("fd99::9/64"), netip.MustParsePrefix("fe80::9/64")}})
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { h.Close() })
+	h := host(t, attach(t, b), "fd99::9/64", "fe80::9/64")
 	conn, err := h.ListenPacket(netip.MustParseAddrPort("[fe80::9]:546"))
 	if err != nil {
 		t.Fatal(err)
 	}
-	client, err := nclient6.NewWithConn(conn, mac)
+	client, err := nclient6.NewWithConn(conn, neighbourMAC)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -130,22 +137,11 @@ func TestBedOfIPv6(t *testing.T) {
 
 func TestNeighbourOnAVLANIsHeardThereOnly(t *testing.T) {
 	b := open(t, Options{Neighbours: []Neighbour{{Addr: netip.MustParsePrefix("10.42.0.1/24"), VLAN: 42}}})
-	port, err := b.Switch.Attach("guest", true)
+	on42, err := peer.Tagged(attach(t, b), 42)
 	if err != nil {
 		t.Fatal(err)
 	}
-	on42, err := peer.Tagged(port, 42)
-	if err != nil {
-		t.Fatal(err)
-	}
-	h, err := peer.New(on42, peer.Config{
-		MAC:       net.HardwareAddr{2, 0, 0, 0, 0, 9},
-		Addresses: []netip.Prefix{netip.MustParsePrefix("10.42.0.10/24")},
-	})
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { h.Close() })
+	h := host(t, on42, "10.42.0.10/24")
 	s := b.Stations[1]
 	c, err := h.Dial(t.Context(), s.Addr)
 	if err != nil {

@@ -19,7 +19,6 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/umbra-vm/umbra/shadow/netshadow/harvest"
-	"github.com/umbra-vm/umbra/shadow/netshadow/hold"
 )
 
 func TestGuestHarvestRing(t *testing.T) {
@@ -242,11 +241,7 @@ func TestGuestHarvestLeavesReceivedAlone(t *testing.T) {
 func TestGuestHarvestTCP(t *testing.T) {
 	dying, living, seen := nic(t, "e1000"), nic(t, "8139cp"), nic(t, "virtio_net")
 	h := newField(t)
-	p, err := hold.NewPlug(testLogger(t))
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer p.Close()
+	p := newPlug(t)
 	for _, tt := range []struct {
 		name, local, peer string
 		queued            bool

@@ -27,11 +27,7 @@ func TestGuestPlug(t *testing.T) {
 	h := newField(t)
 	bond, tap := newBond(t, dying)
 	defer tap.Close()
-	p, err := hold.NewPlug(testLogger(t))
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer p.Close()
+	p := newPlug(t)
 	ctx := testContext(t)
 
 	if _, err := p.Stats(ctx, bond.Attrs().Index); !errors.Is(err, hold.ErrNotPlugged) {
@@ -101,11 +97,7 @@ func TestGuestExchange(t *testing.T) {
 	h := newField(t)
 	bond, tap := newBond(t, living)
 	defer tap.Close()
-	p, err := hold.NewPlug(testLogger(t))
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer p.Close()
+	p := newPlug(t)
 	ctx := testContext(t)
 	arm(t, h, harvest.Target{Proxy: bond.Attrs().Index})
 	count := sendUntilStopped(t, bond.Attrs().Index, 100)
@@ -173,11 +165,7 @@ func TestGuestPlugLimit(t *testing.T) {
 	dying := nic(t, "e1000")
 	ctx := testContext(t)
 	index := dying.Attrs().Index
-	p, err := hold.NewPlug(testLogger(t))
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer p.Close()
+	p := newPlug(t)
 	const size = 100
 	if err := p.Hold(ctx, index, 10*size); err != nil {
 		t.Fatal(err)
@@ -202,11 +190,7 @@ func TestGuestPlugBurst(t *testing.T) {
 	bond, tap := newBond(t, living)
 	defer tap.Close()
 	ctx := testContext(t)
-	p, err := hold.NewPlug(testLogger(t))
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer p.Close()
+	p := newPlug(t)
 	fifo := &netlink.GenericQdisc{
 		QdiscAttrs: netlink.QdiscAttrs{LinkIndex: living.Attrs().Index, Handle: 0x10000, Parent: netlink.HANDLE_ROOT},
 		QdiscType:  "pfifo_fast",
@@ -249,11 +233,7 @@ func TestGuestPlugImpatientQueue(t *testing.T) {
 	bond, tap := newBond(t, living)
 	defer tap.Close()
 	ctx := testContext(t)
-	p, err := hold.NewPlug(testLogger(t))
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer p.Close()
+	p := newPlug(t)
 	index := living.Attrs().Index
 	slow := &netlink.Tbf{
 		QdiscAttrs: netlink.QdiscAttrs{LinkIndex: index, Handle: 0x10000, Parent: netlink.HANDLE_ROOT},
@@ -300,11 +280,7 @@ func TestGuestRootBusy(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer netlink.QdiscDel(q)
-	p, err := hold.NewPlug(testLogger(t))
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer p.Close()
+	p := newPlug(t)
 	if err := p.Hold(testContext(t), dying.Attrs().Index, 1<<20); !errors.Is(err, hold.ErrRootBusy) {
 		t.Errorf("hold: %v, want ErrRootBusy", err)
 	}

@@ -306,6 +306,17 @@ func wantAscending(t *testing.T, c *os.File) {
 	}
 }
 
+// newPlug returns a Plug that ends with the test.
+func newPlug(t *testing.T) *hold.Plug {
+	t.Helper()
+	p, err := hold.NewPlug(testLogger(t))
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { p.Close() })
+	return p
+}
+
 // newField returns the harvest of a role.
 func newField(t *testing.T) *harvest.Field {
 	t.Helper()

@@ -425,22 +425,10 @@ func isSpeed(mode string) bool {
 func encodeLinkModes(ae *netlink.AttributeEncoder, ops []oplog.Op, cur report, n names) error {
 	for _, op := range ops {
 		switch op.Key {
-		case keyLinkAuto:
-			on, err := parseOnOff(op.Value)
-			if err != nil {
+		case keyLinkAuto, keyLinkSpeed:
+			if err := linkModeAttrs.put(ae, op, cur); err != nil {
 				return err
 			}
-			v := uint8(0)
-			if on {
-				v = 1
-			}
-			ae.Uint8(unix.ETHTOOL_A_LINKMODES_AUTONEG, v)
-		case keyLinkSpeed:
-			speed, err := parseUint32(op.Value)
-			if err != nil {
-				return err
-			}
-			ae.Uint32(unix.ETHTOOL_A_LINKMODES_SPEED, speed)
 		case keyLinkDuplex:
 			v := uint8(duplexHalf)
 			if op.Value == "full" {

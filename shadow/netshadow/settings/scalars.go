@@ -88,6 +88,13 @@ var pauseAttrs = scalars{
 	{keyPauseTx, unix.ETHTOOL_A_PAUSE_TX, 0, onSwitch},
 }
 
+// linkModeAttrs are set like others. Read they are with the rest of their message:
+// speed is a setting only while nothing is negotiated.
+var linkModeAttrs = scalars{
+	{keyLinkAuto, unix.ETHTOOL_A_LINKMODES_AUTONEG, 0, onSwitch},
+	{keyLinkSpeed, unix.ETHTOOL_A_LINKMODES_SPEED, 0, number},
+}
+
 var eeeAttrs = scalars{
 	{"net.eee.enabled", unix.ETHTOOL_A_EEE_ENABLED, 0, onSwitch},
 	{"net.eee.tx-lpi", unix.ETHTOOL_A_EEE_TX_LPI_ENABLED, 0, onSwitch},
