@@ -110,6 +110,15 @@ func Pairs(s Setup) []Pair {
 	return out
 }
 
+// AllPairs returns the pairs of all setups.
+func AllPairs() []Pair {
+	var all []Pair
+	for _, s := range Setups {
+		all = append(all, Pairs(s)...)
+	}
+	return all
+}
+
 // Trails puts pairs in an order in which each begins where the last one ended, so
 // that one guest can make many moves. It needs one trail for all pairs of a setup,
 // and more for what is left of them after an interruption. Pairs of different

@@ -71,7 +71,7 @@ func TestTableGoesOnWhereItStopped(t *testing.T) {
 }
 
 func TestMarkdown(t *testing.T) {
-	table := &Table{Results: []Result{
+	table := &Table{Build: "0123456789abcdef", Kernel: "6.1.0", Results: []Result{
 		{Pair: there, StallMS: 1234.5, Held: 7, Harvested: 8, Deferred: []string{"net.ring.rx=512: no such ring"}},
 		{Pair: back, StallMS: 5, Missing: 2},
 		{Pair: copying, Missing: 3},
@@ -81,7 +81,7 @@ func TestMarkdown(t *testing.T) {
 		t.Fatal(err)
 	}
 	for _, want := range []string{
-		"## pc, same slot", "| 1234; 7 + 8 |", "| **5; 0 + 0; *2 missing*** |", "in 1 moves it lost 3 datagrams, at most 3 in one",
+		"ran Linux 6.1.0; its initramfs was 0123456789ab (", "## pc, same slot", "| 1234; 7 + 8; *1 deferred* |", "| **5; 0 + 0; *2 missing*** |", "in 1 moves it lost 3 datagrams, at most 3 in one",
 		"- net.ring.rx=512: no such ring: 1",
 	} {
 		if !strings.Contains(b.String(), want) {

@@ -16,6 +16,7 @@ import (
 	"os"
 	"os/signal"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"syscall"
@@ -43,20 +44,20 @@ func main() {
 func run(ctx context.Context, args []string) error {
 	fs := flag.NewFlagSet("matrix", flag.ContinueOnError)
 	out := fs.String("out", "out/matrix.json", "`file` of the results")
-	doc := fs.String("markdown", "docs/matrix.md", "`file` of the table for people; \"\" for none")
+	docs := fs.String("docs", "docs", "`directory` that gets all results, and the table for people, once there are all; \"\" for none")
 	only := fs.String("only", "", "pairs to run: `words` that must all be in \"from → to (machine, slot)\"")
 	jobs := fs.Int("jobs", 2, "guests at the same time")
 	again := fs.Bool("again", false, "run pairs that have failed again")
-	render := fs.Bool("render", false, "write the table for people from the results there are, and run nothing")
+	render := fs.Bool("render", false, "make the table for people anew of the results beside it, and run nothing")
 	if err := fs.Parse(args); err != nil {
 		return err
 	}
 	if *render {
-		t, err := matrix.Load(*out, "")
+		t, err := matrix.Load(filepath.Join(*docs, matrix.DataFile), "")
 		if err != nil {
 			return err
 		}
-		return markdown(t, *doc)
+		return t.Publish(*docs)
 	}
 	dir, err := os.MkdirTemp("", "um-")
 	if err != nil {
@@ -72,14 +73,8 @@ func run(ctx context.Context, args []string) error {
 	if err != nil {
 		return err
 	}
-	var all []matrix.Pair
-	for _, s := range matrix.Setups {
-		for _, p := range matrix.Pairs(s) {
-			if wanted(p, *only) {
-				all = append(all, p)
-			}
-		}
-	}
+	table.Kernel = bundle.Kernel.Release
+	all := slices.DeleteFunc(matrix.AllPairs(), func(p matrix.Pair) bool { return !wanted(p, *only) })
 	if *again {
 		for _, r := range table.Harmed() {
 			table.Drop(r.Pair)
@@ -98,8 +93,10 @@ func run(ctx context.Context, args []string) error {
 	if err := trails(ctx, runner, matrix.Trails(left), *jobs, table, *out, len(left)); err != nil {
 		return err
 	}
-	if err := markdown(table, *doc); err != nil {
-		return err
+	if *docs != "" && len(table.Left(matrix.AllPairs())) == 0 {
+		if err := table.Publish(*docs); err != nil {
+			return err
+		}
 	}
 	harmed := table.Harmed()
 	for _, r := range harmed {
@@ -166,17 +163,6 @@ func wanted(p matrix.Pair, only string) bool {
 		}
 	}
 	return true
-}
-
-func markdown(t *matrix.Table, file string) error {
-	if file == "" {
-		return nil
-	}
-	f, err := os.Create(file)
-	if err != nil {
-		return err
-	}
-	return errors.Join(t.Markdown(f), f.Close())
 }
 
 func say(format string, args ...any) { fmt.Printf("matrix: "+format+"\n", args...) }
