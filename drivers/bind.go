@@ -56,9 +56,14 @@ func (t *Tree) SetOverride(ctx context.Context, dev Device, driver string) error
 }
 
 // Remove makes the kernel forget dev, as if it had been pulled: its driver lets
-// go first. The device is found again by Rescan if it is there.
+// go first. The device is found again by Rescan if it is there. Devices of a bus that
+// is not scanned cannot be removed: errors.ErrUnsupported.
 func (t *Tree) Remove(ctx context.Context, dev Device) error {
-	return t.writeDevice(ctx, "remove", dev, "remove", "1")
+	b, ok := t.bus(dev.Bus)
+	if !ok {
+		return &OpError{"remove", dev.String(), fmt.Errorf("a device on bus %q: %w", dev.Bus, errors.ErrUnsupported)}
+	}
+	return b.remove(ctx, t, dev)
 }
 
 // Rescan makes the kernel look for new devices, give them addresses and offer
@@ -66,8 +71,7 @@ func (t *Tree) Remove(ctx context.Context, dev Device) error {
 // their hardware is gone: Verify and Remove those first.
 func (t *Tree) Rescan(ctx context.Context) error {
 	for _, b := range t.buses {
-		path := filepath.Join(t.sysfs, "bus", b.name(), "rescan")
-		if err := t.write(ctx, path, "1"); err != nil {
+		if err := b.rescan(ctx, t); err != nil {
 			return &OpError{"rescan", b.name(), err}
 		}
 	}

@@ -5,6 +5,7 @@
 package drivers
 
 import (
+	"context"
 	"errors"
 	"io/fs"
 	"os"
@@ -28,6 +29,10 @@ type bus interface {
 	describe(dev *Device) error
 	// verify judges what answers for dev now.
 	verify(dev Device) (v Verdict, reason string, err error)
+	// rescan makes the kernel look for devices that it does not know.
+	rescan(ctx context.Context, t *Tree) error
+	// remove makes the kernel forget dev.
+	remove(ctx context.Context, t *Tree, dev Device) error
 }
 
 // bus returns the scanned bus called name.
@@ -78,6 +83,14 @@ func (pciBus) verify(dev Device) (Verdict, string, error) {
 	}
 	v, reason := pci.Compare(belief, config)
 	return v, reason, nil
+}
+
+func (b pciBus) rescan(ctx context.Context, t *Tree) error {
+	return t.write(ctx, filepath.Join(t.sysfs, "bus", b.name(), "rescan"), "1")
+}
+
+func (pciBus) remove(ctx context.Context, t *Tree, dev Device) error {
+	return t.writeDevice(ctx, "remove", dev, "remove", "1")
 }
 
 // describeChild fills in the ids of a device of a bus that is not scanned, where

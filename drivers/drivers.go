@@ -11,7 +11,8 @@
 // that exchanges drivers while a machine runs. The parts can be used alone:
 // modalias matches ids, kmod loads modules with their dependencies, modinfo
 // reads module files and writes the index files depmod(8) would, pci reads
-// configuration space. drivertest is a machine to test against.
+// configuration space, xenstore reads and writes what a Xen guest shares with its
+// host. drivertest is a machine to test against.
 //
 // Everything is read anew from sysfs at each call; a Tree caches only the module
 // index. Whatever changes the kernel goes through the Kernel interface, and
@@ -33,6 +34,7 @@ import (
 
 	"github.com/umbra-vm/umbra/drivers/kmod"
 	"github.com/umbra-vm/umbra/drivers/pci"
+	"github.com/umbra-vm/umbra/drivers/xenstore"
 )
 
 // Kernel is all that this package changes in a kernel.
@@ -111,6 +113,12 @@ func WithModules(dir string) Option { return func(t *Tree) { t.modules = dir } }
 // WithKernel sets the kernel that is changed; the default is Linux.
 func WithKernel(k Kernel) Option { return func(t *Tree) { t.kernel = k } }
 
+// WithXenstore sets how the xenstore of this guest is reached, in which the front ends
+// of bus "xen" have their back ends; the default is xenstore.Open.
+func WithXenstore(open func() (*xenstore.Conn, error)) Option {
+	return func(t *Tree) { t.buses = []bus{pciBus{}, xenBus{open}} }
+}
+
 // WithLogger sets the logger; the default discards.
 func WithLogger(log *slog.Logger) Option { return func(t *Tree) { t.log = log } }
 
@@ -123,8 +131,8 @@ func New(opts ...Option) (*Tree, error) {
 		sysfs:  "/sys",
 		kernel: Linux{},
 		log:    slog.New(slog.DiscardHandler),
-		buses:  []bus{pciBus{}},
 	}
+	WithXenstore(xenstore.Open)(t)
 	for _, opt := range opts {
 		opt(t)
 	}
@@ -145,14 +153,14 @@ func New(opts ...Option) (*Tree, error) {
 
 // A Device is what a bus scan finds: a snapshot, which Tree.Device renews.
 type Device struct {
-	Bus      string // "pci", or "virtio" for what a virtio function offers
-	Address  string // on that bus: "0000:00:02.0", "virtio0"
+	Bus      string // "pci", "xen", or "virtio" for what a virtio function offers
+	Address  string // on that bus: "0000:00:02.0", "vif-0", "virtio0"
 	Path     string // sysfs directory, resolved
 	Modalias string
 	Driver   string  // bound driver, "" when none
 	Module   string  // of that driver, with underscores; "" when built in
 	IDs      pci.IDs // virtio devices have a vendor and a device id only
-	Class    uint32  // PCI class code, 24 bits; 0 elsewhere
+	Class    uint32  // PCI class code, 24 bits; what it would be on bus "xen"; 0 elsewhere
 	// Children are devices of other buses that the driver made, such as the
 	// virtio device below a virtio PCI function. PCI functions behind a bridge
 	// are devices of their own.

@@ -43,6 +43,11 @@ func Classes() []Class {
 			Modules: []string{"xen-netfront"},
 		},
 		{
+			Name:    "xen-pci",
+			Doc:     "PCI devices in a PV guest of Xen; beside the classes of the devices",
+			Modules: []string{"xen-pcifront"},
+		},
+		{
 			Name:  "net",
 			Doc:   "every PCI Ethernet driver of the kernel, virtual functions included; large",
 			Below: []string{"kernel/drivers/net/ethernet", "kernel/drivers/net/vmxnet3"},

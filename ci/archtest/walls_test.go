@@ -29,7 +29,7 @@ var walls = []wall{
 	{"shadow/ctl", nil},
 	{"shadow/oplog", nil},
 	{"shadow/journal", []string{"shadow/ctl", "shadow/oplog"}},
-	{"shadow/signals", nil},
+	{"shadow/signals", []string{"drivers/xenstore/..."}},
 	{"shadow/charshadow", []string{"drivers", "shadow", "shadow/ctl", "shadow/journal", "shadow/oplog"}},
 	{"shadow/netshadow", []string{"drivers", "shadow", "shadow/ctl", "shadow/journal", "shadow/oplog", "shadow/netshadow/..."}},
 	{"shadow/netshadow/stack", nil},
@@ -45,7 +45,9 @@ var walls = []wall{
 	{"init/config", nil},
 	{"init/notify", nil},
 	{"init/internal/...", []string{"init/..."}},
-	{"init/internal/agent", []string{"init/config", "drivers", "shadow/..."}},
+	{"init/internal/agent", []string{"init/config", "drivers", "drivers/xenstore", "shadow/..."}},
+	// Xenstore is where the hardware side and the toolstack's wishes meet.
+	{"init/internal/xenctl", []string{"init/internal/power", "drivers/xenstore/..."}},
 
 	// The host side knows of the guest its configuration and the protocol of
 	// its agent, and of drivers what their files say of themselves.

@@ -3,8 +3,8 @@
 // license that can be found in the LICENSE file.
 
 // Package signals is where "you were migrated" comes from: the VM generation id,
-// PCI hot-plug uevents, a periodic check of each device's identity, and messages
-// from the host. All feed one channel of [Migrated].
+// Xen's xenstore, hot-plug uevents, a periodic check of each device's identity, and
+// messages from the host. All feed one channel of [Migrated].
 //
 // A signal is a hint, no verdict: the same move may be signalled by several
 // sources, or by none but the check, and a migration that was aborted may be
@@ -28,11 +28,12 @@ type Source string
 
 // The sources of this package.
 const (
-	Generation Source = "vmgenid" // the hypervisor changed the VM generation id
-	Uevent     Source = "uevent"  // a PCI device came or went
-	Identity   Source = "check"   // a device is no longer the device it was
-	Host       Source = "host"    // a message of the host's
-	Operator   Source = "manual"  // a command given in the guest
+	Generation Source = "vmgenid"  // the hypervisor changed the VM generation id
+	XenStore   Source = "xenstore" // Xen's toolstack or kernel says so
+	Uevent     Source = "uevent"   // a device came or went
+	Identity   Source = "check"    // a device is no longer the device it was
+	Host       Source = "host"     // a message of the host's
+	Operator   Source = "manual"   // a command given in the guest
 )
 
 // Migrated says that the hardware may have changed.

@@ -29,7 +29,7 @@ const maxUevent = 8 << 10
 // anything may have come or gone.
 const Resync = "resync"
 
-// Uevents is a [Watcher] of the kernel's PCI uevents.
+// Uevents is a [Watcher] of the kernel's uevents of buses with hardware.
 type Uevents struct {
 	log  *slog.Logger
 	file *os.File
@@ -75,7 +75,7 @@ func openUevents(logger *slog.Logger) (*Uevents, error) {
 func (u *Uevents) Source() Source { return Uevent }
 
 // Watch implements [Watcher]. It closes the socket when it returns. It signals the
-// coming, going, binding and unbinding of PCI functions, and [Resync] when the
+// coming, going, binding and unbinding of PCI functions and of Xen's front ends, and [Resync] when the
 // socket has overflowed.
 func (u *Uevents) Watch(ctx context.Context, emit func(Migrated)) error {
 	defer u.file.Close()
@@ -97,7 +97,8 @@ func (u *Uevents) Watch(ctx context.Context, emit func(Migrated)) error {
 			u.log.Debug("signals: uevent", "err", err)
 			continue
 		}
-		if e.subsystem == "pci" {
+		switch e.subsystem {
+		case "pci", "xen":
 			emit(Migrated{Source: Uevent, At: Now(), Device: e.device, Detail: e.action})
 		}
 	}

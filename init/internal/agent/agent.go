@@ -25,6 +25,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/umbra-vm/umbra/drivers"
+	"github.com/umbra-vm/umbra/drivers/xenstore"
 	"github.com/umbra-vm/umbra/init/config"
 	"github.com/umbra-vm/umbra/shadow"
 	"github.com/umbra-vm/umbra/shadow/charshadow"
@@ -186,6 +187,11 @@ func listen(ctx context.Context, log *slog.Logger, m *shadow.Manager, host *sign
 	} else {
 		log.Info("no signal by VM generation id", "why", err)
 	}
+	if x, err := signals.NewXenstore(log); err == nil {
+		watchers = append(watchers, x)
+	} else if !errors.Is(err, xenstore.ErrNoXen) {
+		log.Warn("no signal by xenstore", "err", err)
+	}
 	if u, err := signals.NewUevents(log); err == nil {
 		watchers = append(watchers, u)
 	} else {
@@ -224,7 +230,7 @@ func signalOf(s signals.Migrated) shadow.Signal {
 	switch s.Source {
 	case sourceHost:
 		return shadow.Signal{Cause: ctl.CauseMigration, At: shadow.Now(), Resumed: s.At}
-	case signals.Generation:
+	case signals.Generation, signals.XenStore:
 		return shadow.Signal{Cause: ctl.CauseMigration, At: s.At}
 	case signals.Uevent:
 		sig := shadow.Signal{Cause: ctl.CauseHotplug, At: s.At}

@@ -2,16 +2,19 @@
 // Use of this source code is governed by a BSD-style
 // license that can be found in the LICENSE file.
 
+// Package xenctl listens to what the Xen toolstack asks of a guest: xl
+// shutdown and xl reboot, which reach it as a value of control/shutdown in
+// xenstore.
+//
+// It must never know what a shutdown consists of. Suspend, and with it migration,
+// is the kernel's own business (drivers/xen/manage.c) and left alone.
 package xenctl
 
 import (
 	"context"
 	"errors"
-	"fmt"
-	"io"
-	"os"
-	"strings"
 
+	"github.com/umbra-vm/umbra/drivers/xenstore"
 	"github.com/umbra-vm/umbra/init/internal/power"
 )
 
@@ -19,7 +22,7 @@ import (
 const shutdownNode = "control/shutdown"
 
 // ErrNoXen says that this is no Xen guest, or one without xenstore.
-var ErrNoXen = errors.New("not on Xen")
+var ErrNoXen = xenstore.ErrNoXen
 
 // Action returns what a value of control/shutdown asks init for. Other values
 // ask it for nothing: "suspend" is for the kernel, the empty string is the
@@ -43,29 +46,25 @@ func Action(value string) (power.Action, bool) {
 // acknowledges it; the kernel then runs /sbin/poweroff or sends SIGINT to
 // process 1, so that it comes to the same.
 func Watch(ctx context.Context, asked func(power.Request)) error {
-	if kind, err := os.ReadFile("/sys/hypervisor/type"); err != nil || strings.TrimSpace(string(kind)) != "xen" {
-		return ErrNoXen
-	}
-	f, err := os.OpenFile("/dev/xen/xenbus", os.O_RDWR, 0)
+	c, err := xenstore.Open()
 	if err != nil {
-		return fmt.Errorf("%w: %w", ErrNoXen, err)
+		return err
 	}
-	defer f.Close()
-	defer context.AfterFunc(ctx, func() { f.Close() })()
-	return watch(f, asked)
+	defer c.Close()
+	defer context.AfterFunc(ctx, func() { c.Close() })()
+	return watch(c, asked)
 }
 
-func watch(rw io.ReadWriter, asked func(power.Request)) error {
-	c := &conn{rw: rw}
-	if err := c.watch(shutdownNode); err != nil {
+func watch(c *xenstore.Conn, asked func(power.Request)) error {
+	if err := c.Watch(shutdownNode); err != nil {
 		return err
 	}
 	for {
-		if _, err := c.changed(); err != nil {
+		if _, err := c.Changed(); err != nil {
 			return err
 		}
-		value, err := c.read(shutdownNode)
-		if errors.Is(err, ErrNoEntry) {
+		value, err := c.Read(shutdownNode)
+		if errors.Is(err, xenstore.ErrNoEntry) {
 			continue
 		}
 		if err != nil {
@@ -76,7 +75,7 @@ func watch(rw io.ReadWriter, asked func(power.Request)) error {
 			continue
 		}
 		// Empty is the acknowledgement the toolstack waits for.
-		if err := c.write(shutdownNode, ""); err != nil {
+		if err := c.Write(shutdownNode, ""); err != nil {
 			return err
 		}
 		asked(power.Request{Action: action, Source: "Xen control/shutdown"})
