@@ -47,7 +47,8 @@ func (t *Tree) scanBus(ctx context.Context, b bus) ([]Device, error) {
 			return nil, err
 		}
 		dev, err := t.read(b.name(), e.Name())
-		if errors.Is(err, ErrNoDevice) {
+		// Its files go before its directory does (drivers/base/core.c, device_del).
+		if errors.Is(err, ErrNoDevice) || isGone(err) {
 			continue
 		}
 		if err != nil {
@@ -159,7 +160,8 @@ func (t *Tree) children(path string) ([]Device, error) {
 			continue
 		}
 		dev, err := t.readAt(busName, child)
-		if errors.Is(err, ErrNoDevice) {
+		// Its files go before its directory does (drivers/base/core.c, device_del).
+		if errors.Is(err, ErrNoDevice) || isGone(err) {
 			continue
 		}
 		if err != nil {
