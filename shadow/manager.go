@@ -108,7 +108,10 @@ type role struct {
 	journal *journal.Journal
 	auto    bool // made for a device that no configured role claimed
 
-	dev        drivers.Device // zero Address while vacant
+	dev        drivers.Device // zero Address while vacant; standby while that is in its place
+	standby    drivers.Device // zero Address if there is none
+	carried    bool           // what is sent goes over standby
+	stuck      bool           // standby has carried, is gone, and its driver cannot let go of it
 	last       Identity       // of the device before
 	old        []Old          // gone, but not yet detached
 	retired    []Old          // detached, but their driver not yet unloaded
@@ -248,7 +251,7 @@ func (m *Manager) Run(ctx context.Context, signals <-chan Signal) error {
 				start(sig)
 			case errors.Is(err, ErrSuperseded):
 				start(Signal{Cause: ctl.CauseMigration})
-			case m.unfinished():
+			case err != nil, m.unfinished():
 				retry = time.After(retryAfter)
 			}
 		case <-retry:
@@ -379,7 +382,8 @@ func (m *Manager) prefetch(ctx context.Context) {
 const factDevice = "device"
 
 // factOld is the journal's fact that lists the devices which a recovery has
-// lost and not yet given up: what their drivers still have is to be harvested.
+// lost and not yet given up: what their drivers still have is to be harvested. After
+// it, they are those that the kernel still believes in.
 const factOld = "old-devices"
 
 // restore takes over what a predecessor of this process left.
@@ -393,6 +397,7 @@ func (m *Manager) restore(ctx context.Context) {
 		if dev.Address == "" && st.Recovery == nil {
 			continue
 		}
+		m.restoreStandby(ctx, r, st)
 		intact := false
 		if dev.Address != "" && st.Recovery == nil {
 			var err error
@@ -402,6 +407,7 @@ func (m *Manager) restore(ctx context.Context) {
 		}
 		m.mu.Lock()
 		r.dev, r.passive, r.last = dev, intact, r.class.Identify(dev)
+		r.carried = intact && r.vacant()
 		if st.Recovery != nil {
 			r.rec = NewRecovery(r.Name, st.Recovery.Cause, nil)
 			r.rec.tl = *st.Recovery
@@ -409,9 +415,7 @@ func (m *Manager) restore(ctx context.Context) {
 		}
 		m.mu.Unlock()
 		m.log.Info("taken over from the last agent", "role", r.Name, "device", dev.Address, "passive", intact)
-		if st.Recovery != nil {
-			m.restoreOld(ctx, r, st, dev)
-		}
+		m.restoreOld(ctx, r, st, dev)
 	}
 }
 
@@ -421,6 +425,15 @@ func (m *Manager) restoreOld(ctx context.Context, r *role, st journal.State, dev
 	var gone []drivers.Device
 	if _, err := st.Fact(factOld, &gone); err != nil {
 		m.log.Error("journal", "role", r.Name, "err", err)
+	}
+	if len(gone) == 0 {
+		return
+	}
+	if st.Recovery == nil {
+		gone = slices.DeleteFunc(gone, func(d drivers.Device) bool { return d.Address == dev.Address })
+		m.removeStale(ctx, gone)
+		m.note(r.Name, r.journal.Fact(factOld, nil))
+		return
 	}
 	for _, d := range gone {
 		if d.Address == dev.Address {
@@ -486,36 +499,31 @@ func (m *Manager) resumed(sig Signal) {
 // lostInFlight reports whether a device that a recovery is being built on is
 // itself no longer there.
 func (m *Manager) lostInFlight(ctx context.Context) bool {
-	for _, r := range m.all() {
-		m.mu.Lock()
-		dev, opening := r.dev, r.opening
-		m.mu.Unlock()
-		if !opening {
-			continue
-		}
-		if v, err := m.hw.Verify(ctx, dev); err != nil || v != drivers.Alive {
-			return true
-		}
-	}
-	return false
+	return m.anyLost(ctx, func(r *role) bool { return r.opening }, func(r *role) bool { return r.carried })
 }
 
-// Changed reports whether any device in passive mode is not what it was, and
-// is cheap enough to be asked again and again: one look into config space per
-// role.
+// Changed reports whether any device in passive mode, or any standby, is not what it
+// was, and is cheap enough to be asked again and again: one look into config space per
+// device.
 func (m *Manager) Changed(ctx context.Context) bool {
-	for _, r := range m.all() {
-		m.mu.Lock()
-		dev, passive := r.dev, r.passive
-		m.mu.Unlock()
-		if !passive {
-			continue
+	return m.anyLost(ctx, func(r *role) bool { return r.passive }, func(*role) bool { return true })
+}
+
+// anyLost reports whether any device of the roles that dev chooses, or any standby of
+// those that standby does, is not what it was.
+func (m *Manager) anyLost(ctx context.Context, dev, standby func(*role) bool) bool {
+	var looks []drivers.Device
+	m.mu.Lock()
+	for _, r := range m.roles {
+		if r.dev.Address != "" && dev(r) {
+			looks = append(looks, r.dev)
 		}
-		if v, err := m.hw.Verify(ctx, dev); err != nil || v != drivers.Alive {
-			return true
+		if r.standby.Address != "" && r.standby.Address != r.dev.Address && standby(r) {
+			looks = append(looks, r.standby)
 		}
 	}
-	return false
+	m.mu.Unlock()
+	return slices.ContainsFunc(looks, func(d drivers.Device) bool { return !m.works(ctx, d) })
 }
 
 func (m *Manager) all() []*role {

@@ -65,6 +65,15 @@ type fakeClass struct {
 	link chan struct{}
 }
 
+// base is the class without what tests have put around it.
+func (c *fakeClass) base() *fakeClass { return c }
+
+// testClass is a fakeClass, or one that is built on it.
+type testClass interface {
+	Class
+	base() *fakeClass
+}
+
 func (c *fakeClass) Name() string               { return "net" }
 func (c *fakeClass) Owns(d drivers.Device) bool { return d.Class>>16 == 2 }
 func (c *fakeClass) note(f string, args ...any) {
@@ -150,8 +159,8 @@ func startRoles(t *testing.T, hw *drivertest.Machine, class *fakeClass, dir stri
 	return startOn(t, hw.Tree(), hw, class, dir, roles...)
 }
 
-func startOn(t *testing.T, hardware Hardware, hw *drivertest.Machine, class *fakeClass, dir string, roles ...Role) *guest {
-	g := &guest{T: t, hw: hw, class: class, dir: dir, signals: make(chan Signal)}
+func startOn(t *testing.T, hardware Hardware, hw *drivertest.Machine, class testClass, dir string, roles ...Role) *guest {
+	g := &guest{T: t, hw: hw, class: class.base(), dir: dir, signals: make(chan Signal)}
 	m, err := NewManager(Options{
 		Hardware: hardware, Classes: []Class{class}, StateDir: dir,
 		Roles:  roles,

@@ -28,10 +28,14 @@ func (m *Manager) Roles() []ctl.RoleStatus {
 		st := ctl.RoleStatus{
 			Name: r.Name, Class: r.Class, Mode: ctl.ModeActive,
 			Device: r.dev.Address, Driver: driverOf(r.dev),
+			Standby: r.standby.Address, OnStandby: r.carried,
 			Since: r.since + offset, Message: r.message,
 		}
-		if r.passive {
+		if r.passive || r.carried {
 			st.Mode = ctl.ModePassive
+		}
+		if r.vacant() {
+			st.Device = ""
 		}
 		m.mu.Unlock()
 		r.shadow.Status(&st)

@@ -8,6 +8,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 
 	"github.com/umbra-vm/umbra/drivers"
 	"github.com/umbra-vm/umbra/shadow/ctl"
@@ -16,7 +17,8 @@ import (
 // retire removes, off the critical path, what a recovery left behind: the
 // kernel's idea of devices that are gone, and their drivers, which are then
 // loaded afresh for the next move.
-func (m *Manager) retire(ctx context.Context, name string, tl ctl.Timeline, retired []Old) {
+func (m *Manager) retire(ctx context.Context, r *role, tl ctl.Timeline, retired []Old) {
+	name := r.Name
 	for _, old := range retired {
 		err := old.Remove(ctx)
 		m.mu.Lock()
@@ -31,7 +33,32 @@ func (m *Manager) retire(ctx context.Context, name string, tl ctl.Timeline, reti
 			m.log.Warn("old driver not unloaded", "role", name, "module", old.Module, "err", err)
 		}
 	}
+	m.mu.Lock()
+	over := r.rec == nil && len(r.old) == 0
+	m.mu.Unlock()
+	if over {
+		m.note(name, r.journal.Fact(factOld, nil))
+	}
 	m.prefetch(ctx)
+}
+
+// removeStale removes what a predecessor had given up, and not removed when it died: its
+// driver is bound to hardware that is not there any more, and no role must be given it.
+func (m *Manager) removeStale(ctx context.Context, gone []drivers.Device) {
+	devs, err := m.hw.Scan(ctx)
+	if err != nil {
+		m.log.Error("scan the buses", "err", err)
+		return
+	}
+	for _, d := range devs {
+		stale := slices.ContainsFunc(gone, func(g drivers.Device) bool { return g.Address == d.Address && g.IDs == d.IDs })
+		if !stale || d.Driver == "" || m.works(ctx, d) {
+			continue
+		}
+		if err := unlessGone(m.hw.Remove(ctx, d)); err != nil {
+			m.log.Warn("old device not removed", "device", d.Address, "err", err)
+		}
+	}
 }
 
 // unload takes a module out of the kernel unless a device is bound to it: a

@@ -43,12 +43,16 @@ func (m *Manager) round(ctx context.Context, sig Signal) error {
 			scan.Go(func() { look(whole) })
 		}
 		m.vacate(whole, sig, lost)
+		m.failOverAll(whole, sig)
 		scan.Wait()
-		if !early {
+		if m.dismiss(whole, sig) || !early {
 			look(whole)
 		}
-	} else if !sig.Quiet && m.anyVacant() {
-		look(whole)
+	} else {
+		m.failOverAll(whole, sig)
+		if m.dismiss(whole, sig) || !sig.Quiet && m.anyVacant() || sig.Cause == ctl.CauseMigration && m.canHaveMore() {
+			look(whole)
+		}
 	}
 	if ctx.Err() != nil {
 		return ErrSuperseded
@@ -189,7 +193,7 @@ func (m *Manager) fill(ctx context.Context, sig Signal) error {
 	if len(free) > 0 && m.overtaken(context.WithoutCancel(ctx), Signal{Cause: sig.Cause}) {
 		return ErrSuperseded
 	}
-	m.assign(vacant, free)
+	standbys := m.assign(context.WithoutCancel(ctx), sig, free)
 	m.adoptRest(free)
 
 	var (
@@ -201,7 +205,7 @@ func (m *Manager) fill(ctx context.Context, sig Signal) error {
 		m.mu.Lock()
 		// One that came from an alarm and was not given up has a device that cannot
 		// be judged now: the kernel is taking it away, or adding another one there.
-		if r.dev.Address != "" && !r.passive && !r.kept && !r.alarmed && !r.entered {
+		if r.dev.Address != "" && !r.passive && !r.kept && !r.stuck && !r.alarmed && !r.entered {
 			todo = append(todo, r)
 		}
 		m.mu.Unlock()
@@ -213,6 +217,9 @@ func (m *Manager) fill(ctx context.Context, sig Signal) error {
 			mu.Unlock()
 		}
 	})
+	for r, dev := range standbys {
+		m.standBy(context.WithoutCancel(ctx), r, dev)
+	}
 	m.reportVacant(devs)
 	return errors.Join(errs...)
 }
@@ -221,7 +228,7 @@ func (m *Manager) vacant() (out []*role) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	for _, r := range m.roles {
-		if r.dev.Address == "" && !(r.auto && r.rec == nil) {
+		if r.vacant() && !(r.auto && r.rec == nil) {
 			out = append(out, r)
 		}
 	}
@@ -251,6 +258,7 @@ func (m *Manager) loadFree(ctx context.Context, sig Signal, devs []drivers.Devic
 		if r.dev.Address != "" && !(r.auto && m.classOf(r.dev) != m.opt.Generic) {
 			owned[r.dev.Address] = true
 		}
+		owned[r.standby.Address] = true
 		for _, d := range r.old {
 			owned[d.Address] = true
 		}
@@ -271,7 +279,8 @@ func (m *Manager) loadFree(ctx context.Context, sig Signal, devs []drivers.Devic
 	parallel(idx, func(i int) {
 		dev := todo[i]
 		class := m.classOf(dev)
-		if class == nil {
+		// One that is bound may be what a predecessor has given up.
+		if class == nil || class != m.opt.Generic && dev.Driver != "" && !m.works(ctx, dev) {
 			return
 		}
 		if dev.Driver == "" || class != m.opt.Generic {
@@ -308,79 +317,6 @@ func (m *Manager) classOf(dev drivers.Device) Class {
 	return nil
 }
 
-// assign gives free devices to vacant roles, class by class.
-func (m *Manager) assign(vacant []*role, frees []*free) {
-	for _, class := range append([]Class{m.opt.Generic}, m.opt.Classes...) {
-		if class == nil {
-			continue
-		}
-		var (
-			vs  []Vacancy
-			rs  = make(map[string]*role)
-			ids []Identity
-			of  []*free
-		)
-		for _, r := range vacant {
-			if r.class == class {
-				vs = append(vs, Vacancy{r.Role, r.last})
-				rs[r.Name] = r
-			}
-		}
-		for _, f := range frees {
-			if f.class == class && !f.taken {
-				ids = append(ids, class.Identify(f.dev))
-				of = append(of, f)
-			}
-		}
-		for name, i := range Assign(vs, ids) {
-			r := rs[name]
-			of[i].taken = true
-			m.mu.Lock()
-			m.roles = slices.DeleteFunc(m.roles, func(a *role) bool {
-				if !a.auto || a.dev.Address != of[i].dev.Address {
-					return false
-				}
-				m.note(a.Name, a.journal.Close())
-				return true
-			})
-			r.dev, r.opening = of[i].dev, true
-			if r.rec != nil {
-				r.rec.Stamp(ctl.StampProbed)
-				r.rec.Between("", describe(r.dev))
-			}
-			m.mu.Unlock()
-			m.note(name, r.journal.Fact(factDevice, of[i].dev))
-		}
-	}
-}
-
-// adoptRest makes a role of its own for every bound device that no
-// configured role claimed, so that its settings outlive it too.
-func (m *Manager) adoptRest(frees []*free) {
-	if m.opt.Generic == nil {
-		return
-	}
-	for _, f := range frees {
-		if f.taken || m.hasAuto(f.dev.Address) {
-			continue
-		}
-		r, err := m.addRole(Role{Name: "dev-" + f.dev.Address, Class: m.opt.Generic.Name()}, m.opt.Generic, true)
-		if err != nil {
-			m.log.Error("device without a shadow", "device", describe(f.dev), "err", err)
-			continue
-		}
-		m.mu.Lock()
-		r.dev = f.dev
-		m.mu.Unlock()
-	}
-}
-
-func (m *Manager) hasAuto(address string) bool {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	return slices.ContainsFunc(m.roles, func(r *role) bool { return r.auto && r.dev.Address == address })
-}
-
 // complete takes a role that has a device to passive mode.
 func (m *Manager) complete(ctx context.Context, r *role, sig Signal) error {
 	m.mu.Lock()
@@ -412,22 +348,27 @@ func (m *Manager) complete(ctx context.Context, r *role, sig Signal) error {
 	rec.number(r.recoveries)
 	tl := rec.Timeline()
 	r.passive, r.opening, r.since, r.message = true, false, Now(), ""
-	retired := append(r.retired, r.old...)
+	r.carried = r.vacant()
+	retired := append(slices.Clone(r.old), r.retired...)
 	for _, o := range r.old {
 		m.leaving[o.Address] = true
 	}
 	r.rec, r.old, r.retired = nil, nil, nil
-	r.last = r.class.Identify(dev)
+	if !r.carried { // the next device is to be like the last of its own
+		r.last = r.class.Identify(dev)
+	}
 	r.done = append(r.done, tl)
 	if len(r.done) > doneKept {
 		r.done = r.done[1:]
 	}
 	m.mu.Unlock()
 	m.note(r.Name, r.journal.Done(tl))
-	m.note(r.Name, r.journal.Fact(factOld, nil))
+	if len(retired) == 0 {
+		m.note(r.Name, r.journal.Fact(factOld, nil))
+	}
 	m.log.Info("passive mode", "role", r.Name, "device", describe(dev), "cause", tl.Cause, "ms", (Now()-began(tl))/1e6)
 	if len(retired) > 0 {
-		m.tidying.Go(func() { m.retire(whole, r.Name, tl, retired) })
+		m.tidying.Go(func() { m.retire(whole, r, tl, retired) })
 	}
 	return nil
 }
@@ -454,18 +395,22 @@ func (m *Manager) reportVacant(devs []drivers.Device) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	for _, r := range m.roles {
-		if r.auto || r.dev.Address != "" {
+		if r.auto || !r.vacant() {
 			continue
 		}
-		msg := "active: no " + r.Class + " device on the bus; waiting for one"
+		state := "active"
+		if r.carried {
+			state = "on the standby"
+		}
+		msg := state + ": no " + r.Class + " device on the bus; waiting for one"
 		for _, d := range devs {
 			why, bad := m.refused[d.Address]
 			switch {
 			case !bad || !r.class.Owns(d):
 			case errors.Is(why, drivers.ErrNoDriver):
-				msg = fmt.Sprintf("active: the device at %s (%s) has no driver in this image", d.Address, d.IDs)
+				msg = fmt.Sprintf("%s: the device at %s (%s) has no driver in this image", state, d.Address, d.IDs)
 			default:
-				msg = fmt.Sprintf("active: the device at %s (%s) cannot be used: %v", d.Address, d.IDs, why)
+				msg = fmt.Sprintf("%s: the device at %s (%s) cannot be used: %v", state, d.Address, d.IDs, why)
 			}
 		}
 		if r.message != msg {

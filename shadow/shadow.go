@@ -62,6 +62,8 @@ type Role struct {
 	Name  string // e.g. "net0"; also the name of its proxy
 	Class string // the name of the Class that shadows it
 	Match Match
+	// Standby says which device stands by for that of the role.
+	Standby Standby
 }
 
 // A Class makes the shadows of one device class. Adding a class to umbra is
@@ -104,6 +106,23 @@ type Shadow interface {
 	Status(st *ctl.RoleStatus)
 	// Log returns the role's log for people and tools.
 	Log() []ctl.LogEntry
+}
+
+// A Stander is a Shadow that can have a standby: a second device, which the hypervisor
+// moves by itself, and over which data flow while the role has no device. To let it carry,
+// the Manager takes the role through Open and Complete with it, as with any device.
+// Its methods are called as a Shadow's are.
+type Stander interface {
+	Shadow
+	// StandBy brings dev, whose driver is bound, below the proxy beside the role's
+	// device, or notes that the role's device stands by from now on. It leaves
+	// alone what is sent.
+	StandBy(ctx context.Context, dev drivers.Device) error
+	// Ready reports whether the standby could carry data now.
+	Ready(ctx context.Context) bool
+	// Dismiss takes a standby that does not carry out of the proxy. After an error
+	// that matches ErrKept the Manager leaves the device and its driver alone.
+	Dismiss(ctx context.Context, old Old) error
 }
 
 // Old is the device that a role had, and what its address holds now: Alive

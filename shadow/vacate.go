@@ -152,6 +152,15 @@ func (m *Manager) vacate(ctx context.Context, sig Signal, lost []loss) {
 			m.release(ctx, r, dev, rec)
 			return
 		}
+		m.mu.Lock()
+		r.retired = append(r.retired, old)
+		r.dev = drivers.Device{}
+		standby := r.standby
+		m.mu.Unlock()
+		if standby.Address != "" {
+			m.note(r.Name, r.journal.Fact(factOld, []drivers.Device{dev}))
+		}
+		m.failOver(ctx, sig, r)
 		if err := old.Remove(ctx); err != nil {
 			m.fail(r, &RoleError{r.Name, "remove", dev.Address, err})
 		}
@@ -161,11 +170,12 @@ func (m *Manager) vacate(ctx context.Context, sig Signal, lost []loss) {
 				m.fail(r, &RoleError{r.Name, "unload the driver of", dev.Address, err})
 			}
 		}
-		rec.Stamp(ctl.StampUnloaded)
 		m.mu.Lock()
-		r.retired = append(r.retired, old)
-		r.dev = drivers.Device{}
+		under := r.rec == rec
 		m.mu.Unlock()
+		if under { // else retire stamps it
+			rec.Stamp(ctl.StampUnloaded)
+		}
 	})
 }
 
@@ -199,6 +209,11 @@ func (m *Manager) enter(ctx context.Context, sig Signal, l loss) (*Recovery, dri
 	}
 	rec, dev := r.rec, r.dev
 	rec.Between(describe(dev), "")
+	r.carried = false
+	if dev.Address == r.standby.Address {
+		r.standby = drivers.Device{}
+		m.note(r.Name, r.journal.Fact(factStandby, nil))
+	}
 	if !r.kept {
 		r.since = Now()
 		r.message = "active: the device is " + l.verdict.String()

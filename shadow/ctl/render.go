@@ -49,6 +49,12 @@ func RenderStatus(w io.Writer, s Status) error {
 		}
 		tw.Flush()
 		for _, r := range s.Roles {
+			switch {
+			case r.OnStandby:
+				fmt.Fprintf(&b, "%s: what is sent goes over the standby at %s\n", clean(r.Name), clean(r.Standby))
+			case r.Standby != "":
+				fmt.Fprintf(&b, "%s: a standby is at %s\n", clean(r.Name), clean(r.Standby))
+			}
 			if r.Message != "" {
 				fmt.Fprintf(&b, "%s: %s\n", clean(r.Name), clean(r.Message))
 			}

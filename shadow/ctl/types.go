@@ -60,6 +60,7 @@ const (
 	StampOpened    = "opened"    // the new device is up
 	StampLink      = "link"      // the new device has carrier
 	StampReplayed  = "replayed"  // the log has been replayed on it
+	StampStandby   = "standby"   // the new device is the standby, and carries what is sent from here on
 	StampReleased  = "released"  // what was held has been sent
 	StampPassive   = "passive"   // the role is in passive mode again
 )
@@ -68,7 +69,7 @@ const (
 func StampNames() []string {
 	return []string{
 		StampResumed, StampDetected, StampActive, StampHarvested, StampUnloaded, StampScanned,
-		StampProbed, StampOpened, StampLink, StampReplayed, StampReleased, StampPassive,
+		StampProbed, StampOpened, StampLink, StampReplayed, StampStandby, StampReleased, StampPassive,
 	}
 }
 
@@ -87,20 +88,25 @@ type Status struct {
 
 // RoleStatus is the state of one role.
 type RoleStatus struct {
-	Name     string `json:"name"`
-	Class    string `json:"class"`
-	Mode     string `json:"mode"` // ModePassive or ModeActive
-	Proxy    string `json:"proxy,omitempty"`
-	Device   string `json:"device,omitempty"` // BDF; empty while the role is vacant
-	Driver   string `json:"driver,omitempty"`
-	Iface    string `json:"iface,omitempty"` // the device's own interface
-	MAC      string `json:"mac,omitempty"`
-	Carrier  bool   `json:"carrier"`
-	Since    int64  `json:"since_boottime_ns"` // when the mode was entered, CLOCK_BOOTTIME
-	Log      int    `json:"log"`               // operations in the log
-	Held     int    `json:"held"`              // frames held now
-	Deferred int    `json:"deferred"`          // operations that the device cannot do
-	Message  string `json:"message,omitempty"` // what a person must know, e.g. why a role is vacant
+	Name   string `json:"name"`
+	Class  string `json:"class"`
+	Mode   string `json:"mode"` // ModePassive or ModeActive
+	Proxy  string `json:"proxy,omitempty"`
+	Device string `json:"device,omitempty"` // BDF; empty while the role has none of its own
+	Driver string `json:"driver,omitempty"`
+	// Standby is the bus address of the device that stands by, empty if none does.
+	// OnStandby says that what is sent goes over it: the role has no device, or one
+	// that is not ready yet. That is passive mode too, as a driver serves the proxy.
+	Standby   string `json:"standby,omitempty"`
+	OnStandby bool   `json:"on_standby,omitempty"`
+	Iface     string `json:"iface,omitempty"` // the device's own interface
+	MAC       string `json:"mac,omitempty"`
+	Carrier   bool   `json:"carrier"`
+	Since     int64  `json:"since_boottime_ns"` // when the mode was entered, CLOCK_BOOTTIME
+	Log       int    `json:"log"`               // operations in the log
+	Held      int    `json:"held"`              // frames held now
+	Deferred  int    `json:"deferred"`          // operations that the device cannot do
+	Message   string `json:"message,omitempty"` // what a person must know, e.g. why a role is vacant
 }
 
 // Timeline is the record of one recovery.
