@@ -5,7 +5,7 @@
 // Package netshadow is the shadow of the network class.
 //
 // The proxy of a role is an active-backup bond named after it, with the
-// device's interface and, always, a TAP as its ports. In passive mode the
+// device's interface, that of a standby and, always, a TAP as its ports. In passive mode the
 // device's interface is the active port and the shadow only listens to what
 // the kernel says about settings. In active mode the TAP is the active port,
 // a plug queueing discipline on the proxy holds what applications send, and
@@ -14,9 +14,12 @@
 // replayed, harvested frames re-sent first, held frames released in order,
 // the proxy's addresses announced.
 //
+// A standby is a paravirtual NIC, which the hypervisor moves by itself. While there is
+// no device its interface is the active port, in passive mode.
+//
 // The package knows interfaces, frames and settings. It must never know a
-// driver by name, how a device was found, or which signal came first; it
-// knows nothing of other classes.
+// driver by name but for those of paravirtual NICs, how a device was found, or which
+// signal came first; it knows nothing of other classes.
 package netshadow
 
 import (
@@ -185,7 +188,7 @@ func (c *Class) asked(r asked.Request) {
 func owns(dev drivers.Device) bool { return dev.Class>>16 == 0x02 }
 
 func identify(hw Hardware, dev drivers.Device) shadow.Identity {
-	id := shadow.Identity{Address: dev.Address, IDs: ids(dev)}
+	id := shadow.Identity{Address: dev.Address, IDs: ids(dev), Paravirtual: paravirtual(dev)}
 	names, err := hw.ClassDevices(dev, "net")
 	if err != nil || len(names) == 0 {
 		return id
@@ -227,6 +230,19 @@ func waitInterface(ctx context.Context, hw Hardware, dev drivers.Device) (string
 		case <-time.After(2 * time.Millisecond):
 		}
 	}
+}
+
+// waitLink is waitInterface, and returns what the kernel says of the interface.
+func waitLink(ctx context.Context, hw Hardware, dev drivers.Device) (netlink.Link, error) {
+	iface, err := waitInterface(ctx, hw, dev)
+	if err != nil {
+		return nil, err
+	}
+	l, err := netlink.LinkByName(iface)
+	if err != nil {
+		return nil, fmt.Errorf("interface %s: %w", iface, err)
+	}
+	return l, nil
 }
 
 // interfaceWait is how long a bound driver may take to make its interface.

@@ -81,15 +81,11 @@ func (p *plain) Activate(ctx context.Context, old shadow.Old, _ *shadow.Recovery
 func (p *plain) Detach(context.Context, shadow.Old, *shadow.Recovery) error { return nil }
 
 func (p *plain) Open(ctx context.Context, dev drivers.Device, _ *shadow.Recovery) error {
-	iface, err := waitInterface(ctx, p.hw, dev)
+	l, err := waitLink(ctx, p.hw, dev)
 	if err != nil {
 		return err
 	}
-	l, err := netlink.LinkByName(iface)
-	if err != nil {
-		return fmt.Errorf("interface %s: %w", iface, err)
-	}
-	if iface != p.name {
+	if iface := l.Attrs().Name; iface != p.name {
 		if err := netlink.LinkSetName(l, p.name); err != nil {
 			return fmt.Errorf("rename %s to %s: %w", iface, p.name, err)
 		}

@@ -11,15 +11,18 @@ import (
 	"fmt"
 	"net"
 	"os"
+	"path/filepath"
 
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 )
 
 // A proxy is the interface that applications see: an active-backup bond named
-// after the role. Its ports are the device's interface and, always, a TAP
-// whose file the shadow holds. The TAP keeps the bond's carrier, and with it
-// every socket, address and route, while there is no device.
+// after the role. Its ports are the device's interface, that of a standby if there
+// is one, and, always, a TAP whose file the shadow holds. The TAP keeps the bond's
+// carrier, and with it every socket, address and route, while there is no device. It is
+// the first: a bond whose active port vanishes goes on with the first that is left, and
+// from the TAP frames are sent in order, behind those that the device had.
 type proxy struct {
 	name string
 	tap  string
@@ -59,7 +62,8 @@ func (p proxy) link() (*netlink.Bond, error) {
 //
 //   - all_slaves_active: replies may arrive on the new port before it is the
 //     active one, and a bond drops what its inactive ports receive
-//     (drivers/net/bonding/bond_main.c, bond_should_deliver_exact_match).
+//     (drivers/net/bonding/bond_main.c, bond_should_deliver_exact_match). See
+//     receiveAll.
 //   - miimon 0: the shadow decides when to fail over, not a timer.
 //   - fail_over_mac active: the bond leaves its ports' addresses alone, and each
 //     port is given the role's before it joins. With "none" a port that leaves is
@@ -143,6 +147,19 @@ func (p proxy) insist(iface string, mac net.HardwareAddr) error {
 	err = netlink.LinkSetHardwareAddr(l, mac)
 	if err != nil && !errors.Is(err, unix.EBUSY) && !errors.Is(err, unix.EOPNOTSUPP) {
 		return fmt.Errorf("give %s the MAC %s of %s once more: %w", iface, mac, p.name, err)
+	}
+	return nil
+}
+
+// receiveAll says whether the bond takes what ports receive that are not the active one.
+func (p proxy) receiveAll(on bool) error {
+	v := []byte("0")
+	if on {
+		v = []byte("1")
+	}
+	file := filepath.Join("/sys/class/net", p.name, "bonding/all_slaves_active")
+	if err := os.WriteFile(file, v, 0); err != nil {
+		return fmt.Errorf("ports that %s receives from: %w", p.name, err)
 	}
 	return nil
 }

@@ -33,6 +33,11 @@ func (s *netShadow) Complete(ctx context.Context, dev drivers.Device, rec *shado
 	// What has not moved when ctx ends stays where it is.
 	ctx, cancel := context.WithTimeout(ctx, moveLimit)
 	defer cancel()
+	if s.replaces(ctx, iface) {
+		if err := s.comeBack(ctx, iface, index); err != nil {
+			return err
+		}
+	}
 	// What the port's queue refuses, and the kernel while the plug is taken away.
 	s.aim(harvest.Target{Proxy: ifindex(s.proxy.name), Port: index})
 	if err := s.resend(ctx, index, rec); err != nil {
@@ -41,6 +46,7 @@ func (s *netShadow) Complete(ctx context.Context, dev drivers.Device, rec *shado
 	if err := s.activate(iface); err != nil {
 		return err
 	}
+	s.stampStandby(iface, rec)
 	if err := s.releasePlug(ctx, index, rec); err != nil {
 		return err
 	}
@@ -61,6 +67,7 @@ func (s *netShadow) Complete(ctx context.Context, dev drivers.Device, rec *shado
 	rec.Stamp(ctl.StampReleased)
 	s.neighbours.unpin()
 	s.neighbours.watch(ctx)
+	s.listen()
 	s.announce(ctx)
 	if err := s.recorder.resume(ctx, iface); err != nil {
 		s.log.Warn("changes of settings are not recorded", "err", err)

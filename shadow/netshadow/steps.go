@@ -13,7 +13,6 @@ import (
 	"net"
 	"os"
 	"path/filepath"
-	"slices"
 	"sync"
 	"time"
 
@@ -49,6 +48,7 @@ type netShadow struct {
 	reader     *hold.TapReader // while the user owns the root queueing discipline
 	recorder   *recorder
 	neighbours *neighbours
+	standby    string // the standby's interface, "" if there is none
 
 	mu    sync.Mutex
 	iface string // the device's interface, "" while there is none
@@ -87,6 +87,7 @@ func (s *netShadow) Activate(ctx context.Context, old shadow.Old, rec *shadow.Re
 	if err != nil || !there {
 		return err
 	}
+	s.receive(true)
 	s.confess(rec)
 	bond := ifindex(s.proxy.name)
 	s.arm(ctx, old, rec)
@@ -101,8 +102,8 @@ func (s *netShadow) Activate(ctx context.Context, old shadow.Old, rec *shadow.Re
 	err = s.class.plug.Hold(ctx, bond, s.limits.Hold.Bytes)
 	s.neighbours.pin()
 	s.recorder.pause(ctx)
-	if impatient(old) && old.Verdict != drivers.Absent && s.proxy.filtersVLANs() {
-		return fmt.Errorf("virtio_net would wait without end for the device to drop VLAN filters, as its slot is taken by another: %w", shadow.ErrKept)
+	if err := s.stuck(old); err != nil {
+		return err
 	}
 	if err == nil && impatient(old) {
 		return s.Detach(ctx, old, rec)
@@ -219,121 +220,15 @@ func (s *netShadow) aim(t harvest.Target) {
 	s.target = t
 }
 
-// Detach closes the old driver, takes its interface out of the proxy, and keeps
-// what it had not sent.
-func (s *netShadow) Detach(ctx context.Context, old shadow.Old, rec *shadow.Recovery) error {
-	if there, err := s.proxy.exists(); err != nil || !there {
-		return err
-	}
-	mine, err := s.class.Hardware.ClassDevices(old.Device, "net")
-	if err != nil && !errors.Is(err, drivers.ErrNoDevice) {
-		return err
-	}
-	var errs []error
-	if len(mine) > 0 {
-		s.aim(s.targetOf(ifindex(mine[0]), rec))
-	}
-	if !impatient(old) {
-		for _, name := range mine {
-			errs = append(errs, s.proxy.close(name), s.failOver(name), s.proxy.release(name))
-		}
-	}
-	// virtio frees what is in its rings when the device goes, not when the
-	// interface is closed.
-	if onVirtio(old.Device) {
-		errs = append(errs, s.letGo(ctx, old))
-	}
-	s.neighbours.pin()
-	s.mu.Lock()
-	if slices.Contains(mine, s.iface) {
-		s.iface = ""
-	}
-	s.mu.Unlock()
-	s.recorder.forget(ctx, mine)
-	errs = append(errs, s.collect(ctx, rec, false))
-	rec.Stamp(ctl.StampHarvested)
-	return errors.Join(errs...)
-}
-
-// failOver makes the TAP the active port if name is.
-func (s *netShadow) failOver(name string) error {
-	_, active, err := s.proxy.ports()
-	if err != nil || active != name {
-		return err
-	}
-	return s.activate(s.proxy.tap)
-}
-
-// activate makes iface the active port. The kernel forgets the neighbours with
-// that, and what waits for one that it is just asking for: hence they are put
-// back before, lest there be one, and after.
-func (s *netShadow) activate(iface string) error {
-	s.neighbours.pin()
-	err := s.proxy.activate(iface)
-	s.neighbours.pin()
-	return err
-}
-
-// collect takes what has been harvested so far and, if it is the last time,
-// ends the harvest. What a driver had is older than all that is pending: it was sent
-// before, or re-sent to a device that was lost in its turn.
-func (s *netShadow) collect(ctx context.Context, rec *shadow.Recovery, last bool) error {
-	if !s.armed {
-		return nil
-	}
-	f, err := s.field()
-	if err != nil {
-		return err
-	}
-	finish := f.Sync
-	if last {
-		s.armed = false
-		finish = f.Disarm
-	}
-	if err := finish(context.WithoutCancel(ctx)); err != nil {
-		return fmt.Errorf("harvest: %w", err)
-	}
-	own, behind := f.Take()
-	before := s.counters
-	s.counters = f.Counters()
-	bad := int(s.counters.Seen-before.Seen) - int(s.counters.Taken-before.Taken)
-	got := len(own) + len(behind)
-	if got > 0 {
-		s.keep(slices.Concat(own, s.pending, behind))
-	}
-	s.account.collected(s.counters.Seen, s.armed)
-	if got+bad == 0 {
-		return nil
-	}
-	rec.Count(ctl.Frames{Harvested: got, Dropped: bad})
-	s.log.Info("harvested", "frames", got, "not to be saved", bad)
-	return nil
-}
-
-// keep makes frames those that are pending. A successor finds them on the shelf; one
-// that was killed while it sent them has them sent again.
-func (s *netShadow) keep(frames []frame.Frame) {
-	s.pending = frames
-	unsafe := 0
-	if err := s.shelf.Put(frames); err != nil {
-		s.log.Warn("frames would be lost with this agent", "frames", len(frames), "err", err)
-		unsafe = len(frames)
-	}
-	s.account.keeps(unsafe)
-}
-
 // Open makes dev's interface a port of the proxy, creating the proxy for the
 // role's first device.
 func (s *netShadow) Open(ctx context.Context, dev drivers.Device, rec *shadow.Recovery) error {
 	s.confess(rec)
-	iface, err := waitInterface(ctx, s.class.Hardware, dev)
+	l, err := waitLink(ctx, s.class.Hardware, dev)
 	if err != nil {
 		return err
 	}
-	l, err := netlink.LinkByName(iface)
-	if err != nil {
-		return fmt.Errorf("interface %s: %w", iface, err)
-	}
+	iface := l.Attrs().Name
 	there, err := s.proxy.exists()
 	if err != nil {
 		return err
@@ -341,7 +236,13 @@ func (s *netShadow) Open(ctx context.Context, dev drivers.Device, rec *shadow.Re
 	if err := s.openTap(ctx); err != nil {
 		return err
 	}
-	if there && !s.armed && rec.Timeline().Cause != shadow.CauseBoot {
+	back := there && s.replaces(ctx, iface)
+	switch {
+	case back:
+		s.recorder.pause(ctx)
+		s.recorder.forget(ctx, []string{s.standby})
+		s.receive(false)
+	case there && !s.armed && rec.Timeline().Cause != shadow.CauseBoot:
 		// A predecessor has given the old device up already.
 		s.arm(ctx, shadow.Old{}, rec)
 	}
@@ -368,6 +269,11 @@ func (s *netShadow) Open(ctx context.Context, dev drivers.Device, rec *shadow.Re
 	}
 	if err := s.proxy.enslave(iface, mac); err != nil {
 		return err
+	}
+	if iface == s.standby { // a port already, maybe since the role had another MAC
+		if err := s.proxy.wear(l, mac); err != nil {
+			return err
+		}
 	}
 	s.mu.Lock()
 	s.iface, s.index = iface, l.Attrs().Index
@@ -443,8 +349,11 @@ func (s *netShadow) usable(ctx context.Context, rec *shadow.Recovery) error {
 	if s.shown == index {
 		return nil
 	}
-	s.shown = index
 	rec.Stamp(ctl.StampLink)
+	if s.replaces(ctx, iface) {
+		return nil // see comeBack
+	}
+	s.shown = index
 	ctx = context.WithoutCancel(ctx) // what follows is short, and is done or not
 	if _, err := s.class.plug.Stats(ctx, ifindex(s.proxy.name)); err == nil {
 		if err := s.activate(iface); err != nil {
@@ -510,6 +419,7 @@ func (s *netShadow) Intact(ctx context.Context, dev drivers.Device) (bool, error
 	}
 	s.neighbours.unpin()
 	s.neighbours.watch(ctx)
+	s.listen()
 	go s.watch(index)
 	return true, s.recorder.adopt(ctx, names[0])
 }

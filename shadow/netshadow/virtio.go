@@ -6,6 +6,7 @@ package netshadow
 
 import (
 	"context"
+	"fmt"
 	"os"
 	"path/filepath"
 	"slices"
@@ -23,6 +24,14 @@ import (
 // left alone (net/core/dev.c, __dev_set_rx_mode).
 func impatient(old shadow.Old) bool {
 	return onVirtio(old.Device) && old.Verdict != drivers.Alive
+}
+
+// stuck returns an error that matches shadow.ErrKept if old's driver cannot let go of it.
+func (s *netShadow) stuck(old shadow.Old) error {
+	if impatient(old) && old.Verdict != drivers.Absent && s.proxy.filtersVLANs() {
+		return fmt.Errorf("virtio_net would wait without end for the device to drop VLAN filters, as its slot is taken by another: %w", shadow.ErrKept)
+	}
+	return nil
 }
 
 // letGo makes the driver of a virtio device let go of it. To remove the function
