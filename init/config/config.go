@@ -69,6 +69,9 @@ type Role struct {
 	Class Class  `json:"class" toml:"class"`
 	Match Match  `json:"match,omitzero" toml:"match"`
 
+	// Standby says which paravirtual device serves the role while it has no other.
+	Standby Standby `json:"standby,omitzero" toml:"standby"`
+
 	// MAC fixes the proxy's address. Empty: the first device's address is
 	// taken and kept from then on.
 	MAC string `json:"mac,omitempty" toml:"mac"`
@@ -83,6 +86,22 @@ type Match struct {
 	MAC     string `json:"mac,omitempty" toml:"mac"`         // 52:54:00:12:34:56
 	Address string `json:"address,omitempty" toml:"address"` // PCI address with domain, 0000:00:02.0
 	IDs     string `json:"ids,omitempty" toml:"ids"`         // vendor:device, 4 hex digits each, 8086:100e
+}
+
+// Pairing says by what a role's device and its standby are known to belong together.
+type Pairing string
+
+// The pairings. The empty value means PairMAC, and PairAny where there are rules.
+const (
+	PairMAC  Pairing = "mac"  // by equal MACs, as Linux's net_failover does
+	PairAny  Pairing = "any"  // the first that is left over
+	PairNone Pairing = "none" // there is no standby
+)
+
+// Standby says which paravirtual device stands by for a role.
+type Standby struct {
+	Pair  Pairing `json:"pair,omitempty" toml:"pair"`
+	Match Match   `json:"match,omitzero" toml:"match"`
 }
 
 // Method says how a role's network is configured.

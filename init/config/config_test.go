@@ -23,6 +23,7 @@ const whole = `{
   "prefetch": ["e1000", "8139cp"],
   "roles": [{"name": "net0", "class": "net",
     "match": {"mac": "52:54:00:12:34:56", "address": "0000:00:02.0", "ids": "8086:100e"},
+    "standby": {"pair": "any", "match": {"ids": "1af4:1000"}},
     "network": {"method": "static", "addresses": ["10.0.2.15/24"], "gateway": "10.0.2.2", "dns": ["10.0.2.3"], "ipv6": "dhcp"},
     "hold": {"bytes": 1048576, "frames": 1024}}],
   "services": [{"name": "witness", "argv": ["/bin/witness", "-v"], "env": ["K=V"], "needs": ["net0"],
@@ -42,7 +43,8 @@ func TestLoad(t *testing.T) {
 		Prefetch: []string{"e1000", "8139cp"},
 		Roles: []config.Role{{
 			Name: "net0", Class: config.ClassNet,
-			Match: config.Match{MAC: "52:54:00:12:34:56", Address: "0000:00:02.0", IDs: "8086:100e"},
+			Match:   config.Match{MAC: "52:54:00:12:34:56", Address: "0000:00:02.0", IDs: "8086:100e"},
+			Standby: config.Standby{Pair: config.PairAny, Match: config.Match{IDs: "1af4:1000"}},
 			Network: config.Network{
 				Method: config.MethodStatic, Addresses: []string{"10.0.2.15/24"},
 				Gateway: "10.0.2.2", DNS: []string{"10.0.2.3"}, IPv6: config.IPv6DHCP,
@@ -167,6 +169,10 @@ func TestLoadRefuses(t *testing.T) {
 		{"two roles of one name", `{"roles":[{"name":"a","class":"net"},{"name":"a","class":"net"}]}`, "roles[1].name"},
 		{"a MAC that is none", role(`,"mac":"52:54"`), "roles[0].mac"},
 		{"a MAC of a group", role(`,"mac":"01:00:5e:00:00:01"`), "roles[0].mac"},
+		{"a standby's MAC that is none", role(`,"standby":{"match":{"mac":"x"}}`), "roles[0].standby.match.mac"},
+		{"a standby's address without domain", role(`,"standby":{"match":{"address":"00:02.0"}}`), "roles[0].standby.match.address"},
+		{"an unknown pairing", role(`,"standby":{"pair":"both"}`), "roles[0].standby.pair"},
+		{"rules for a standby that is not to be", role(`,"standby":{"pair":"none","match":{"ids":"1af4:1000"}}`), "roles[0].standby.pair"},
 		{"a MAC to match that is none", role(`,"match":{"mac":"x"}`), "roles[0].match.mac"},
 		{"a PCI address without domain", role(`,"match":{"address":"00:02.0"}`), "roles[0].match.address"},
 		{"ids without a device", role(`,"match":{"ids":"8086"}`), "roles[0].match.ids"},

@@ -113,12 +113,16 @@ func (k *checker) role(field string, r *Role) {
 		k.fail(field+".class", string(r.Class), "unknown class; want %s", ClassNet)
 	}
 	k.mac(field+".mac", r.MAC)
-	k.mac(field+".match.mac", r.Match.MAC)
-	if a := r.Match.Address; a != "" && !pciAddress.MatchString(a) {
-		k.fail(field+".match.address", a, "want a PCI address with its domain, in lower case, such as 0000:00:02.0")
-	}
-	if ids := r.Match.IDs; ids != "" && !pciIDs.MatchString(ids) {
-		k.fail(field+".match.ids", ids, "want vendor:device in lower-case hex, such as 8086:100e")
+	k.match(field+".match", r.Match)
+	k.match(field+".standby.match", r.Standby.Match)
+	switch r.Standby.Pair {
+	case PairMAC, PairAny, "":
+	case PairNone:
+		if r.Standby.Match != (Match{}) {
+			k.fail(field+".standby.pair", string(PairNone), "there are rules for a standby")
+		}
+	default:
+		k.fail(field+".standby.pair", string(r.Standby.Pair), "want mac, any or none")
 	}
 	if r.Hold.Bytes < 0 {
 		k.fail(field+".hold.bytes", "", "%d is negative", r.Hold.Bytes)
@@ -127,6 +131,16 @@ func (k *checker) role(field string, r *Role) {
 		k.fail(field+".hold.frames", "", "%d is negative", r.Hold.Frames)
 	}
 	k.network(field+".network", &r.Network)
+}
+
+func (k *checker) match(field string, m Match) {
+	k.mac(field+".mac", m.MAC)
+	if a := m.Address; a != "" && !pciAddress.MatchString(a) {
+		k.fail(field+".address", a, "want a PCI address with its domain, in lower case, such as 0000:00:02.0")
+	}
+	if ids := m.IDs; ids != "" && !pciIDs.MatchString(ids) {
+		k.fail(field+".ids", ids, "want vendor:device in lower-case hex, such as 8086:100e")
+	}
 }
 
 func (k *checker) mac(field, value string) {

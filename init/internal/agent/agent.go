@@ -107,7 +107,8 @@ func newManager(ctx context.Context, opt Options, hw *drivers.Tree, reloads chan
 	for _, r := range opt.Config.Roles {
 		mo.Roles = append(mo.Roles, shadow.Role{
 			Name: r.Name, Class: string(r.Class),
-			Match: shadow.Match{MAC: r.Match.MAC, Address: r.Match.Address, IDs: r.Match.IDs},
+			Match:   shadow.Match(r.Match),
+			Standby: shadow.Standby{Pair: shadow.Pairing(r.Standby.Pair), Match: shadow.Match(r.Standby.Match)},
 		})
 	}
 	return shadow.NewManager(mo)
@@ -322,7 +323,7 @@ func reload(ctx context.Context, m *shadow.Manager, role string, reloads chan<- 
 // unplug gives up a device that the host is about to take away, or has it looked at
 // again. A device that no role has is not missed by one.
 func unplug(ctx context.Context, m *shadow.Manager, a ctl.Unplug, to chan<- shadow.Signal) error {
-	has := func(r ctl.RoleStatus) bool { return a.Within > 0 && r.Device == a.Device }
+	has := func(r ctl.RoleStatus) bool { return a.Within > 0 && (r.Device == a.Device || r.Standby == a.Device) }
 	sig := shadow.Signal{Cause: ctl.CauseUnplug, At: shadow.Now(), Unplug: a.Device, UnplugBy: shadow.Now() + a.Within}
 	switch {
 	case a.Within <= 0:
