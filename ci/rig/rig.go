@@ -18,6 +18,7 @@ import (
 	"log/slog"
 	"path/filepath"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/umbra-vm/umbra/ci/testbed"
@@ -35,11 +36,13 @@ const Role = "net0"
 // have other addresses, as real ones would.
 const GuestMAC = "52:54:00:75:6d:00"
 
-// A NIC is a direct-access device of one host.
+// A NIC is a direct-access device of one host, or a standby.
 type NIC struct {
 	Model string // QEMU's device name, e.g. "e1000"; empty for no NIC at all
 	Slot  string // PCI slot, e.g. "2"
-	MAC   string // GuestMAC with another last byte if empty
+	MAC   string // GuestMAC if empty, of one that is no standby with another last byte
+	// Standby says that QEMU itself moves the NIC to a host that has it too.
+	Standby bool
 	// Bed is the network that it is on, the Rig's if nil.
 	Bed *testbed.Bed
 }
@@ -105,7 +108,7 @@ type Rig struct {
 	NICs []NIC  // what it has there
 
 	hosts int
-	// devices are how the NICs of each host are made, as QEMU's -device has it.
+	// devices are how the direct NICs of each host are made, as QEMU's -device has it.
 	devices map[*vm.VM][]string
 }
 
@@ -136,8 +139,18 @@ func (r *Rig) incoming() string {
 	return "unix:" + filepath.Join(r.Dir, fmt.Sprintf("in%d", r.hosts))
 }
 
-// direct is the id of the n-th NIC of a host.
-func direct(n int) string { return fmt.Sprintf("%snet%d", machine.Direct, n) }
+// id is the id of the n-th NIC of a host.
+func (n NIC) id(i int) string {
+	if n.Standby {
+		return fmt.Sprintf("standby%d", i)
+	}
+	return fmt.Sprintf("%snet%d", machine.Direct, i)
+}
+
+// stays reports whether the n-th NIC of a host is left behind in a move to one with nics.
+func (n NIC) stays(i int, nics []NIC) bool {
+	return n.Model != "" && !(n.Standby && i < len(nics) && nics[i] == n)
+}
 
 // start starts a host with nics, or only with what they are to be plugged into.
 func (r *Rig) start(ctx context.Context, nics []NIC, incoming string, empty bool) (*vm.VM, error) {
@@ -172,10 +185,14 @@ func (r *Rig) start(ctx context.Context, nics []NIC, incoming string, empty bool
 		if err != nil {
 			return nil, err
 		}
-		if nic.MAC == "" {
+		switch {
+		case nic.MAC != "":
+		case nic.Standby:
+			nic.MAC = GuestMAC
+		default:
 			nic.MAC = fmt.Sprintf("%s%02x", GuestMAC[:len(GuestMAC)-2], host)
 		}
-		n := machine.NIC{ID: direct(i), Model: nic.Model, MAC: nic.MAC, Netdev: netdev}
+		n := machine.NIC{ID: nic.id(i), Model: nic.Model, MAC: nic.MAC, Netdev: netdev}
 		n.Bus, n.Address = r.Place(nic.Slot)
 		m.NICs = append(m.NICs, n)
 	}
@@ -193,7 +210,9 @@ func (r *Rig) start(ctx context.Context, nics []NIC, incoming string, empty bool
 	m.Extra = append(m.Extra, r.Extra...)
 	var devices []string
 	for _, n := range m.NICs {
-		devices = append(devices, n.DeviceOptions())
+		if strings.HasPrefix(n.ID, machine.Direct) {
+			devices = append(devices, n.DeviceOptions())
+		}
 	}
 	if empty {
 		m = backEnds(m)
@@ -227,8 +246,8 @@ func (r *Rig) Move(ctx context.Context, nics ...NIC) (*migrate.Report, error) {
 func (r *Rig) MoveTo(ctx context.Context, host *vm.VM, incoming string, nics ...NIC) (*migrate.Report, error) {
 	opts := migrate.Options{Incoming: incoming, Logger: r.Logger, OnEvent: r.OnEvent}
 	for i, nic := range r.NICs {
-		if nic.Model != "" {
-			opts.Direct = append(opts.Direct, direct(i))
+		if nic.stays(i, nics) {
+			opts.Direct = append(opts.Direct, nic.id(i))
 		}
 	}
 	report, err := migrate.Run(ctx, r.Host.QMP, host.QMP, opts)

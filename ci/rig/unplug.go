@@ -7,6 +7,7 @@ package rig
 import (
 	"context"
 	"fmt"
+	"strings"
 	"time"
 
 	"github.com/umbra-vm/umbra/ci/testbed/vm"
@@ -16,20 +17,25 @@ import (
 	"github.com/umbra-vm/umbra/shadow/ctl"
 )
 
-// PrepareEmpty is Prepare for a host that has none of nics yet: they are plugged in
-// when the guest is there.
+// PrepareEmpty is Prepare for a host that has none of nics yet but for standbys: they are
+// plugged in when the guest is there.
 func (r *Rig) PrepareEmpty(ctx context.Context, nics ...NIC) (*vm.VM, string, error) {
 	incoming := r.incoming()
 	host, err := r.start(ctx, nics, incoming, true)
 	return host, incoming, err
 }
 
-// backEnds returns the machine with the back ends of its NICs and without these.
+// backEnds returns the machine with the back ends of its direct NICs and without these.
 func backEnds(m machine.Machine) machine.Machine {
+	var standbys []machine.NIC
 	for _, n := range m.NICs {
+		if !strings.HasPrefix(n.ID, machine.Direct) {
+			standbys = append(standbys, n)
+			continue
+		}
 		m.Extra = append(m.Extra, "-netdev", n.BackEndOptions())
 	}
-	m.NICs = nil
+	m.NICs = standbys
 	return m
 }
 
@@ -68,7 +74,7 @@ func (r *Rig) Moved(host *vm.VM, nics ...NIC) {
 	r.Host, r.NICs = host, nics
 }
 
-// Devices are the NICs of a host, or those to be plugged into one that is empty.
+// Devices are the direct NICs of a host, or those to be plugged into one that is empty.
 func (r *Rig) Devices(host *vm.VM) (devices []hotplug.Device, err error) {
 	for _, o := range r.devices[host] {
 		d, err := hotplug.Parse(o)

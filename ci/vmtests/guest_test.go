@@ -76,7 +76,8 @@ func (g *guest) timelines() ([]ctl.Timeline, error) {
 // setup is how a guest, and the network it is on, are started.
 type setup struct {
 	rig.Options
-	ipv6 *testbed.IPv6
+	ipv6    *testbed.IPv6
+	capture string // file of all frames, none if empty
 }
 
 // option changes a setup.
@@ -124,7 +125,7 @@ func startAmong(t *testing.T, bundle func() (*image.Bundle, error), neighbours [
 	for _, o := range opts {
 		o(&ro)
 	}
-	if g.bed, err = testbed.Open(ctx, testbed.Options{Dir: dir, Neighbours: neighbours, IPv6: ro.ipv6, Logger: logger}); err != nil {
+	if g.bed, err = testbed.Open(ctx, testbed.Options{Dir: dir, Neighbours: neighbours, IPv6: ro.ipv6, Capture: ro.capture, Logger: logger}); err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { g.bed.Close() })
@@ -192,11 +193,12 @@ var order = [][]string{
 	{ctl.StampHarvested, ctl.StampUnloaded},
 }
 
-// missing names a stamp that a timeline must have and has not.
+// missing names a stamp that a timeline must have and has not. Those of standbys have
+// their own, see TestStandby.
 func (g *guest) missing(tl ctl.Timeline) string {
 	told := !g.Mute && tl.Cause == ctl.CauseMigration
 	for _, name := range ctl.StampNames() {
-		if _, ok := tl.Stamp(name); !ok && (name != ctl.StampResumed || told) {
+		if _, ok := tl.Stamp(name); !ok && name != ctl.StampStandby && (name != ctl.StampResumed || told) {
 			return name
 		}
 	}

@@ -43,7 +43,7 @@ func (g *guest) plug(nic rig.NIC) {
 	}
 	g.execute("device_add", device)
 	if id == directID {
-		g.NICs = []rig.NIC{nic}
+		g.NICs = append([]rig.NIC{nic}, g.NICs[1:]...)
 	}
 }
 
@@ -64,7 +64,7 @@ func (g *guest) unplug() {
 		}
 	}
 	g.execute("netdev_del", map[string]any{"id": machine.Netdev(directID)})
-	g.NICs = []rig.NIC{noNIC}
+	g.NICs = append([]rig.NIC{noNIC}, g.NICs[1:]...)
 }
 
 func (g *guest) execute(command string, args any) {

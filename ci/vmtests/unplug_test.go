@@ -79,15 +79,15 @@ func (g *guest) options(told bool) (opts hotplug.Options) {
 	return opts
 }
 
-// replug moves the guest to a host that is given its NIC when the guest is there.
-func (g *guest) replug(told bool, nic rig.NIC) {
+// replug moves the guest to a host that is given its NICs, but for standbys, when the guest is there.
+func (g *guest) replug(told bool, nics ...rig.NIC) {
 	g.t.Helper()
-	dst, incoming, err := g.PrepareEmpty(g.ctx, nic)
+	dst, incoming, err := g.PrepareEmpty(g.ctx, nics...)
 	if err != nil {
 		g.t.Fatal(err)
 	}
-	if _, err := g.Replug(g.ctx, dst, incoming, g.options(told), nic); err != nil {
-		g.t.Fatalf("migration to a host that is given %v: %v", nic, err)
+	if _, err := g.Replug(g.ctx, dst, incoming, g.options(told), nics...); err != nil {
+		g.t.Fatalf("migration to a host that is given %v: %v", nics, err)
 	}
 }
 

@@ -8,6 +8,7 @@
 //
 //	nemesis=kill@STAMP  kill -9 the agent when a recovery has reached STAMP
 //	nemesis=kill@now    kill -9 the agent when the network is up
+//	nemesis=kill@carried  kill -9 the agent when a standby serves the role alone
 //	nemesis=end@PROGRAM kill -9 another daemon when a program has a connection
 //	nemesis=qdisc       put a pfifo at the root of the proxy, as a user may
 //	nemesis=settings    change settings of the proxy and of its device, and
@@ -115,7 +116,14 @@ func do(ctx context.Context, deed string) error {
 // kill kills the agent as soon as it tells of a recovery that has reached the
 // stamp and is not over.
 func kill(ctx context.Context, stamp string) error {
-	for stamp != "now" && !reached(ctx, stamp) {
+	due := map[string]func(context.Context) bool{
+		"now":     func(context.Context) bool { return true },
+		"carried": func(ctx context.Context) bool { return roleIs(ctx, carried) },
+	}[stamp]
+	if due == nil {
+		due = func(ctx context.Context) bool { return reached(ctx, stamp) }
+	}
+	for !due(ctx) {
 		time.Sleep(time.Millisecond)
 	}
 	if err := end("shadowd"); err != nil {
@@ -136,12 +144,17 @@ func end(program string) error {
 // listens waits until the shadow is in passive mode: services may be up before it, and
 // what is changed until then is not recorded.
 func listens(ctx context.Context) {
-	for !passive(ctx) {
+	for !roleIs(ctx, passive) {
 		time.Sleep(100 * time.Millisecond)
 	}
 }
 
-func passive(ctx context.Context) bool {
+func passive(r ctl.RoleStatus) bool { return r.Mode == ctl.ModePassive }
+
+func carried(r ctl.RoleStatus) bool { return passive(r) && r.OnStandby && r.Device == "" }
+
+// roleIs reports whether the role is as is says.
+func roleIs(ctx context.Context, is func(ctl.RoleStatus) bool) bool {
 	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
 	defer cancel()
 	c, err := ctl.Dial(ctx, ctl.SocketPath, nil)
@@ -151,9 +164,7 @@ func passive(ctx context.Context) bool {
 	defer c.Close()
 	var st ctl.Status
 	err = c.Call(ctx, ctl.CmdStatus, nil, &st)
-	return err == nil && slices.ContainsFunc(st.Roles, func(r ctl.RoleStatus) bool {
-		return r.Name == role && r.Mode == ctl.ModePassive
-	})
+	return err == nil && slices.ContainsFunc(st.Roles, func(r ctl.RoleStatus) bool { return r.Name == role && is(r) })
 }
 
 func reached(ctx context.Context, stamp string) bool {
