@@ -64,6 +64,8 @@ func (p proxy) link() (*netlink.Bond, error) {
 //     active one, and a bond drops what its inactive ports receive
 //     (drivers/net/bonding/bond_main.c, bond_should_deliver_exact_match). See
 //     receiveAll.
+//   - primary_reselect failure: with "always" a bond goes over to its first port, the
+//     TAP, whenever another joins (bond_main.c, bond_choose_primary_or_current).
 //   - miimon 0: the shadow decides when to fail over, not a timer.
 //   - fail_over_mac active: the bond leaves its ports' addresses alone, and each
 //     port is given the role's before it joins. With "none" a port that leaves is
@@ -77,6 +79,7 @@ func (p proxy) create(mac net.HardwareAddr, tap *os.File) error {
 	b.Mode = netlink.BOND_MODE_ACTIVE_BACKUP
 	b.FailOverMac = netlink.BOND_FAIL_OVER_MAC_ACTIVE
 	b.AllSlavesActive = 1
+	b.PrimaryReselect = netlink.BOND_PRIMARY_RESELECT_FAILURE
 	b.Miimon = 0
 	if err := netlink.LinkAdd(b); err != nil && !errors.Is(err, os.ErrExist) {
 		return fmt.Errorf("create bond %s: %w", p.name, err)
