@@ -8,6 +8,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"io"
+	"maps"
 	"os"
 	"path/filepath"
 	"strings"
@@ -36,6 +37,7 @@ func TestStandby(t *testing.T) {
 	})
 	g.traffic()
 	g.paired("e1000")
+	before := g.settings()
 
 	g.moveTimed("to another device beside the standby", rtl8139At2, standbyAt6)
 	g.overAndBack(1, 2)
@@ -70,6 +72,9 @@ func TestStandby(t *testing.T) {
 	g.lossless(g.recovered(6))
 	g.paired("e1000")
 	g.traffic()
+	if after := g.settings(); !maps.Equal(before, after) {
+		t.Errorf("the log has what nobody has set: %v, and had %v", after, before)
+	}
 	g.unharmed()
 
 	if err := g.bed.Close(); err != nil {
@@ -85,6 +90,55 @@ func TestStandby(t *testing.T) {
 	}
 	t.Logf("packets of the guest over the standby and elsewhere: %d and %d without a device, %d and %d with one",
 		alone.standby, alone.others, beside.standby, beside.others)
+}
+
+// TestStandbySettings has the settings of a user on a device, on the standby while that
+// carries alone, as far as it can have them, and on the next device. That a second port
+// joins or leaves the proxy is nobody's setting.
+func TestStandbySettings(t *testing.T) {
+	from, back := rig.NIC{Model: "e1000e", Slot: "2"}, rig.NIC{Model: "e1000e", Slot: "5"}
+	const proxy = "mtu 1400, promisc true, gso 16000, gro false, "
+	g := startAll(t, fullImage, []rig.NIC{from, standbyAt6}, cmdline("nemesis=settings"))
+	g.waitConsole("settings of e1000e: " + proxy)
+	g.paired("e1000e")
+	g.traffic()
+	g.logged(map[string]string{"net.mtu": "1400", "net.ring.rx": "512"}, nil)
+	before := g.settings()
+	g.move(noNIC, standbyAt6)
+	g.waitConsole("settings of virtio_net: " + proxy)
+	g.over(1)
+	g.plug(back)
+	g.back(2)
+	g.traffic()
+	after := g.settings()
+	for key, value := range before {
+		if after[key] != value {
+			t.Errorf("the log has %s=%q, it had %q", key, after[key], value)
+		}
+		delete(after, key)
+	}
+	// What sysfs changed is read when the device is left.
+	for _, late := range []string{"net.rps.flows.rx-0", "net.gso.max-size"} {
+		delete(after, late)
+	}
+	if len(after) != 0 {
+		t.Errorf("the log has what nobody has set: %v", after)
+	}
+	g.oneConnection()
+}
+
+// settings are the operations in the role's log.
+func (g *guest) settings() map[string]string {
+	g.t.Helper()
+	var entries []ctl.LogEntry
+	if err := g.Call(g.ctx, ctl.CmdLog, ctl.RoleArgs{Role: rig.Role}, &entries); err != nil {
+		g.t.Fatal(err)
+	}
+	out := make(map[string]string)
+	for _, e := range entries {
+		out[e.Key] = e.Value
+	}
+	return out
 }
 
 // TestStandbyUnplugged has the device taken away by hosts: by one that tells of it, as for

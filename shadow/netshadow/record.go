@@ -36,6 +36,7 @@ type recorder struct {
 
 	mu      sync.Mutex // guards the rest
 	watcher *settings.Watcher
+	listens bool // what changes is somebody's wish
 	iface   string
 	ops     *oplog.Log
 	state   *settings.Recorder
@@ -71,6 +72,7 @@ func (r *recorder) pause(ctx context.Context) {
 	if w == nil {
 		return
 	}
+	r.setListens(false)
 	if err := w.Pause(ctx); err != nil {
 		r.log.Warn("settings: pause", "err", err)
 		return
@@ -82,6 +84,37 @@ func (r *recorder) pause(ctx context.Context) {
 	}
 	r.observe(ofInterface(now[r.proxy], settings.Proxy))
 	r.observe(ofInterface(now[iface], settings.Device))
+}
+
+func (r *recorder) setListens(on bool) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.listens = on
+}
+
+// aside calls do, which changes the proxy in passive mode, and takes what comes of it for
+// nobody's wish: a bond's features follow from those of all its ports.
+func (r *recorder) aside(ctx context.Context, do func() error) error {
+	r.mu.Lock()
+	w, iface, listens := r.watcher, r.iface, r.listens
+	r.mu.Unlock()
+	if !listens {
+		return do()
+	}
+	r.pause(ctx)
+	err := do()
+	now, werr := w.Resume(ctx)
+	if werr != nil {
+		r.log.Error("settings are no longer recorded", "err", werr)
+		return err
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.listens = true
+	r.state.Rebase(now[iface].In(settings.Device))
+	r.state.Rebase(now[r.proxy].In(settings.Proxy))
+	r.note(r.journal.Fact(factRecorder, r.state))
+	return err
 }
 
 // look reads again what somebody may have changed by an ioctl.
@@ -240,7 +273,7 @@ func (r *recorder) resume(ctx context.Context, iface string) error {
 	for k, v := range proxyBase {
 		base[k] = v
 	}
-	r.iface = iface
+	r.iface, r.listens = iface, true
 	r.state = settings.NewRecorder(base, r.ops.Snapshot())
 	r.state.Rebase(now[iface].In(settings.Device))
 	r.state.Rebase(now[r.proxy].In(settings.Proxy))
@@ -266,7 +299,7 @@ func (r *recorder) adopt(ctx context.Context, iface string) error {
 		r.observe(ofInterface(now, scope))
 	}
 	r.mu.Lock()
-	r.iface = iface
+	r.iface, r.listens = iface, true
 	r.mu.Unlock()
 	r.follow(w)
 	return nil

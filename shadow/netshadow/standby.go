@@ -57,7 +57,7 @@ func (s *netShadow) StandBy(ctx context.Context, dev drivers.Device) error {
 	}
 	s.standby = l.Attrs().Name
 	s.listen()
-	if err := s.proxy.enslave(s.standby, mac); err != nil {
+	if err := s.recorder.aside(ctx, func() error { return s.proxy.enslave(s.standby, mac) }); err != nil {
 		s.standby = ""
 		s.listen()
 		return err
@@ -85,7 +85,7 @@ func (s *netShadow) Dismiss(ctx context.Context, old shadow.Old) error {
 		// It has carried until the role lost all that it had.
 		s.aim(harvest.Target{Device: ifindex(active), Proxy: ifindex(s.proxy.name)})
 	}
-	err = s.takeOut(ctx, old, mine)
+	err = s.recorder.aside(ctx, func() error { return s.takeOut(ctx, old, mine) })
 	s.listen()
 	return err
 }
