@@ -8,6 +8,7 @@ import (
 	"context"
 	"errors"
 	"slices"
+	"time"
 
 	"github.com/umbra-vm/umbra/drivers"
 	"github.com/umbra-vm/umbra/shadow/ctl"
@@ -47,8 +48,14 @@ func (m *Manager) failOver(ctx context.Context, sig Signal, r *role) {
 	}
 	m.mu.Unlock()
 	m.note(r.Name, r.journal.Fact(factDevice, standby))
+	ctx, cancel := context.WithTimeout(ctx, failOverLimit)
+	defer cancel()
 	_ = m.complete(ctx, r, sig) // it has told
 }
+
+// failOverLimit is how long a round waits for a standby that has just lost its link, before
+// it looks for a device.
+const failOverLimit = 5 * time.Second
 
 func (m *Manager) failOverAll(ctx context.Context, sig Signal) {
 	parallel(m.all(), func(r *role) { m.failOver(ctx, sig, r) })
