@@ -60,14 +60,19 @@ func TestReportSumsUpMovesByNIC(t *testing.T) {
 		{NIC: "a", FirstFrame: 300, Bare: Bare{Probe: 40, Open: 30, Link: 10}, Stamps: map[string]float64{"opened": 80}},
 		{NIC: "a", FirstFrame: 200, Bare: Bare{Probe: 70, Open: 20, Link: 10}, Stamps: map[string]float64{"opened": 70}},
 	} {
-		m.Clock = GuestClock
+		m.Clock, m.Way = GuestClock, OtherSlot
 		r.move(m)
 	}
 	// What was timed by another clock is told apart and has no target.
-	r.move(Move{Clock: WallClock, NIC: "a", FirstFrame: 9000, Bare: Bare{Probe: 1}})
+	r.move(Move{Clock: WallClock, Way: OtherSlot, NIC: "a", FirstFrame: 9000, Bare: Bare{Probe: 1}})
+	// In the same slot the old driver's unload is part of it.
+	r.move(Move{Clock: GuestClock, Way: SameSlot, NIC: "a", FirstFrame: 300, Bare: Bare{Unload: 200, Probe: 50, Open: 40, Link: 10}})
 	r.sum()
-	if n := len(r.Recovery); n != 3 || len(r.Results) != 2 {
-		t.Errorf("%d recoveries and %d results, want 3 and 2", n, len(r.Results))
+	if n := len(r.Recovery); n != 4 || len(r.Results) != 3 {
+		t.Fatalf("%d recoveries and %d results, want 4 and 3", n, len(r.Results))
+	}
+	if same := r.Recovery[2]; same.Way != SameSlot || same.Ratio != 1 {
+		t.Errorf("same slot: %+v, want a ratio of 1 to all that the drivers do alone", same)
 	}
 	if got := nicsOf(r.Moves); !slices.Equal(got, []string{"a", "b"}) {
 		t.Errorf("NICs %v, want a and b in the order of their first moves", got)
@@ -80,7 +85,7 @@ func TestReportSumsUpMovesByNIC(t *testing.T) {
 		t.Errorf("a: steps %+v, timeline %v; want those of the fastest", a.Steps, a.Stamps)
 	}
 	if !r.Results[0].Over || r.Results[0].Target != recoveryTarget {
-		t.Errorf("2 is over 1.5: %+v", r.Results[0])
+		t.Errorf("2 is over the target: %+v", r.Results[0])
 	}
 }
 

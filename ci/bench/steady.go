@@ -33,14 +33,16 @@ const (
 	guestBare  = "bare-nic"
 )
 
-// discardAddr is the host and the port that swallow what the guest sends.
+// discardAddr is the host and the port that swallow what the guest sends, sourceAddr
+// those that send what it asks for.
 var (
 	discardAddr = netip.MustParseAddrPort("10.99.0.2:9")
+	sourceAddr  = netip.AddrPortFrom(discardAddr.Addr(), 19)
 	discardMAC  = net.HardwareAddr{0x02, 0x75, 0x6d, 0x62, 0x72, 0x62}
 )
 
 // steadyLimit bounds one guest; counting instructions makes it slow.
-const steadyLimit = 5 * time.Minute
+const steadyLimit = 10 * time.Minute
 
 // steady runs the same program in two guests of the same image, one with the
 // shadow and one with the bare NIC, at the same time. An instruction takes a
@@ -79,7 +81,7 @@ func (b *bench) count(ctx context.Context, name, cmdline string) error {
 	}
 	defer h.Close()
 	for from := 0; ; {
-		r, behind, err := next(ctx, g.Host, from, record.UDP, record.UDPCall, record.TCP)
+		r, behind, err := next(ctx, g.Host, from, record.UDP, record.UDPCall, record.TCP, record.UDPReceive, record.TCPReceive)
 		if errors.Is(err, errDone) {
 			return nil
 		}
@@ -91,7 +93,7 @@ func (b *bench) count(ctx context.Context, name, cmdline string) error {
 	}
 }
 
-// discard adds a host to the network that reads and forgets.
+// discard adds a host to the network that reads and forgets, and sends when asked.
 func discard(bed *testbed.Bed) (*peer.Host, error) {
 	port, err := bed.Switch.Attach("discard", true)
 	if err != nil {
@@ -103,7 +105,7 @@ func discard(bed *testbed.Bed) (*peer.Host, error) {
 	if err != nil {
 		return nil, err
 	}
-	if err := swallow(h); err != nil {
+	if err := errors.Join(swallow(h), supply(h)); err != nil {
 		h.Close()
 		return nil, err
 	}

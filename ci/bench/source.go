@@ -1,0 +1,80 @@
+// Copyright 2026 the umbra Authors. All rights reserved.
+// Use of this source code is governed by a BSD-style
+// license that can be found in the LICENSE file.
+
+package main
+
+import (
+	"encoding/binary"
+	"errors"
+	"io"
+	"net"
+
+	"github.com/umbra-vm/umbra/ci/testbed/peer"
+)
+
+// sourceDatagram is the size in bytes of the datagrams that a source sends.
+const sourceDatagram = 64
+
+// supply serves the sources until h is closed: who sends a number of 4 bytes is sent
+// as many datagrams, or MiB.
+func supply(h *peer.Host) error {
+	l, err := h.Listen(sourceAddr)
+	if err != nil {
+		return err
+	}
+	pc, err := h.ListenPacket(sourceAddr)
+	if err != nil {
+		return errors.Join(err, l.Close())
+	}
+	go func() {
+		for {
+			c, err := l.Accept()
+			if err != nil {
+				return
+			}
+			go func() {
+				defer c.Close()
+				supplyStream(c)
+			}()
+		}
+	}()
+	go supplyDatagrams(pc)
+	return nil
+}
+
+// supplyStream answers on a stream until either side ends.
+func supplyStream(c net.Conn) {
+	var question [4]byte
+	block := make([]byte, 1<<20)
+	for {
+		if _, err := io.ReadFull(c, question[:]); err != nil {
+			return
+		}
+		for range binary.BigEndian.Uint32(question[:]) {
+			if _, err := c.Write(block); err != nil {
+				return
+			}
+		}
+	}
+}
+
+// supplyDatagrams answers with datagrams until pc is closed.
+func supplyDatagrams(pc net.PacketConn) {
+	var question [4]byte
+	block := make([]byte, sourceDatagram)
+	for {
+		n, from, err := pc.ReadFrom(question[:])
+		if err != nil {
+			return
+		}
+		if n < len(question) {
+			continue
+		}
+		for range binary.BigEndian.Uint32(question[:]) {
+			if _, err := pc.WriteTo(block, from); err != nil {
+				return
+			}
+		}
+	}
+}
