@@ -6,42 +6,14 @@ package main
 
 import (
 	"encoding/binary"
-	"errors"
 	"io"
 	"net"
-
-	"github.com/umbra-vm/umbra/ci/testbed/peer"
 )
 
 // sourceDatagram is the size in bytes of the datagrams that a source sends.
 const sourceDatagram = 64
 
-// supply serves the sources until h is closed: who sends a number of 4 bytes is sent
-// as many datagrams, or MiB.
-func supply(h *peer.Host) error {
-	l, err := h.Listen(sourceAddr)
-	if err != nil {
-		return err
-	}
-	pc, err := h.ListenPacket(sourceAddr)
-	if err != nil {
-		return errors.Join(err, l.Close())
-	}
-	go func() {
-		for {
-			c, err := l.Accept()
-			if err != nil {
-				return
-			}
-			go func() {
-				defer c.Close()
-				supplyStream(c)
-			}()
-		}
-	}()
-	go supplyDatagrams(pc)
-	return nil
-}
+// A source is asked by a number of 4 bytes, for as many datagrams, or MiB of a stream.
 
 // supplyStream answers on a stream until either side ends.
 func supplyStream(c net.Conn) {

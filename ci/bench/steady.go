@@ -105,20 +105,22 @@ func discard(bed *testbed.Bed) (*peer.Host, error) {
 	if err != nil {
 		return nil, err
 	}
-	if err := errors.Join(swallow(h), supply(h)); err != nil {
+	err = errors.Join(serve(h, discardAddr, swallowStream, swallowDatagrams), serve(h, sourceAddr, supplyStream, supplyDatagrams))
+	if err != nil {
 		h.Close()
 		return nil, err
 	}
 	return h, nil
 }
 
-// swallow serves the discard ports until h is closed.
-func swallow(h *peer.Host) error {
-	l, err := h.Listen(discardAddr)
+// serve lets a host answer at an address until it is closed, with a function for each
+// stream and one for all datagrams.
+func serve(h *peer.Host, addr netip.AddrPort, stream func(net.Conn), datagrams func(net.PacketConn)) error {
+	l, err := h.Listen(addr)
 	if err != nil {
 		return err
 	}
-	pc, err := h.ListenPacket(discardAddr)
+	pc, err := h.ListenPacket(addr)
 	if err != nil {
 		return errors.Join(err, l.Close())
 	}
@@ -130,18 +132,22 @@ func swallow(h *peer.Host) error {
 			}
 			go func() {
 				defer c.Close()
-				// It ends with an error when the guest does.
-				_, _ = io.Copy(io.Discard, c)
+				stream(c)
 			}()
 		}
 	}()
-	go func() {
-		buf := make([]byte, 2048)
-		for {
-			if _, _, err := pc.ReadFrom(buf); err != nil {
-				return
-			}
-		}
-	}()
+	go datagrams(pc)
 	return nil
+}
+
+// swallowStream ends with the stream, which ends with an error when the guest does.
+func swallowStream(c net.Conn) { _, _ = io.Copy(io.Discard, c) }
+
+func swallowDatagrams(pc net.PacketConn) {
+	buf := make([]byte, 2048)
+	for {
+		if _, _, err := pc.ReadFrom(buf); err != nil {
+			return
+		}
+	}
 }
