@@ -48,12 +48,13 @@ func bare(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	if err := tree.Prefetch(ctx, slices.Concat(cfg.Modules, cfg.Prefetch)...); err != nil {
-		return fmt.Errorf("prefetch: %w", err)
-	}
 	probes, err := watchProbes()
 	if err != nil {
 		return err
+	}
+	// The NIC that the machine boots with is probed here.
+	if err := tree.Prefetch(ctx, slices.Concat(cfg.Modules, cfg.Prefetch)...); err != nil {
+		return fmt.Errorf("prefetch: %w", err)
 	}
 	say(record.Record{Kind: record.Start, Boottime: now(unix.CLOCK_BOOTTIME)})
 	for unload := int64(0); ; {
