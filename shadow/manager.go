@@ -64,8 +64,8 @@ type Options struct {
 	// StateDir is where the journals are, one per role. It must outlive the
 	// process, and should not outlive the boot.
 	StateDir string
-	// Expedite, if not nil, turns expedited grace periods on and off in the
-	// kernel, for the length of a recovery.
+	// Expedite, if not nil, turns on and off, for the length of a recovery, what
+	// makes it shorter at the price of something else.
 	Expedite func(on bool)
 	Logger   *slog.Logger
 }

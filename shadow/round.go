@@ -100,8 +100,8 @@ func (m *Manager) makeRoom(ctx context.Context) {
 	}
 }
 
-// hurry makes the kernel's grace periods short until the returned function is
-// called: most of a recovery is waiting for them.
+// hurry makes recoveries short until the returned function is called: most of one is
+// waiting for the kernel's grace periods.
 func (m *Manager) hurry() func() {
 	if m.opt.Expedite == nil {
 		return func() {}

@@ -40,9 +40,9 @@ func (b *bench) build(ctx context.Context) error {
 	}
 	b.bundle, err = rig.Build(ctx, rig.GuestOptions{
 		Dir: dir, NoWitness: true, Options: b.image,
-		Extra: fmt.Sprintf("[[service]]\nname = \"load\"\nexec = [\"/bin/load\", \"%s\"]\nfiles = [%q]\nneeds = [%q]\n"+
+		Extra: fmt.Sprintf("[[service]]\nname = \"load\"\nexec = [\"/bin/load\", \"%s\", \"%s\"]\nfiles = [%q]\nneeds = [%q]\n"+
 			"env = [\"GODEBUG=asyncpreemptoff=1\"]\nrestart = \"never\"\n",
-			discardAddr, load+":/bin/load", rig.Role),
+			discardAddr, sourceAddr, load+":/bin/load", rig.Role),
 	})
 	return err
 }

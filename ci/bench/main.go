@@ -5,7 +5,8 @@
 // Command bench measures what umbra costs, as ratios of two things measured
 // side by side in one run, so that the machine it runs on cancels out:
 //
-//   - steady: instructions of the guest for sending, proxy against bare NIC;
+//   - steady: instructions of the guest for sending and for receiving, proxy
+//     against bare NIC;
 //   - recovery: resumed until the first frame on the new NIC, against what the
 //     new NIC's driver needs alone;
 //   - boot: kernel hand-over until the user's program runs with its network,
@@ -67,6 +68,8 @@ type bench struct {
 	image   image.Options
 	nics    []string
 	rounds  int
+	clocks  []Clock
+	ways    []Way
 	cmdline string // added to that of every guest
 
 	say    io.Writer
@@ -76,12 +79,14 @@ type bench struct {
 
 func run(ctx context.Context, args []string, say io.Writer) (err error) {
 	b := &bench{say: say}
-	var only, nics string
+	var only, nics, clocks, ways string
 	fs := flag.NewFlagSet("bench", flag.ContinueOnError)
 	fs.StringVar(&b.out, "out", "out/bench", "`directory` of bench.json, the consoles and the image")
 	fs.StringVar(&only, "only", "", "benchmarks to run, of boot,recovery,steady (default all)")
 	fs.StringVar(&nics, "nics", "virtio-net-pci,rtl8139,vmxnet3,e1000", "NICs to recover to, `names` as QEMU's")
 	fs.IntVar(&b.rounds, "rounds", 3, "moves to each NIC")
+	fs.StringVar(&clocks, "clocks", "guest,wall", "`clocks` to time the moves by")
+	fs.StringVar(&ways, "ways", "other,same", "where the new NIC is: in another `slot` or in the same one")
 	fs.StringVar(&b.cmdline, "cmdline", "", "`words` to add to the kernel command line of every guest")
 	fs.StringVar(&b.image.CacheDir, "cache", "", "`directory` that keeps kernels and tools between builds")
 	if err := fs.Parse(args); err != nil {
@@ -92,6 +97,12 @@ func run(ctx context.Context, args []string, say io.Writer) (err error) {
 		return errUsage
 	}
 	b.nics = strings.Split(nics, ",")
+	var err1, err2 error
+	b.clocks, err1 = words(clocks, GuestClock, WallClock)
+	b.ways, err2 = words(ways, OtherSlot, SameSlot)
+	if err := errors.Join(err1, err2); err != nil {
+		return errors.Join(errUsage, err)
+	}
 	if err := os.MkdirAll(b.out, 0o755); err != nil {
 		return err
 	}
@@ -118,6 +129,17 @@ func run(ctx context.Context, args []string, say io.Writer) (err error) {
 	b.report.Render(say)
 	errs = append(errs, b.report.Save(filepath.Join(b.out, "bench.json")))
 	return errors.Join(errs...)
+}
+
+// words reads a list of some of the known words.
+func words[W ~string](list string, known ...W) (out []W, err error) {
+	for _, w := range strings.Split(list, ",") {
+		if !slices.Contains(known, W(w)) {
+			return nil, fmt.Errorf("%q is none of %q", w, known)
+		}
+		out = append(out, W(w))
+	}
+	return out, nil
 }
 
 func (b *bench) progress(format string, args ...any) {

@@ -44,19 +44,22 @@ type Result struct {
 	Over   bool    `json:"over_target"`
 }
 
-// Steady compares what one unit of sending costs.
+// Steady compares what one unit of sending or receiving costs.
 type Steady struct {
 	Unit  string       `json:"unit"`
 	Proxy stats.Sample `json:"proxy"`
 	Bare  stats.Sample `json:"bare"`
 	Ratio float64      `json:"ratio"` // of the medians
-	// Answers is the number of packets received per unit, of both.
+	// Least is the ratio of the smallest: what disturbs a round only ever adds.
+	Least float64 `json:"ratio_of_least"`
+	// Answers is the number of packets per unit that came back, of both.
 	Answers float64 `json:"answers"`
 }
 
 // Move is one recovery, and the same driver alone.
 type Move struct {
 	Clock  Clock  `json:"clock"`
+	Way    Way    `json:"way"`
 	NIC    string `json:"nic"`
 	Slot   string `json:"slot"`
 	From   string `json:"from"`
@@ -68,21 +71,30 @@ type Move struct {
 	Bare       Bare               `json:"bare_ms"`
 }
 
-// Bare is what a driver takes alone, and what the scan took that found the
-// device, which is not the driver's.
+// Bare is what a driver takes alone, what the scan took that found the device, which
+// is not the driver's, and what the old driver took to let go of its device, which was
+// gone, and the kernel to forget that.
 type Bare struct {
-	Scan  float64 `json:"scan"`
-	Probe float64 `json:"probe"`
-	Open  float64 `json:"open"`
-	Link  float64 `json:"link"`
+	Unload float64 `json:"unload"`
+	Scan   float64 `json:"scan"`
+	Probe  float64 `json:"probe"`
+	Open   float64 `json:"open"`
+	Link   float64 `json:"link"`
 }
 
-// Total is the time from the begin of the probe to the link.
-func (b Bare) Total() float64 { return b.Probe + b.Open + b.Link }
+// Total is the time from the begin of the probe to the link and, where the new device
+// has the old one's slot, that of the unload before.
+func (b Bare) Total(way Way) float64 {
+	if way == SameSlot {
+		return b.Unload + b.Probe + b.Open + b.Link
+	}
+	return b.Probe + b.Open + b.Link
+}
 
-// Recovery sums up the moves to one kind of NIC, timed by one clock.
+// Recovery sums up the moves to one kind of NIC one way, timed by one clock.
 type Recovery struct {
 	Clock      Clock        `json:"clock"`
+	Way        Way          `json:"way"`
 	NIC        string       `json:"nic"`
 	Driver     string       `json:"driver"`
 	FirstFrame stats.Sample `json:"first_frame_ms"`
@@ -158,6 +170,8 @@ func (r *Report) sum() {
 		{record.UDP, "UDP send of 64 bytes", udpTarget},
 		{record.UDPCall, "of that, the system call", 0},
 		{record.TCP, "TCP send of 1 MiB", tcpTarget},
+		{record.UDPReceive, "UDP receive of 64 bytes", udpTarget},
+		{record.TCPReceive, "TCP receive of 1 MiB", tcpTarget},
 	} {
 		proxy, bare := r.rounds[guestProxy][s.kind], r.rounds[guestBare][s.kind]
 		if len(proxy) == 0 || len(bare) == 0 {
@@ -166,18 +180,12 @@ func (r *Report) sum() {
 		st := compare(s.unit, proxy, bare)
 		r.Steady = append(r.Steady, st)
 		if s.target != 0 {
-			r.target("instructions per "+s.unit+", proxy/bare", st.Ratio, s.target, "")
+			r.target("instructions per "+s.unit+", proxy/bare", st.Least, s.target, "")
 		}
 	}
 	for _, clock := range []Clock{GuestClock, WallClock} {
-		moves := slices.DeleteFunc(slices.Clone(r.Moves), func(m Move) bool { return m.Clock != clock })
-		for _, nic := range nicsOf(moves) {
-			rec := sumMoves(nic, moves)
-			rec.Clock = clock
-			r.Recovery = append(r.Recovery, rec)
-			if clock == GuestClock {
-				r.target("resumed → first frame on "+nic+", recovery/driver alone", rec.Ratio, recoveryTarget, "")
-			}
+		for _, way := range []Way{OtherSlot, SameSlot} {
+			r.sumMoves(clock, way)
 		}
 	}
 	r.Boot.Kernel, r.Boot.HandOver = stats.Of(r.boots.kernel), stats.Of(r.boots.user)
@@ -192,12 +200,17 @@ func (r *Report) sum() {
 func compare(unit string, proxy, bare []record.Record) Steady {
 	proxy, bare = undisturbed(proxy), undisturbed(bare)
 	work := func(r record.Record) float64 { return stats.Ratio(r.Work, float64(r.Count)) }
-	answers := func(r record.Record) float64 { return stats.Ratio(float64(r.Received), float64(r.Count)) }
+	answers := func(r record.Record) float64 {
+		if r.Kind == record.TCPReceive {
+			return stats.Ratio(float64(r.Sent), float64(r.Count))
+		}
+		return stats.Ratio(float64(r.Received), float64(r.Count))
+	}
 	st := Steady{
 		Unit: unit, Proxy: stats.Of(column(proxy, work)), Bare: stats.Of(column(bare, work)),
 		Answers: stats.Mean(column(append(slices.Clone(proxy), bare...), answers)),
 	}
-	st.Ratio = stats.Ratio(st.Proxy.Median, st.Bare.Median)
+	st.Ratio, st.Least = stats.Ratio(st.Proxy.Median, st.Bare.Median), stats.Ratio(st.Proxy.Min, st.Bare.Min)
 	return st
 }
 
@@ -230,18 +243,33 @@ func nicsOf(moves []Move) (nics []string) {
 	return nics
 }
 
-func sumMoves(nic string, moves []Move) Recovery {
-	out := Recovery{NIC: nic}
+// sumMoves sums up the moves one way that were timed by one clock.
+func (r *Report) sumMoves(clock Clock, way Way) {
+	moves := slices.DeleteFunc(slices.Clone(r.Moves), func(m Move) bool { return m.Clock != clock || m.Way != way })
+	for _, nic := range nicsOf(moves) {
+		rec := sumMovesTo(nic, way, moves)
+		rec.Clock = clock
+		r.Recovery = append(r.Recovery, rec)
+		if clock == GuestClock {
+			r.target(fmt.Sprintf("resumed → first frame on %s in %s slot, recovery/driver alone", nic, way.article()),
+				rec.Ratio, recoveryTarget, "")
+		}
+	}
+}
+
+func sumMovesTo(nic string, way Way, moves []Move) Recovery {
+	out := Recovery{NIC: nic, Way: way}
 	var first, bare []float64
 	for _, m := range moves {
 		if m.NIC != nic {
 			continue
 		}
-		first, bare = append(first, m.FirstFrame), append(bare, m.Bare.Total())
+		total := m.Bare.Total(way)
+		first, bare = append(first, m.FirstFrame), append(bare, total)
 		if m.FirstFrame == slices.Min(first) {
 			out.Driver, out.Stamps = m.Driver, m.Stamps
 		}
-		if m.Bare.Total() == slices.Min(bare) {
+		if total == slices.Min(bare) {
 			out.Steps = m.Bare
 		}
 	}
@@ -264,16 +292,18 @@ func (r *Report) Render(w io.Writer) {
 	if len(r.Steady) > 0 {
 		fmt.Fprintln(w, "Steady state, instructions of the guest (median of the undisturbed half, ± spread)")
 		t := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
-		fmt.Fprintln(t, "  per\tproxy\tbare NIC\tratio\tanswers")
+		fmt.Fprintln(t, "  per\tproxy\tbare NIC\tratio\tleast\tratio\tanswers")
 		for _, s := range r.Steady {
-			fmt.Fprintf(t, "  %s\t%.0f ±%.2f%%\t%.0f ±%.2f%%\t%.3f\t%.0f\n", s.Unit,
-				s.Proxy.Median, 100*s.Proxy.Spread, s.Bare.Median, 100*s.Bare.Spread, s.Ratio, s.Answers)
+			fmt.Fprintf(t, "  %s\t%.0f ±%.2f%%\t%.0f ±%.2f%%\t%.3f\t%.0f/%.0f\t%.3f\t%.0f\n", s.Unit,
+				s.Proxy.Median, 100*s.Proxy.Spread, s.Bare.Median, 100*s.Bare.Spread, s.Ratio, s.Proxy.Min, s.Bare.Min, s.Least, s.Answers)
 		}
 		t.Flush()
 		fmt.Fprintln(w)
 	}
-	r.renderRecovery(w, GuestClock, "by the guest's clock (instructions and waits, an instruction is 1 ns)")
-	r.renderRecovery(w, WallClock, "by the wall clock (most of it the emulator's, which translates what runs once; no target)")
+	for _, way := range []Way{OtherSlot, SameSlot} {
+		r.renderRecovery(w, GuestClock, way, "by the guest's clock (instructions and waits, an instruction is 1 ns)")
+		r.renderRecovery(w, WallClock, way, "by the wall clock (most of it the emulator's, which translates what runs once; no target)")
+	}
 	if b := r.Boot; b.HandOver.N > 0 {
 		fmt.Fprintf(w, "Boot (median of %d)\n", b.HandOver.N)
 		fmt.Fprintf(w, "  kernel %.0f ms, then init → user's program with its network up %.0f ms\n", b.Kernel.Median, b.HandOver.Median)
@@ -301,18 +331,19 @@ func (r *Report) Render(w io.Writer) {
 	t.Flush()
 }
 
-// renderRecovery writes what was timed by one clock.
-func (r *Report) renderRecovery(w io.Writer, clock Clock, how string) {
-	recoveries := slices.DeleteFunc(slices.Clone(r.Recovery), func(x Recovery) bool { return x.Clock != clock })
+// renderRecovery writes what was timed one way by one clock.
+func (r *Report) renderRecovery(w io.Writer, clock Clock, way Way, how string) {
+	recoveries := slices.DeleteFunc(slices.Clone(r.Recovery), func(x Recovery) bool { return x.Clock != clock || x.Way != way })
 	if len(recoveries) == 0 {
 		return
 	}
-	fmt.Fprintf(w, "Recovery at another slot, resumed → first frame, %s\n", how)
+	fmt.Fprintf(w, "Recovery in %s slot, resumed → first frame, %s\n", way.article(), how)
 	t := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
-	fmt.Fprintln(t, "  NIC\tdriver\tfirst frame, ms\tdriver alone\t(probe + open + link; bus scan)\tratio\tmoves\tmedian")
+	fmt.Fprintln(t, "  NIC\tdriver\tfirst frame, ms\tdriver alone\t(probe + open + link; old unload; bus scan)\tratio\tmoves\tmedian\tratio")
 	for _, x := range recoveries {
-		fmt.Fprintf(t, "  %s\t%s\t%.1f\t%.1f\t(%.1f + %.1f + %.1f; %.1f)\t%.2f\t%d\t%.0f/%.0f\n", x.NIC, x.Driver, x.FirstFrame.Min,
-			x.Bare.Min, x.Steps.Probe, x.Steps.Open, x.Steps.Link, x.Steps.Scan, x.Ratio, x.FirstFrame.N, x.FirstFrame.Median, x.Bare.Median)
+		fmt.Fprintf(t, "  %s\t%s\t%.1f\t%.1f\t(%.1f + %.1f + %.1f; %.1f; %.1f)\t%.2f\t%d\t%.1f/%.1f\t%.2f\n",
+			x.NIC, x.Driver, x.FirstFrame.Min, x.Bare.Min, x.Steps.Probe, x.Steps.Open, x.Steps.Link, x.Steps.Unload, x.Steps.Scan,
+			x.Ratio, x.FirstFrame.N, x.FirstFrame.Median, x.Bare.Median, stats.Ratio(x.FirstFrame.Median, x.Bare.Median))
 	}
 	t.Flush()
 	fmt.Fprintln(w, "  where it goes, ms after the stamp before, of the fastest:")

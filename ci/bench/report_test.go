@@ -25,7 +25,7 @@ func TestReportComparesTheRoundsThatWaitedLeast(t *testing.T) {
 		work    float64
 		elapsed int64
 	}{
-		{guestProxy, 2200, 2200}, {guestProxy, 2200, 2300}, {guestProxy, 9000, 99000},
+		{guestProxy, 2200, 2200}, {guestProxy, 2300, 2400}, {guestProxy, 9000, 99000},
 		{guestBare, 2000, 2000}, {guestBare, 2000, 2100}, {guestBare, 1, 99000},
 	} {
 		r.round(x.guest, record.Record{Kind: record.UDP, Count: 2, Work: x.work, Elapsed: x.elapsed})
@@ -35,8 +35,9 @@ func TestReportComparesTheRoundsThatWaitedLeast(t *testing.T) {
 		t.Fatalf("%d comparisons and %d results, want one of each: %+v", len(r.Steady), len(r.Results), r.Steady)
 	}
 	s := r.Steady[0]
-	if s.Proxy.Median != 1100 || s.Bare.Median != 1000 || s.Ratio != 1.1 {
-		t.Errorf("proxy %v, bare %v, ratio %v; want 1100, 1000, 1.1 a datagram", s.Proxy.Median, s.Bare.Median, s.Ratio)
+	if s.Proxy.Median != 1125 || s.Bare.Median != 1000 || s.Ratio != 1.125 || s.Least != 1.1 {
+		t.Errorf("proxy %v, bare %v, ratio %v, of the least %v; want 1125, 1000, 1.125, 1.1 a datagram",
+			s.Proxy.Median, s.Bare.Median, s.Ratio, s.Least)
 	}
 	if !r.Results[0].Over {
 		t.Errorf("%v is not said to be over %v", r.Results[0].Value, r.Results[0].Target)
@@ -60,14 +61,19 @@ func TestReportSumsUpMovesByNIC(t *testing.T) {
 		{NIC: "a", FirstFrame: 300, Bare: Bare{Probe: 40, Open: 30, Link: 10}, Stamps: map[string]float64{"opened": 80}},
 		{NIC: "a", FirstFrame: 200, Bare: Bare{Probe: 70, Open: 20, Link: 10}, Stamps: map[string]float64{"opened": 70}},
 	} {
-		m.Clock = GuestClock
+		m.Clock, m.Way = GuestClock, OtherSlot
 		r.move(m)
 	}
 	// What was timed by another clock is told apart and has no target.
-	r.move(Move{Clock: WallClock, NIC: "a", FirstFrame: 9000, Bare: Bare{Probe: 1}})
+	r.move(Move{Clock: WallClock, Way: OtherSlot, NIC: "a", FirstFrame: 9000, Bare: Bare{Probe: 1}})
+	// In the same slot the old driver's unload is part of it.
+	r.move(Move{Clock: GuestClock, Way: SameSlot, NIC: "a", FirstFrame: 300, Bare: Bare{Unload: 200, Probe: 50, Open: 40, Link: 10}})
 	r.sum()
-	if n := len(r.Recovery); n != 3 || len(r.Results) != 2 {
-		t.Errorf("%d recoveries and %d results, want 3 and 2", n, len(r.Results))
+	if n := len(r.Recovery); n != 4 || len(r.Results) != 3 {
+		t.Fatalf("%d recoveries and %d results, want 4 and 3", n, len(r.Results))
+	}
+	if same := r.Recovery[2]; same.Way != SameSlot || same.Ratio != 1 {
+		t.Errorf("same slot: %+v, want a ratio of 1 to all that the drivers do alone", same)
 	}
 	if got := nicsOf(r.Moves); !slices.Equal(got, []string{"a", "b"}) {
 		t.Errorf("NICs %v, want a and b in the order of their first moves", got)
@@ -80,7 +86,7 @@ func TestReportSumsUpMovesByNIC(t *testing.T) {
 		t.Errorf("a: steps %+v, timeline %v; want those of the fastest", a.Steps, a.Stamps)
 	}
 	if !r.Results[0].Over || r.Results[0].Target != recoveryTarget {
-		t.Errorf("2 is over 1.5: %+v", r.Results[0])
+		t.Errorf("2 is over the target: %+v", r.Results[0])
 	}
 }
 

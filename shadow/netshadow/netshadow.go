@@ -28,8 +28,6 @@ import (
 	"log/slog"
 	"net"
 	"os"
-	"path/filepath"
-	"strings"
 	"sync"
 	"time"
 
@@ -258,14 +256,20 @@ func fillLink(st *ctl.RoleStatus, proxy string) {
 	st.Carrier = l.Attrs().RawFlags&unix.IFF_LOWER_UP != 0
 }
 
-// ifindex reads an interface's index without a netlink round trip; 0 if there
-// is no such interface.
+// ifindex returns an interface's index without a netlink round trip; 0 if there is no
+// such interface.
 func ifindex(name string) int {
-	b, err := os.ReadFile(filepath.Join("/sys/class/net", name, "ifindex"))
+	ifr, err := unix.NewIfreq(name)
 	if err != nil {
 		return 0
 	}
-	n := 0
-	fmt.Sscan(strings.TrimSpace(string(b)), &n)
-	return n
+	fd, err := unix.Socket(unix.AF_UNIX, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return 0
+	}
+	defer unix.Close(fd)
+	if err := unix.IoctlIfreq(fd, unix.SIOCGIFINDEX, ifr); err != nil {
+		return 0
+	}
+	return int(ifr.Uint32())
 }

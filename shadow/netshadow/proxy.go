@@ -39,11 +39,17 @@ func newProxy(role string) (proxy, error) {
 
 // exists reports whether the bond is there already.
 func (p proxy) exists() (bool, error) {
-	_, err := p.link()
+	bond, err := p.find()
+	return bond != nil, err
+}
+
+// find returns the bond, nil if it is not there yet.
+func (p proxy) find() (*netlink.Bond, error) {
+	bond, err := p.link()
 	if errors.As(err, new(netlink.LinkNotFoundError)) {
-		return false, nil
+		return nil, nil
 	}
-	return err == nil, err
+	return bond, err
 }
 
 func (p proxy) link() (*netlink.Bond, error) {
@@ -74,7 +80,7 @@ func (p proxy) link() (*netlink.Bond, error) {
 //     a change of address and forgets its neighbours, see neighbours; and the
 //     address that a user gives to the bond reaches it by way of the shadow, see
 //     package asked.
-func (p proxy) create(mac net.HardwareAddr, tap *os.File) error {
+func (p proxy) create(mac net.HardwareAddr) (*netlink.Bond, error) {
 	b := netlink.NewLinkBond(netlink.LinkAttrs{Name: p.name, HardwareAddr: mac})
 	b.Mode = netlink.BOND_MODE_ACTIVE_BACKUP
 	b.FailOverMac = netlink.BOND_FAIL_OVER_MAC_ACTIVE
@@ -82,44 +88,42 @@ func (p proxy) create(mac net.HardwareAddr, tap *os.File) error {
 	b.PrimaryReselect = netlink.BOND_PRIMARY_RESELECT_FAILURE
 	b.Miimon = 0
 	if err := netlink.LinkAdd(b); err != nil && !errors.Is(err, os.ErrExist) {
-		return fmt.Errorf("create bond %s: %w", p.name, err)
-	}
-	if err := p.enslave(p.tap, mac); err != nil {
-		return err
+		return nil, fmt.Errorf("create bond %s: %w", p.name, err)
 	}
 	bond, err := p.link()
 	if err != nil {
-		return err
+		return nil, err
+	}
+	tap, err := netlink.LinkByName(p.tap)
+	if err != nil {
+		return nil, fmt.Errorf("port %s of %s: %w", p.tap, p.name, err)
+	}
+	if err := p.enslave(bond, tap, mac); err != nil {
+		return nil, err
 	}
 	if err := netlink.LinkSetUp(bond); err != nil {
-		return fmt.Errorf("set proxy %s up: %w", p.name, err)
+		return nil, fmt.Errorf("set proxy %s up: %w", p.name, err)
 	}
-	return nil
+	return bond, nil
 }
 
-// enslave makes iface, with the role's MAC, a port of the bond, which opens it. A
-// port already there is left as it is.
-func (p proxy) enslave(iface string, mac net.HardwareAddr) error {
-	bond, err := p.link()
-	if err != nil {
-		return err
-	}
-	l, err := netlink.LinkByName(iface)
-	if err != nil {
-		return fmt.Errorf("port %s of %s: %w", iface, p.name, err)
-	}
-	if l.Attrs().MasterIndex == bond.Index {
+// enslave makes l, with the role's MAC, a port of the bond, which opens it. A port
+// already there is left as it is.
+func (p proxy) enslave(bond *netlink.Bond, l netlink.Link, mac net.HardwareAddr) error {
+	a := l.Attrs()
+	if a.MasterIndex == bond.Index {
 		return nil
 	}
-	// bond_enslave refuses an interface that is up.
-	if err := netlink.LinkSetDown(l); err != nil {
-		return fmt.Errorf("set %s down before it joins %s: %w", iface, p.name, err)
+	if a.Flags&net.FlagUp != 0 { // bond_enslave refuses that
+		if err := netlink.LinkSetDown(l); err != nil {
+			return fmt.Errorf("set %s down before it joins %s: %w", a.Name, p.name, err)
+		}
 	}
 	if err := p.wear(l, mac); err != nil {
 		return err
 	}
 	if err := netlink.LinkSetMaster(l, bond); err != nil {
-		return fmt.Errorf("make %s a port of %s: %w", iface, p.name, err)
+		return fmt.Errorf("make %s a port of %s: %w", a.Name, p.name, err)
 	}
 	return nil
 }
@@ -139,17 +143,13 @@ func (p proxy) wear(l netlink.Link, mac net.HardwareAddr) error {
 // own back when it is opened, as QEMU's vmxnet3 does (hw/net/vmxnet3.c,
 // vmxnet3_activate_device). A driver that sets an address on closed interfaces only
 // says so, and has it already.
-func (p proxy) insist(iface string, mac net.HardwareAddr) error {
-	l, err := netlink.LinkByName(iface)
-	if err != nil {
-		return fmt.Errorf("port %s of %s: %w", iface, p.name, err)
-	}
+func (p proxy) insist(l netlink.Link, mac net.HardwareAddr) error {
 	if bytes.Equal(l.Attrs().PermHWAddr, mac) {
 		return nil
 	}
-	err = netlink.LinkSetHardwareAddr(l, mac)
+	err := netlink.LinkSetHardwareAddr(l, mac)
 	if err != nil && !errors.Is(err, unix.EBUSY) && !errors.Is(err, unix.EOPNOTSUPP) {
-		return fmt.Errorf("give %s the MAC %s of %s once more: %w", iface, mac, p.name, err)
+		return fmt.Errorf("give %s the MAC %s of %s once more: %w", l.Attrs().Name, mac, p.name, err)
 	}
 	return nil
 }
@@ -257,6 +257,9 @@ func (p proxy) ports() (names []string, active string, err error) {
 // waitCarrier returns when iface can carry data: IFF_LOWER_UP, which the
 // kernel announces. An interface that disappears ends the wait with an error.
 func waitCarrier(ctx context.Context, iface string) error {
+	if l, err := netlink.LinkByName(iface); err == nil && l.Attrs().RawFlags&unix.IFF_LOWER_UP != 0 {
+		return nil
+	}
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	updates := make(chan netlink.LinkUpdate, 64)

@@ -191,21 +191,21 @@ func (r *recorder) begin(ctx context.Context, iface string) error {
 	}
 	r.baseline = base
 	// What the driver refuses while it is down is tried again by replay.
-	_, err = r.client.Apply(ctx, iface, r.deviceOps(), settings.BeforeOpen)
+	_, err = r.apply(ctx, iface, r.deviceOps(), settings.BeforeOpen)
 	return err
 }
 
 // replay applies the rest of the log to the open interface and marks what it
 // cannot do as deferred.
 func (r *recorder) replay(ctx context.Context, iface string, rec *shadow.Recovery) error {
-	deferred, err := r.client.Apply(ctx, iface, r.deviceOps(), settings.AfterOpen)
+	deferred, err := r.apply(ctx, iface, r.deviceOps(), settings.AfterOpen)
 	if err != nil {
 		return err
 	}
 	// The proxy has kept what was asked of it, but for what its devices may not
 	// exceed: a bond takes a limit of segmentation from them and never gives it back
 	// (netif_set_tso_max_size).
-	more, err := r.client.Apply(ctx, r.proxy, r.proxyOps(), settings.AfterOpen)
+	more, err := r.apply(ctx, r.proxy, r.proxyOps(), settings.AfterOpen)
 	if err != nil {
 		return err
 	}
@@ -223,6 +223,14 @@ func (r *recorder) replay(ctx context.Context, iface string, rec *shadow.Recover
 		rec.Defer(ctl.Deferred{Op: d.Op.String(), Reason: d.Reason})
 	}
 	return nil
+}
+
+// apply replays operations; where there are none, nobody is asked about anything.
+func (r *recorder) apply(ctx context.Context, iface string, ops []oplog.Op, phase settings.Phase) ([]settings.Deferred, error) {
+	if len(ops) == 0 {
+		return nil, nil
+	}
+	return r.client.Apply(ctx, iface, ops, phase)
 }
 
 func (r *recorder) deviceOps() []oplog.Op {
@@ -246,9 +254,8 @@ func (r *recorder) proxyOps() []oplog.Op {
 func (r *recorder) resume(ctx context.Context, iface string) error {
 	w, _ := r.following()
 	if w == nil {
-		// The watch outlives the recovery that began it.
 		var err error
-		if w, err = r.client.Watch(context.WithoutCancel(ctx), r.proxy); err != nil {
+		if w, err = r.watch(ctx); err != nil {
 			return err
 		}
 		r.follow(w)
@@ -256,7 +263,7 @@ func (r *recorder) resume(ctx context.Context, iface string) error {
 			return err
 		}
 	}
-	if _, err := w.Add(ctx, iface); err != nil {
+	if _, err := w.Add(ctx, iface, settings.Device); err != nil {
 		return err
 	}
 	now, err := w.Resume(ctx)
@@ -287,8 +294,12 @@ func (r *recorder) adopt(ctx context.Context, iface string) error {
 	if w, _ := r.following(); w != nil || r.state == nil {
 		return nil
 	}
-	w, err := r.client.Watch(context.WithoutCancel(ctx), r.proxy, iface)
+	w, err := r.watch(ctx)
 	if err != nil {
+		return err
+	}
+	if _, err := w.Add(ctx, iface, settings.Device); err != nil {
+		w.Close()
 		return err
 	}
 	for name, scope := range map[string]settings.Scope{r.proxy: settings.Proxy, iface: settings.Device} {
@@ -303,6 +314,19 @@ func (r *recorder) adopt(ctx context.Context, iface string) error {
 	r.mu.Unlock()
 	r.follow(w)
 	return nil
+}
+
+// watch begins to follow the proxy, beyond the recovery that it begins in.
+func (r *recorder) watch(ctx context.Context) (*settings.Watcher, error) {
+	w, err := r.client.Watch(context.WithoutCancel(ctx))
+	if err != nil {
+		return nil, err
+	}
+	if _, err := w.Add(ctx, r.proxy, settings.Proxy); err != nil {
+		w.Close()
+		return nil, err
+	}
+	return w, nil
 }
 
 // follow makes w the watcher, and records what it tells until it ends.

@@ -40,8 +40,8 @@ var errNoProxy = errors.New("the role has had no device yet")
 
 // StandBy makes dev's interface a port of the proxy, with the role's MAC.
 func (s *netShadow) StandBy(ctx context.Context, dev drivers.Device) error {
-	there, err := s.proxy.exists()
-	if err == nil && !there {
+	bond, err := s.proxy.find()
+	if err == nil && bond == nil {
 		err = errNoProxy
 	}
 	if err != nil {
@@ -51,13 +51,13 @@ func (s *netShadow) StandBy(ctx context.Context, dev drivers.Device) error {
 	if err != nil {
 		return err
 	}
-	mac, err := s.mac(true, l)
+	mac, err := s.mac(bond, l)
 	if err != nil {
 		return err
 	}
 	s.standby = l.Attrs().Name
 	s.listen()
-	if err := s.recorder.aside(ctx, func() error { return s.proxy.enslave(s.standby, mac) }); err != nil {
+	if err := s.recorder.aside(ctx, func() error { return s.proxy.enslave(bond, l, mac) }); err != nil {
 		s.standby = ""
 		s.listen()
 		return err

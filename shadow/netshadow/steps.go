@@ -229,30 +229,30 @@ func (s *netShadow) Open(ctx context.Context, dev drivers.Device, rec *shadow.Re
 		return err
 	}
 	iface := l.Attrs().Name
-	there, err := s.proxy.exists()
+	bond, err := s.proxy.find()
 	if err != nil {
 		return err
 	}
 	if err := s.openTap(ctx); err != nil {
 		return err
 	}
-	back := there && s.replaces(ctx, iface)
+	back := bond != nil && s.replaces(ctx, iface)
 	switch {
 	case back:
 		s.recorder.pause(ctx)
 		s.recorder.forget(ctx, []string{s.standby})
 		s.receive(false)
-	case there && !s.armed && rec.Timeline().Cause != shadow.CauseBoot:
+	case bond != nil && !s.armed && rec.Timeline().Cause != shadow.CauseBoot:
 		// A predecessor has given the old device up already.
 		s.arm(ctx, shadow.Old{}, rec)
 	}
-	mac, err := s.mac(there, l)
+	mac, err := s.mac(bond, l)
 	if err != nil {
 		return err
 	}
-	if !there {
+	if bond == nil {
 		s.class.watchRequests()
-		if err := s.proxy.create(mac, s.tap); err != nil {
+		if bond, err = s.proxy.create(mac); err != nil {
 			return err
 		}
 		// The kernel looks for duplicates and routers at once (IPv6). That would
@@ -264,10 +264,10 @@ func (s *netShadow) Open(ctx context.Context, dev drivers.Device, rec *shadow.Re
 	if err := s.recorder.begin(ctx, iface); err != nil {
 		return err
 	}
-	if err := s.fitMTU(ctx, iface); err != nil {
+	if err := s.fitMTU(ctx, bond, iface); err != nil {
 		return err
 	}
-	if err := s.proxy.enslave(iface, mac); err != nil {
+	if err := s.proxy.enslave(bond, l, mac); err != nil {
 		return err
 	}
 	if iface == s.standby { // a port already, maybe since the role had another MAC
@@ -284,7 +284,7 @@ func (s *netShadow) Open(ctx context.Context, dev drivers.Device, rec *shadow.Re
 		return err
 	}
 	rec.Stamp(ctl.StampReplayed)
-	if err := s.proxy.insist(iface, mac); err != nil {
+	if err := s.proxy.insist(l, mac); err != nil {
 		return err
 	}
 	// With a link at once, switches learn where the role is now before the
@@ -298,17 +298,14 @@ func (s *netShadow) Open(ctx context.Context, dev drivers.Device, rec *shadow.Re
 }
 
 // mac returns the role's MAC: the one that somebody gave to the proxy, or the
-// configured one, or that of the first device, l. The TAP is given it too.
-func (s *netShadow) mac(proxied bool, l netlink.Link) (net.HardwareAddr, error) {
-	if !proxied {
+// configured one, or that of the first device, l, while there is no bond. The TAP is
+// given it too.
+func (s *netShadow) mac(bond *netlink.Bond, l netlink.Link) (net.HardwareAddr, error) {
+	if bond == nil {
 		if s.limits.MAC != nil {
 			return s.limits.MAC, nil
 		}
 		return l.Attrs().HardwareAddr, nil
-	}
-	bond, err := s.proxy.link()
-	if err != nil {
-		return nil, err
 	}
 	mac := s.recorder.mac(bond.HardwareAddr)
 	tap, err := netlink.LinkByName(s.proxy.tap)
@@ -367,11 +364,7 @@ func (s *netShadow) usable(ctx context.Context, rec *shadow.Recovery) error {
 // fitMTU gives the proxy the MTU that was asked for, or the largest that the
 // new device can take: a bond refuses a port that cannot take its own MTU
 // (bond_main.c, bond_enslave).
-func (s *netShadow) fitMTU(ctx context.Context, iface string) error {
-	bond, err := s.proxy.link()
-	if err != nil {
-		return err
-	}
+func (s *netShadow) fitMTU(ctx context.Context, bond *netlink.Bond, iface string) error {
 	want := s.recorder.mtu(bond.MTU)
 	ok, largest, err := s.class.settings.CanMTU(ctx, iface, want)
 	if err != nil {

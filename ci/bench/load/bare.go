@@ -48,15 +48,16 @@ func bare(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	if err := tree.Prefetch(ctx, slices.Concat(cfg.Modules, cfg.Prefetch)...); err != nil {
-		return fmt.Errorf("prefetch: %w", err)
-	}
 	probes, err := watchProbes()
 	if err != nil {
 		return err
 	}
+	// The NIC that the machine boots with is probed here.
+	if err := tree.Prefetch(ctx, slices.Concat(cfg.Modules, cfg.Prefetch)...); err != nil {
+		return fmt.Errorf("prefetch: %w", err)
+	}
 	say(record.Record{Kind: record.Start, Boottime: now(unix.CLOCK_BOOTTIME)})
-	for {
+	for unload := int64(0); ; {
 		dev, scan, err := nextNIC(ctx, tree)
 		if err != nil {
 			return err
@@ -69,17 +70,16 @@ func bare(ctx context.Context) error {
 			return err
 		}
 		// The kernel probes what it finds before it returns from the scan.
-		r.Scan = max(0, scan-r.Probe)
+		r.Scan, r.Unload = max(0, scan-r.Probe), unload
 		say(r)
-		if err := tree.Unbind(ctx, dev); err != nil {
-			return err
-		}
 		if err := gone(dev); err != nil {
 			return err
 		}
-		if err := tree.Remove(ctx, dev); err != nil {
+		t := now(unix.CLOCK_MONOTONIC)
+		if err := errors.Join(tree.Unbind(ctx, dev), tree.Remove(ctx, dev)); err != nil {
 			return err
 		}
+		unload = now(unix.CLOCK_MONOTONIC) - t
 	}
 }
 
@@ -129,15 +129,15 @@ func nextNIC(ctx context.Context, tree *drivers.Tree) (dev drivers.Device, scan 
 	}
 }
 
-// gone waits until the device's address holds nothing: the machine has moved,
-// and the next NIC is in another slot.
+// gone waits until the device's address does not hold it any more: the machine has
+// moved, and the next NIC is there, or in another slot.
 func gone(dev drivers.Device) error {
 	for {
 		b, err := os.ReadFile(filepath.Join(dev.Path, "config"))
 		if err != nil {
 			return err
 		}
-		if len(b) >= 4 && binary.LittleEndian.Uint32(b) == ^uint32(0) {
+		if len(b) >= 4 && binary.LittleEndian.Uint32(b) != uint32(dev.IDs.Device)<<16|uint32(dev.IDs.Vendor) {
 			return nil
 		}
 		time.Sleep(look)
@@ -173,7 +173,7 @@ func bringUp(ctx context.Context, tree *drivers.Tree, dev drivers.Device) (recor
 	return record.Record{
 		Kind: record.Bare, Device: dev.Address, Driver: filepath.Base(driver),
 		Open: t2 - t1, Link: t3 - t2,
-	}, netlink.LinkSetDown(l)
+	}, nil
 }
 
 // waitCarrier polls: a program with nothing else to do can afford it, and

@@ -6,8 +6,8 @@
 // what it measured on the console (see package record); it decides nothing.
 //
 // As a service of the guest it says when it was started, and then, with
-// bench.load=steady on the kernel's command line, what sending costs. As
-// process 1 (rdinit=/bin/load) it is a guest without umbra, and says what a
+// bench.load=steady on the kernel's command line, what sending and receiving
+// cost. As process 1 (rdinit=/bin/load) it is a guest without umbra, and says what a
 // NIC's driver costs alone.
 package main
 
@@ -30,19 +30,19 @@ func main() {
 		alone()
 	case len(os.Args) > 1 && os.Args[1] == soakArg:
 		soak()
-	case len(os.Args) == 2:
-		if err := service(os.Args[1]); err != nil {
+	case len(os.Args) == 3:
+		if err := service(os.Args[1], os.Args[2]); err != nil {
 			say(record.Record{Kind: record.Fail, Error: err.Error()})
 			os.Exit(1)
 		}
 	default:
-		fmt.Fprintln(os.Stderr, "usage: load PEER")
+		fmt.Fprintln(os.Stderr, "usage: load DISCARD SOURCE")
 		os.Exit(2)
 	}
 }
 
 // service is the program as a user's.
-func service(peer string) error {
+func service(peer, source string) error {
 	say(record.Record{Kind: record.Start, Boottime: now(unix.CLOCK_BOOTTIME)})
 	args, err := os.ReadFile("/proc/cmdline")
 	if err != nil {
@@ -51,7 +51,7 @@ func service(peer string) error {
 	if !slices.Contains(strings.Fields(string(args)), "bench.load=steady") {
 		return nil // the guest moves; nothing is to be in its way
 	}
-	if err := steady(peer); err != nil {
+	if err := steady(peer, source); err != nil {
 		return err
 	}
 	say(record.Record{Kind: record.Done})

@@ -150,7 +150,7 @@ func (m *meter) measure(kind record.Kind, count, fd int, f func() error) error {
 
 // segments is how many a TCP socket has sent and received.
 func segments(kind record.Kind, fd int) (out, in int, err error) {
-	if kind != record.TCP {
+	if kind != record.TCP && kind != record.TCPReceive {
 		return 0, 0, nil
 	}
 	info, err := unix.GetsockoptTCPInfo(fd, unix.IPPROTO_TCP, unix.TCP_INFO)
@@ -170,13 +170,13 @@ const (
 	datagramRounds = 16
 )
 
-// steady sends to the peer's discard ports, UDP and TCP by turns.
-func steady(peer string) error {
-	to, err := netip.ParseAddrPort(peer)
+// steady sends to the peer's discard ports and receives from its sources, UDP and TCP
+// by turns.
+func steady(peer, source string) error {
+	addr, err := sockaddr(peer)
 	if err != nil {
 		return err
 	}
-	addr := &unix.SockaddrInet4{Port: int(to.Port()), Addr: to.Addr().As4()}
 	// The network loses nothing. A peer that is late shall not look like a loss.
 	if err := os.WriteFile("/proc/sys/net/ipv4/tcp_early_retrans", []byte("0"), 0); err != nil {
 		return err
@@ -194,7 +194,7 @@ func steady(peer string) error {
 	if err := unix.SetsockoptInt(tcp, unix.SOL_SOCKET, unix.SO_SNDBUFFORCE, 2*mebibytes<<20); err != nil {
 		return fmt.Errorf("send buffer: %w", err)
 	}
-	program, err := net.Dial("udp", to.String())
+	program, err := net.Dial("udp", peer)
 	if err != nil {
 		return err
 	}
@@ -210,7 +210,12 @@ func steady(peer string) error {
 		return nil
 	}
 	stream := func() error { return sendStream(tcp, large, mebibytes) }
-	if err := errors.Join(send(), write(), stream()); err != nil {
+	in, err := openSources(source)
+	if err != nil {
+		return err
+	}
+	receive, take := in.datagrams, func() error { return in.stream(large) }
+	if err := errors.Join(send(), write(), stream(), receive(), take()); err != nil {
 		return err
 	}
 	m, err := newMeter()
@@ -219,16 +224,26 @@ func steady(peer string) error {
 	}
 	for i := range rounds {
 		if i%(rounds/datagramRounds) == 0 {
-			err := errors.Join(m.measure(record.UDP, datagrams, udp, write), m.measure(record.UDPCall, datagrams, udp, send))
+			err := errors.Join(m.measure(record.UDP, datagrams, udp, write), m.measure(record.UDPCall, datagrams, udp, send),
+				m.measure(record.UDPReceive, datagrams, in.udp, receive))
 			if err != nil {
 				return err
 			}
 		}
-		if err := m.measure(record.TCP, mebibytes, tcp, stream); err != nil {
+		err := errors.Join(m.measure(record.TCP, mebibytes, tcp, stream), m.measure(record.TCPReceive, mebibytes, in.tcp, take))
+		if err != nil {
 			return err
 		}
 	}
 	return nil
+}
+
+func sockaddr(text string) (*unix.SockaddrInet4, error) {
+	a, err := netip.ParseAddrPort(text)
+	if err != nil {
+		return nil, err
+	}
+	return &unix.SockaddrInet4{Port: int(a.Port()), Addr: a.Addr().As4()}, nil
 }
 
 func connect(addr unix.Sockaddr, kind int) (int, error) {

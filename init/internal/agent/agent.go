@@ -18,6 +18,7 @@ import (
 	"log/slog"
 	"net"
 	"os"
+	"runtime/debug"
 	"slices"
 	"time"
 
@@ -122,14 +123,24 @@ const pinDir = "/sys/fs/bpf/umbra"
 // for a machine at work.
 const rcuExpedited = "/sys/kernel/rcu_expedited"
 
-// expedite returns the function that turns the switch, after turning it off:
-// a killed predecessor may have left it on.
+// How much this process's heap may grow before it is collected, in percent of what is
+// in use (GOGC): Go's default, and that of a recovery, which a collection holds up for
+// 5 ms (ci/bench, by the guest's clock). In use are a few MiB and what was harvested; most
+// of the garbage are buffers of 64 KiB for the kernel's answers.
+const (
+	heapGrowth     = 100
+	heapGrowthBusy = 400
+)
+
+// expedite returns the function that turns what makes a recovery short on and off,
+// after turning the kernel's part off: a killed predecessor may have left it on.
 func expedite(log *slog.Logger) func(bool) {
 	set := func(on bool) {
-		v := []byte("0")
+		v, growth := []byte("0"), heapGrowth
 		if on {
-			v = []byte("1")
+			v, growth = []byte("1"), heapGrowthBusy
 		}
+		debug.SetGCPercent(growth)
 		if err := os.WriteFile(rcuExpedited, v, 0); err != nil {
 			log.Debug("grace periods keep their length", "err", err)
 		}

@@ -125,6 +125,11 @@ var everyGroup = func() []group {
 
 func (g group) String() string { return groupNames[g] }
 
+// in reports whether an operation of the group has the scope.
+func (g group) in(scope Scope) bool {
+	return slices.ContainsFunc(operations, func(o Operation) bool { return o.group == g && o.Scope&scope != 0 })
+}
+
 // An Operation describes one kind of operation.
 type Operation struct {
 	Key   string // "*" at the end stands for a name that the kernel defines

@@ -52,6 +52,7 @@ func socketOf(g group) int {
 // iface is what a tracker knows of one interface.
 type iface struct {
 	name   string
+	scope  Scope  // what of it is tracked
 	values Values // now
 	told   Values // as of the last change that was delivered
 	gone   bool
@@ -59,9 +60,10 @@ type iface struct {
 
 func newTracker() *tracker { return &tracker{ifaces: make(map[int]*iface)} }
 
-// add begins to track an interface and asks for all its settings.
-func (t *tracker) add(index int, name string) {
-	t.ifaces[index] = &iface{name: name, values: Values{}, told: Values{}}
+// add begins to track an interface and asks for all its settings that have the
+// scope.
+func (t *tracker) add(index int, name string, scope Scope) {
+	t.ifaces[index] = &iface{name: name, scope: scope, values: Values{}, told: Values{}}
 	t.ask(index, everyGroup)
 }
 
@@ -71,10 +73,13 @@ func (t *tracker) remove(index int) {
 	t.forgetQueries(index)
 }
 
-// ask queues queries for groups of an interface.
+// ask queues queries for groups of an interface that is tracked, as far as they have
+// its scope.
 func (t *tracker) ask(index int, groups []group) {
 	for _, g := range groups {
-		t.enqueue(query{index, g})
+		if g.in(t.ifaces[index].scope) {
+			t.enqueue(query{index, g})
+		}
 	}
 }
 
@@ -153,13 +158,7 @@ func (t *tracker) notified(r report) {
 func (t *tracker) overrun(socket int) {
 	t.asked[socket] = nil
 	t.queue[socket] = nil
-	for _, index := range slices.Sorted(maps.Keys(t.ifaces)) {
-		for g := range numGroups {
-			if socketOf(g) == socket {
-				t.enqueue(query{index, g})
-			}
-		}
-	}
+	t.askAll(slices.DeleteFunc(slices.Clone(everyGroup), func(g group) bool { return socketOf(g) != socket }))
 }
 
 func (t *tracker) take(r report) {

@@ -56,7 +56,7 @@ func tracking(t *testing.T) (*tracker, map[query]report) {
 		{1, groupFeatures}: groupReport(groupFeatures, 1, "net.feature.rx-all", "off"),
 	}
 	tr := newTracker()
-	tr.add(1, "nic1")
+	tr.add(1, "nic1", Both)
 	answer(t, tr, kernel)
 	if !tr.settled() {
 		t.Fatal("not settled")
@@ -227,6 +227,20 @@ func TestTracker(t *testing.T) {
 				t.Errorf("got %v", got)
 			}
 		},
+		"of an interface nothing is asked that has not the scope in which it is tracked": func(t *testing.T, tr *tracker, kernel map[query]report) {
+			tr.add(2, "proxy", Proxy)
+			tr.askAll(remembered)
+			tr.look(unannounced)
+			tr.overrun(socketEthtool)
+			for socket := range numSockets {
+				for q, ok := tr.next(socket); ok; q, ok = tr.next(socket) {
+					if q.index == 2 && q.group != groupLink {
+						t.Errorf("asked for %s", q.group)
+					}
+					tr.answered(socket, nil)
+				}
+			}
+		},
 		"what an interface had when it went is known until it is forgotten": func(t *testing.T, tr *tracker, _ map[query]report) {
 			tr.paused = true
 			tr.notified(groupReport(groupRings, 1, "net.ring.rx", "64"))
@@ -248,7 +262,7 @@ func TestTracker(t *testing.T) {
 			gone.gone = true
 			tr.notified(gone)
 			kernel[query{2, groupLink}] = linkReport(2, "net.mtu", "9000")
-			tr.add(2, "nic1")
+			tr.add(2, "nic1", Both)
 			tr.notified(report{index: 2, group: groupLink, name: "nic1", values: Values{"net.mtu": "9000"}})
 			for range 20 { // a map has no order
 				if got := tr.known()["nic1"]["net.mtu"]; got != "9000" {

@@ -46,11 +46,9 @@ type Watcher struct {
 	err      error         // why, valid after done
 }
 
-// Watch begins to follow the settings of interfaces. It returns when their
-// present settings are known; see Resume and Add to get them. The Watcher ends
-// with ctx or Close, and closes its channel of changes then. The Client must
-// outlive it.
-func (c *Client) Watch(ctx context.Context, ifnames ...string) (*Watcher, error) {
+// Watch makes a Watcher that follows nothing yet, see Add. It ends with ctx or
+// Close, and closes its channel of changes then. The Client must outlive it.
+func (c *Client) Watch(ctx context.Context) (*Watcher, error) {
 	s, err := dial()
 	if err != nil {
 		return nil, err
@@ -67,12 +65,6 @@ func (c *Client) Watch(ctx context.Context, ifnames ...string) (*Watcher, error)
 		done:     make(chan struct{}),
 	}
 	go w.run(ctx, s, c.log)
-	for _, name := range ifnames {
-		if _, err := w.Add(ctx, name); err != nil {
-			w.Close()
-			return nil, err
-		}
-	}
 	return w, nil
 }
 
@@ -97,14 +89,16 @@ func (w *Watcher) Err() error {
 	}
 }
 
-// Add begins to follow one more interface and returns its present settings.
-// Taken right after the driver's probe they are the interface's baseline.
-func (w *Watcher) Add(ctx context.Context, ifname string) (Values, error) {
+// Add begins to follow one more interface and returns its present settings. Taken
+// right after the driver's probe they are the interface's baseline. Groups of settings
+// of which none has the scope are never asked for: there are many on a proxy that
+// nobody uses.
+func (w *Watcher) Add(ctx context.Context, ifname string, scope Scope) (Values, error) {
 	link, err := w.client.link(ctx, ifname)
 	if err != nil {
 		return nil, err
 	}
-	all, err := w.do(ctx, command{op: opAdd, ifname: ifname, index: link.index})
+	all, err := w.do(ctx, command{op: opAdd, ifname: ifname, index: link.index, scope: scope})
 	if err != nil {
 		return nil, err
 	}
@@ -165,6 +159,7 @@ type command struct {
 	op     commandOp
 	ifname string
 	index  int
+	scope  Scope
 	reply  chan<- result // has room for one
 }
 
@@ -298,7 +293,7 @@ func (w *Watcher) loop(ctx context.Context, s *sockets, inputs <-chan input, cal
 func (cmd command) start(t *tracker) bool {
 	switch cmd.op {
 	case opAdd:
-		t.add(cmd.index, cmd.ifname)
+		t.add(cmd.index, cmd.ifname, cmd.scope)
 		return true
 	case opRemove:
 		for index, i := range t.ifaces {

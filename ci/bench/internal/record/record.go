@@ -31,10 +31,13 @@ const (
 	UDP   Kind = "udp"   // one round of sends by a Go program: Count datagrams, Work, Elapsed
 	// UDPCall is UDP without the Go runtime: system calls and nothing else.
 	UDPCall Kind = "udp-call"
-	TCP     Kind = "tcp"  // one round of sends: Count MiB, Work, Elapsed
-	Bare    Kind = "bare" // a driver alone: Device, Driver, Scan, Probe, Open, Link
-	Done    Kind = "done" // nothing follows
-	Fail    Kind = "fail" // nothing follows; Error
+	TCP     Kind = "tcp" // one round of sends: Count MiB, Work, Elapsed
+	// UDPReceive and TCPReceive are rounds of what the peer sends, as UDPCall and TCP.
+	UDPReceive Kind = "udp-receive"
+	TCPReceive Kind = "tcp-receive"
+	Bare       Kind = "bare" // a driver alone: Device, Driver, Unload, Scan, Probe, Open, Link
+	Done       Kind = "done" // nothing follows
+	Fail       Kind = "fail" // nothing follows; Error
 )
 
 // A Record is one measurement. Times are nanoseconds of the guest's clocks.
@@ -49,7 +52,8 @@ type Record struct {
 	Spin     float64 `json:"spin_ns,omitempty"`    // one turn of the idle loop
 	Device   string  `json:"device,omitempty"`     // bus address
 	Driver   string  `json:"driver,omitempty"`
-	Scan     int64   `json:"scan_ns,omitempty"` // of the bus, without the probe
+	Unload   int64   `json:"unload_ns,omitempty"` // of the NIC before, whose hardware was gone
+	Scan     int64   `json:"scan_ns,omitempty"`   // of the bus, without the probe
 	Probe    int64   `json:"probe_ns,omitempty"`
 	Open     int64   `json:"open_ns,omitempty"` // set the interface up
 	Link     int64   `json:"link_ns,omitempty"` // carrier
@@ -92,7 +96,7 @@ func Parse(line string) (Record, error) {
 	if r.Kind == "" {
 		return Record{}, fmt.Errorf("%w: no kind", ErrBad)
 	}
-	if r.Count < 0 || r.Elapsed < 0 || r.Boottime < 0 || r.Scan < 0 || r.Probe < 0 || r.Open < 0 || r.Link < 0 {
+	if r.Count < 0 || r.Elapsed < 0 || r.Boottime < 0 || r.Unload < 0 || r.Scan < 0 || r.Probe < 0 || r.Open < 0 || r.Link < 0 {
 		return Record{}, fmt.Errorf("%w: %s: negative number", ErrBad, r.Kind)
 	}
 	return r, nil

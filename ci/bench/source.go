@@ -1,0 +1,52 @@
+// Copyright 2026 the umbra Authors. All rights reserved.
+// Use of this source code is governed by a BSD-style
+// license that can be found in the LICENSE file.
+
+package main
+
+import (
+	"encoding/binary"
+	"io"
+	"net"
+)
+
+// sourceDatagram is the size in bytes of the datagrams that a source sends.
+const sourceDatagram = 64
+
+// A source is asked by a number of 4 bytes, for as many datagrams, or MiB of a stream.
+
+// supplyStream answers on a stream until either side ends.
+func supplyStream(c net.Conn) {
+	var question [4]byte
+	block := make([]byte, 1<<20)
+	for {
+		if _, err := io.ReadFull(c, question[:]); err != nil {
+			return
+		}
+		for range binary.BigEndian.Uint32(question[:]) {
+			if _, err := c.Write(block); err != nil {
+				return
+			}
+		}
+	}
+}
+
+// supplyDatagrams answers with datagrams until pc is closed.
+func supplyDatagrams(pc net.PacketConn) {
+	var question [4]byte
+	block := make([]byte, sourceDatagram)
+	for {
+		n, from, err := pc.ReadFrom(question[:])
+		if err != nil {
+			return
+		}
+		if n < len(question) {
+			continue
+		}
+		for range binary.BigEndian.Uint32(question[:]) {
+			if _, err := pc.WriteTo(block, from); err != nil {
+				return
+			}
+		}
+	}
+}
