@@ -26,6 +26,14 @@ import (
 // with -tags guest.
 var inGuest = []string{"shadow/netshadow/hold", "shadow/netshadow/settings", "shadow/netshadow/announce", "shadow/signals"}
 
+// testModules are the drivers of the NICs, and what the tests make of them.
+var testModules = []string{
+	"e1000", "e1000e", "8139cp", "virtio_net", "macvlan", "8021q", "veth", "bridge",
+	"sch_cake", "sch_drr", "sch_ets", "sch_fq", "sch_hfsc", "sch_htb", "sch_ingress", "sch_mqprio", "sch_netem", "sch_prio",
+	"sch_qfq", "sch_red", "sch_sfq", "sch_tbf", "cls_basic", "cls_flower", "cls_fw", "cls_matchall", "cls_u32", "em_meta",
+	"act_csum", "act_gact", "act_mirred", "act_police", "act_skbedit",
+}
+
 // testImage has the tests of inGuest and the tools that they call, and no role:
 // its NICs are the tests'.
 var testImage = sync.OnceValues(func() (*image.Bundle, error) {
@@ -47,14 +55,14 @@ var testImage = sync.OnceValues(func() (*image.Bundle, error) {
 		}
 		files = append(files, bin+":/bin/"+name)
 	}
-	for _, tool := range []struct{ name, pkg string }{{"ip", "iproute2"}, {"ethtool", "ethtool"}} {
+	for _, tool := range []struct{ name, pkg string }{{"ip", "iproute2"}, {"tc", "iproute2"}, {"ethtool", "ethtool"}} {
 		more, err := hostTool(dir, tool.name, tool.pkg)
 		if err != nil {
 			return nil, err
 		}
 		files = append(files, more...)
 	}
-	text := "[image]\nname = \"inguest\"\n[drivers]\nmodules = [\"e1000\", \"e1000e\", \"8139cp\", \"virtio_net\", \"macvlan\", \"8021q\", \"veth\", \"bridge\", \"sch_tbf\"]\n" +
+	text := "[image]\nname = \"inguest\"\n[drivers]\nmodules = " + list(testModules) + "\n" +
 		"[[service]]\nname = \"nemesis\"\nexec = [\"/bin/nemesis\"]\nrestart = \"never\"\n" +
 		fmt.Sprintf("files = %s\n", list(files))
 	cfg, err := image.Parse(filepath.Join(dir, "inguest.toml"), []byte(text))

@@ -34,11 +34,12 @@ type recorder struct {
 	baseline settings.Values // the present device's, taken at its probe
 	tooBig   []settings.Deferred
 
-	mu      sync.Mutex // guards the rest
-	watcher *settings.Watcher
-	iface   string
-	ops     *oplog.Log
-	state   *settings.Recorder
+	mu        sync.Mutex // guards the rest
+	watcher   *settings.Watcher
+	iface     string
+	listening bool // to the proxy and iface
+	ops       *oplog.Log
+	state     *settings.Recorder
 }
 
 func newRecorder(client *settings.Client, proxy string, j *journal.Journal, log *slog.Logger) (*recorder, error) {
@@ -63,6 +64,21 @@ func (r *recorder) following() (w *settings.Watcher, iface string) {
 	return r.watcher, r.iface
 }
 
+// listens reports whether changes are recorded.
+func (r *recorder) listens() bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.listening
+}
+
+// fresh reports whether nothing was ever recorded: the proxy's first device is being
+// opened.
+func (r *recorder) fresh() bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.state == nil
+}
+
 // pause ends the recording: what happens from here on is the shadow's doing,
 // or a dying device's. What was changed up to now and not yet told, or is never
 // told, is in what Sync returns; the device is not asked.
@@ -71,6 +87,9 @@ func (r *recorder) pause(ctx context.Context) {
 	if w == nil {
 		return
 	}
+	r.mu.Lock()
+	r.listening = false
+	r.mu.Unlock()
 	if err := w.Pause(ctx); err != nil {
 		r.log.Warn("settings: pause", "err", err)
 		return
@@ -209,13 +228,16 @@ func (r *recorder) proxyOps() []oplog.Op {
 }
 
 // resume goes back to passive mode: from here on a change of the proxy or of
-// iface is somebody's wish.
+// iface is somebody's wish. If it is so already, nothing is done: what has been changed
+// and not been told yet would be taken for the shadow's doing.
 func (r *recorder) resume(ctx context.Context, iface string) error {
-	w, _ := r.following()
+	w, last := r.following()
+	if r.listens() && last == iface {
+		return nil
+	}
 	if w == nil {
-		// The watch outlives the recovery that began it.
 		var err error
-		if w, err = r.client.Watch(context.WithoutCancel(ctx), r.proxy); err != nil {
+		if w, err = r.watch(ctx, map[string]settings.Scope{r.proxy: settings.Proxy}); err != nil {
 			return err
 		}
 		r.follow(w)
@@ -223,7 +245,7 @@ func (r *recorder) resume(ctx context.Context, iface string) error {
 			return err
 		}
 	}
-	if _, err := w.Add(ctx, iface); err != nil {
+	if _, err := w.Add(ctx, iface, settings.Device); err != nil {
 		return err
 	}
 	now, err := w.Resume(ctx)
@@ -240,7 +262,7 @@ func (r *recorder) resume(ctx context.Context, iface string) error {
 	for k, v := range proxyBase {
 		base[k] = v
 	}
-	r.iface = iface
+	r.iface, r.listening = iface, true
 	r.state = settings.NewRecorder(base, r.ops.Snapshot())
 	r.state.Rebase(now[iface].In(settings.Device))
 	r.state.Rebase(now[r.proxy].In(settings.Proxy))
@@ -254,11 +276,12 @@ func (r *recorder) adopt(ctx context.Context, iface string) error {
 	if w, _ := r.following(); w != nil || r.state == nil {
 		return nil
 	}
-	w, err := r.client.Watch(context.WithoutCancel(ctx), r.proxy, iface)
+	ifaces := map[string]settings.Scope{r.proxy: settings.Proxy, iface: settings.Device}
+	w, err := r.watch(ctx, ifaces)
 	if err != nil {
 		return err
 	}
-	for name, scope := range map[string]settings.Scope{r.proxy: settings.Proxy, iface: settings.Device} {
+	for name, scope := range ifaces {
 		now, err := r.client.Snapshot(ctx, name)
 		if err != nil {
 			return err
@@ -266,10 +289,25 @@ func (r *recorder) adopt(ctx context.Context, iface string) error {
 		r.observe(ofInterface(now, scope))
 	}
 	r.mu.Lock()
-	r.iface = iface
+	r.iface, r.listening = iface, true
 	r.mu.Unlock()
 	r.follow(w)
 	return nil
+}
+
+// watch returns a watcher of interfaces, which outlives the recovery that began it.
+func (r *recorder) watch(ctx context.Context, ifaces map[string]settings.Scope) (*settings.Watcher, error) {
+	w, err := r.client.Watch(context.WithoutCancel(ctx))
+	if err != nil {
+		return nil, err
+	}
+	for name, scope := range ifaces {
+		if _, err := w.Add(ctx, name, scope); err != nil {
+			w.Close()
+			return nil, err
+		}
+	}
+	return w, nil
 }
 
 // follow makes w the watcher, and records what it tells until it ends.

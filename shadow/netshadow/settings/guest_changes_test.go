@@ -78,9 +78,12 @@ func sysfs(nic, name, value string) error {
 // its link.
 func restore(t *testing.T, c *Client, nic string, baseline Values) {
 	t.Helper()
+	clearTraffic(nic)
 	var list []oplog.Op
 	for key, value := range baseline {
-		list = append(list, oplog.Set(key, value))
+		if !strings.HasSuffix(key, "*") {
+			list = append(list, oplog.Set(key, value))
+		}
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), patience)
 	defer cancel()
@@ -217,6 +220,12 @@ var changes = []struct {
 	}},
 	{"sysfs rps", []string{"net.rps.cpus.rx-0=1", "net.rps.flows.rx-0=64"}, func(n string) error {
 		return errors.Join(sysfs(n, "queues/rx-0/rps_cpus", "1"), sysfs(n, "queues/rx-0/rps_flow_cnt", "64"))
+	}},
+	{"tc qdisc", []string{"net.qdisc.root=pfifo,handle=1:,options=32000000"}, func(n string) error {
+		return run("tc", "qdisc", "replace", "dev", n, "root", "handle", "1:", "pfifo", "limit", "50")
+	}},
+	{"tc clsact", []string{"net.qdisc.ingress=clsact,handle=ffff:"}, func(n string) error {
+		return run("tc", "qdisc", "add", "dev", n, "clsact")
 	}},
 	{"ethtool -X", []string{"net.hash.key=" + strings.Repeat("5a", 40)}, func(n string) error {
 		return run("ethtool", "-X", n, "hkey", strings.TrimSuffix(strings.Repeat("5a:", 40), ":"))

@@ -101,7 +101,7 @@ func TestIntegrationWatch(t *testing.T) {
 					t.Fatal(err)
 				}
 				defer w.Close()
-				baseline, err := w.Add(t.Context(), nic)
+				baseline, err := w.Add(t.Context(), nic, Both)
 				if err != nil {
 					t.Fatal(err)
 				}
@@ -232,7 +232,7 @@ func TestIntegrationSync(t *testing.T) {
 				t.Fatal(err)
 			}
 			defer w.Close()
-			baseline, err := w.Add(t.Context(), nic)
+			baseline, err := w.Add(t.Context(), nic, Both)
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -345,11 +345,14 @@ func TestIntegrationPause(t *testing.T) {
 	nic := nics(t)[0]
 	mustRun(t, "ip", "link", "set", nic, "up")
 	waitCarrier(t, nic)
-	w, err := c.Watch(t.Context(), nic)
+	w, err := c.Watch(t.Context())
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer w.Close()
+	if _, err := w.Add(t.Context(), nic, Both); err != nil {
+		t.Fatal(err)
+	}
 	baseline, err := c.Snapshot(t.Context(), nic)
 	if err != nil {
 		t.Fatal(err)
@@ -454,11 +457,14 @@ func TestIntegrationBond(t *testing.T) {
 func TestIntegrationGone(t *testing.T) {
 	c := open(t)
 	mustRun(t, "ip", "link", "add", "gone0", "type", "bond")
-	w, err := c.Watch(t.Context(), "gone0")
+	w, err := c.Watch(t.Context())
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer w.Close()
+	if _, err := w.Add(t.Context(), "gone0", Both); err != nil {
+		t.Fatal(err)
+	}
 	mustRun(t, "ip", "link", "del", "gone0")
 	select {
 	case change := <-w.Changes():
@@ -471,7 +477,7 @@ func TestIntegrationGone(t *testing.T) {
 	for name, f := range map[string]func() error{
 		"Snapshot": func() error { _, err := c.Snapshot(t.Context(), "gone0"); return err },
 		"Apply":    func() error { _, err := c.Apply(t.Context(), "gone0", nil, AfterOpen); return err },
-		"Add":      func() error { _, err := w.Add(t.Context(), "gone0"); return err },
+		"Add":      func() error { _, err := w.Add(t.Context(), "gone0", Both); return err },
 		"CanMTU":   func() error { _, _, err := c.CanMTU(t.Context(), "gone0", 1500); return err },
 	} {
 		if err := f(); !errors.Is(err, ErrNoInterface) {

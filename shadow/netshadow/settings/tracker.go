@@ -43,7 +43,7 @@ func socketOf(g group) int {
 	switch g {
 	case groupLink:
 		return socketLink
-	case groupHash, groupTimestamps, groupQueues:
+	case groupHash, groupRules, groupTimestamps, groupQueues, groupTraffic:
 		return socketCalls
 	}
 	return socketEthtool
@@ -52,6 +52,7 @@ func socketOf(g group) int {
 // iface is what a tracker knows of one interface.
 type iface struct {
 	name   string
+	scope  Scope
 	values Values // now
 	told   Values // as of the last change that was delivered
 	gone   bool
@@ -59,9 +60,9 @@ type iface struct {
 
 func newTracker() *tracker { return &tracker{ifaces: make(map[int]*iface)} }
 
-// add begins to track an interface and asks for all its settings.
-func (t *tracker) add(index int, name string) {
-	t.ifaces[index] = &iface{name: name, values: Values{}, told: Values{}}
+// add begins to track an interface and asks for all its settings of the scope.
+func (t *tracker) add(index int, name string, scope Scope) {
+	t.ifaces[index] = &iface{name: name, scope: scope, values: Values{}, told: Values{}}
 	t.ask(index, everyGroup)
 }
 
@@ -95,7 +96,11 @@ func (t *tracker) look(groups []group) {
 	t.askAll(groups)
 }
 
+// enqueue queues a query, unless nobody wants to know of the interface what it asks.
 func (t *tracker) enqueue(q query) {
+	if i := t.ifaces[q.index]; i == nil || i.scope&q.group.scope() == 0 {
+		return
+	}
 	s := socketOf(q.group)
 	if !slices.Contains(t.queue[s], q) {
 		t.queue[s] = append(t.queue[s], q)

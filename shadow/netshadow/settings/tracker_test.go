@@ -56,7 +56,7 @@ func tracking(t *testing.T) (*tracker, map[query]report) {
 		{1, groupFeatures}: groupReport(groupFeatures, 1, "net.feature.rx-all", "off"),
 	}
 	tr := newTracker()
-	tr.add(1, "nic1")
+	tr.add(1, "nic1", Both)
 	answer(t, tr, kernel)
 	if !tr.settled() {
 		t.Fatal("not settled")
@@ -104,6 +104,30 @@ func TestTracker(t *testing.T) {
 		"a link message without an attribute leaves the setting": func(t *testing.T, tr *tracker, _ map[query]report) {
 			tr.notified(linkReport(1))
 			expect(t, tr)
+		},
+		"a notification of traffic control makes it be read": func(t *testing.T, tr *tracker, kernel map[query]report) {
+			kernel[query{1, groupTraffic}] = groupReport(groupTraffic, 1, "net.qdisc.root", "fq,handle=1:")
+			tr.notified(report{index: 1, group: groupTraffic, unnamed: true})
+			tr.notified(report{index: 1, group: groupTraffic, unnamed: true})
+			answer(t, tr, kernel)
+			expect(t, tr, "net.qdisc.root")
+			tr.notified(report{index: 1, group: groupTraffic, unnamed: true})
+			kernel[query{1, groupTraffic}] = groupReport(groupTraffic, 1)
+			answer(t, tr, kernel)
+			expect(t, tr, "net.qdisc.root")
+		},
+		"nothing is asked of an interface that is not of its scope": func(t *testing.T, tr *tracker, _ map[query]report) {
+			tr.add(2, "proxy", Proxy)
+			if q, ok := tr.next(socketLink); !ok || q != (query{2, groupLink}) {
+				t.Errorf("%v %v is asked, want its link", q, ok)
+			}
+			tr.notified(report{index: 2, group: groupTraffic, unnamed: true})
+			for _, socket := range []int{socketEthtool, socketCalls} {
+				if q, ok := tr.next(socket); ok {
+					t.Errorf("%v is asked", q)
+				}
+			}
+			tr.remove(2)
 		},
 		"an ethtool message speaks for its whole group": func(t *testing.T, tr *tracker, _ map[query]report) {
 			tr.notified(groupReport(groupRings, 1))
@@ -248,7 +272,7 @@ func TestTracker(t *testing.T) {
 			gone.gone = true
 			tr.notified(gone)
 			kernel[query{2, groupLink}] = linkReport(2, "net.mtu", "9000")
-			tr.add(2, "nic1")
+			tr.add(2, "nic1", Both)
 			tr.notified(report{index: 2, group: groupLink, name: "nic1", values: Values{"net.mtu": "9000"}})
 			for range 20 { // a map has no order
 				if got := tr.known()["nic1"]["net.mtu"]; got != "9000" {

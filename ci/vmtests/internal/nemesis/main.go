@@ -40,7 +40,6 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
-	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -106,7 +105,6 @@ func do(ctx context.Context, deed string) error {
 		return runTests(ctx, at)
 	case "settings":
 		connected()
-		listens(ctx)
 		return changeSettings(ctx)
 	}
 	return fmt.Errorf("no such deed")
@@ -131,29 +129,6 @@ func end(program string) error {
 		return err
 	}
 	return unix.Kill(pid, unix.SIGKILL)
-}
-
-// listens waits until the shadow is in passive mode: services may be up before it, and
-// what is changed until then is not recorded.
-func listens(ctx context.Context) {
-	for !passive(ctx) {
-		time.Sleep(100 * time.Millisecond)
-	}
-}
-
-func passive(ctx context.Context) bool {
-	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
-	defer cancel()
-	c, err := ctl.Dial(ctx, ctl.SocketPath, nil)
-	if err != nil {
-		return false
-	}
-	defer c.Close()
-	var st ctl.Status
-	err = c.Call(ctx, ctl.CmdStatus, nil, &st)
-	return err == nil && slices.ContainsFunc(st.Roles, func(r ctl.RoleStatus) bool {
-		return r.Name == role && r.Mode == ctl.ModePassive
-	})
 }
 
 func reached(ctx context.Context, stamp string) bool {
