@@ -28,7 +28,7 @@ var inGuest = []string{"shadow/netshadow/hold", "shadow/netshadow/settings", "sh
 
 // testModules are the drivers of the NICs, and what the tests make of them.
 var testModules = []string{
-	"e1000", "e1000e", "8139cp", "virtio_net", "macvlan", "8021q", "veth", "bridge",
+	"e1000", "e1000e", "8139cp", "virtio_net", "vmxnet3", "macvlan", "8021q", "veth", "bridge",
 	"sch_cake", "sch_drr", "sch_ets", "sch_fq", "sch_hfsc", "sch_htb", "sch_ingress", "sch_mqprio", "sch_netem", "sch_prio",
 	"sch_qfq", "sch_red", "sch_sfq", "sch_tbf", "cls_basic", "cls_flower", "cls_fw", "cls_matchall", "cls_u32", "em_meta",
 	"act_csum", "act_gact", "act_mirred", "act_police", "act_skbedit",
@@ -129,8 +129,8 @@ func hostTool(dir, name, pkg string) ([]string, error) {
 	return files, nil
 }
 
-// TestInGuest runs the tests of single packages in a guest with four NICs on
-// one hub.
+// TestInGuest runs the tests of single packages in a guest with four NICs on one hub.
+// What has several queues needs as many CPUs, and vmxnet3.
 func TestInGuest(t *testing.T) {
 	if testing.Short() {
 		t.Skip("a VM test")
@@ -154,7 +154,12 @@ func TestInGuest(t *testing.T) {
 				GenerationID: "756d6272-6100-4000-8000-000000000000",
 				Extra:        []string{"-global", "virtio-net-device.rss=on"},
 			}
-			for i, model := range []string{"e1000", "rtl8139", "virtio-net-pci", "e1000e"} {
+			models := []string{"e1000", "rtl8139", "virtio-net-pci", "e1000e"}
+			if pkg == "shadow/netshadow/settings" {
+				m.CPUs = 2
+				models = append(models, "vmxnet3")
+			}
+			for i, model := range models {
 				m.NICs = append(m.NICs, machine.NIC{
 					ID: fmt.Sprintf("nic%d", i), Model: model, Address: fmt.Sprint(2 + i), Netdev: "hubport,hubid=0",
 				})
