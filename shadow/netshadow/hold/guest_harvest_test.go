@@ -123,7 +123,8 @@ func TestGuestHarvestQueue(t *testing.T) {
 // discipline of his own on the device.
 func TestGuestHarvestUsersQueue(t *testing.T) {
 	for _, qdisc := range []string{
-		"pfifo limit 500", "prio", "htb", "tbf rate 8kbit burst 2000 limit 500000", "sfq", "cake", "drr", "fq flow_limit 500", "netem limit 500 delay 1ms",
+		"pfifo limit 500", "prio", "htb", "tbf rate 8kbit burst 2000 limit 500000", "sfq", "cake", "drr",
+		"fq flow_limit 500", "netem limit 500 delay 1ms",
 	} {
 		t.Run(strings.Fields(qdisc)[0], func(t *testing.T) {
 			dying := nic(t, "e1000")

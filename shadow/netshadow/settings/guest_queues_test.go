@@ -57,7 +57,8 @@ func TestIntegrationQueues(t *testing.T) {
 		},
 		"a discipline for each class of traffic": {
 			func(t *testing.T) {
-				tc(t, from, "qdisc replace dev DEV root handle 1: mqprio num_tc 2 map 0 1 0 1 0 1 0 1 0 1 0 1 0 1 0 1 queues 2@0 2@2 hw 0")
+				tc(t, from, "qdisc replace dev DEV root handle 1: mqprio num_tc 2 "+
+					"map 0 1 0 1 0 1 0 1 0 1 0 1 0 1 0 1 queues 2@0 2@2 hw 0")
 				tc(t, from, "qdisc replace dev DEV parent 1:2 handle 12: pfifo limit 20")
 			},
 			[]string{
@@ -160,7 +161,8 @@ func TestIntegrationHashTable(t *testing.T) {
 	want := []string{keyHashTable + "=0"}
 	reread(t, w, want)
 	awaitOps(t, w, baseline, want)
-	for _, op := range []oplog.Op{oplog.Set(keyHashTable, baseline[keyHashTable]), oplog.Set(keyHashTable, "0"), oplog.Set(keyHashTable, "1,0")} {
+	for _, table := range []string{baseline[keyHashTable], "0", "1,0"} {
+		op := oplog.Set(keyHashTable, table)
 		deferred, err := c.Apply(t.Context(), nic, []oplog.Op{op}, AfterOpen)
 		if err != nil || len(deferred) > 0 {
 			t.Errorf("%v: %v, %v", op, deferred, err)

@@ -30,7 +30,9 @@ var trees = map[string]struct {
 	"fq":       {tc: []string{"qdisc replace dev DEV root handle 1: fq limit 2000 flow_limit 40 maxrate 50mbit"}},
 	"fq_codel": {tc: []string{"qdisc replace dev DEV root handle 1: fq_codel limit 600 flows 512 target 3ms interval 40ms noecn"}},
 	"cake":     {tc: []string{"qdisc replace dev DEV root handle 1: cake bandwidth 20mbit diffserv4 nat ack-filter overhead 18 mpu 64"}},
-	"netem":    {tc: []string{"qdisc replace dev DEV root handle 1: netem delay 10ms 2ms loss 1% 25% duplicate 1% corrupt 0.1% rate 50mbit limit 300"}},
+	"netem": {tc: []string{
+		"qdisc replace dev DEV root handle 1: netem delay 10ms 2ms loss 1% 25% duplicate 1% corrupt 0.1% rate 50mbit limit 300",
+	}},
 	"sfq": {tc: []string{
 		"qdisc replace dev DEV root handle 1: sfq perturb 10 limit 100 depth 60 divisor 512",
 	}},
