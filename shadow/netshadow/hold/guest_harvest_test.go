@@ -20,6 +20,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/umbra-vm/umbra/shadow/netshadow/harvest"
+	"github.com/umbra-vm/umbra/shadow/netshadow/harvest/frame"
 )
 
 func TestGuestHarvestRing(t *testing.T) {
@@ -102,11 +103,19 @@ func TestGuestHarvestStacked(t *testing.T) {
 func TestGuestHarvestQueue(t *testing.T) {
 	dying, living, seen := nic(t, "e1000"), nic(t, "8139cp"), nic(t, "virtio_net")
 	c := capture(t, seen.Attrs().Index, unix.ETH_P_IP)
+	const want = 600
+	frames := harvestQueue(t, dying, want)
+	send(t, living.Attrs().Index, frames)
+	wantEach(t, c, 0, want)
+}
+
+// harvestQueue sends more frames than the ring's 256 descriptors take: the rest is in
+// the queue above. It returns what is harvested, and wants all of them in their order.
+func harvestQueue(t *testing.T, dying netlink.Link, want int) []frame.Frame {
+	t.Helper()
 	h := newField(t)
 	kill(t, dying)
-	// More than the ring's 256 descriptors: the rest is in the queue above.
-	const size, want = 64, 600
-	transmit(t, dying.Attrs().Index, 0, want, size)
+	transmit(t, dying.Attrs().Index, 0, want, 64)
 	arm(t, h, harvest.Target{Device: dying.Attrs().Index})
 	linkDown(t, dying)
 	disarm(t, h)
@@ -115,8 +124,7 @@ func TestGuestHarvestQueue(t *testing.T) {
 		t.Errorf("harvested %d frames, want %d", len(frames), want)
 	}
 	wantHarvested(t, frames, 0)
-	send(t, living.Attrs().Index, frames)
-	wantEach(t, c, 0, want)
+	return frames
 }
 
 // TestGuestHarvestUsersQueue is TestGuestHarvestQueue where the user has put a queueing
@@ -134,19 +142,7 @@ func TestGuestHarvestUsersQueue(t *testing.T) {
 				tc(t, "class add dev "+dying.Attrs().Name+" parent 1: classid 1:1 drr")
 				tc(t, "filter add dev "+dying.Attrs().Name+" parent 1: protocol all prio 1 matchall classid 1:1")
 			}
-			h := newField(t)
-			kill(t, dying)
-			// More than the ring's 256 descriptors, less than the 127 that sfq has room for.
-			const size, want = 64, 350
-			transmit(t, dying.Attrs().Index, 0, want, size)
-			arm(t, h, harvest.Target{Device: dying.Attrs().Index})
-			linkDown(t, dying)
-			disarm(t, h)
-			frames := take(t, h)
-			if len(frames) != want {
-				t.Errorf("harvested %d frames, want %d", len(frames), want)
-			}
-			wantHarvested(t, frames, 0)
+			harvestQueue(t, dying, 350) // sfq has room for 127
 		})
 	}
 }

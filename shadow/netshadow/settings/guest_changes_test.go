@@ -66,6 +66,21 @@ func driver(t *testing.T, nic string) string {
 	return filepath.Base(link)
 }
 
+// follow returns a watcher of a NIC, and what it has now.
+func follow(t *testing.T, c *Client, nic string, scope Scope) (*Watcher, Values) {
+	t.Helper()
+	w, err := c.Watch(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(w.Close)
+	baseline, err := w.Add(t.Context(), nic, scope)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return w, baseline
+}
+
 func run(args ...string) error {
 	if out, err := exec.Command(args[0], args[1:]...).CombinedOutput(); err != nil {
 		return fmt.Errorf("%s: %w: %s", strings.Join(args, " "), err, strings.TrimSpace(string(out)))

@@ -77,15 +77,7 @@ func TestIntegrationQueues(t *testing.T) {
 		},
 	} {
 		t.Run(name, func(t *testing.T) {
-			w, err := c.Watch(t.Context())
-			if err != nil {
-				t.Fatal(err)
-			}
-			defer w.Close()
-			baseline, err := w.Add(t.Context(), from, Device)
-			if err != nil {
-				t.Fatal(err)
-			}
+			w, baseline := follow(t, c, from, Device)
 			defer restoreQueues(t, c, from, baseline)
 			defer restoreQueues(t, c, to, baseline)
 			tt.make(t)
@@ -145,15 +137,7 @@ func TestIntegrationHashTable(t *testing.T) {
 	}
 	nic := allNICs(t)[i]
 	mustRun(t, "ip", "link", "set", nic, "up")
-	w, err := c.Watch(t.Context())
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer w.Close()
-	baseline, err := w.Add(t.Context(), nic, Device)
-	if err != nil {
-		t.Fatal(err)
-	}
+	w, baseline := follow(t, c, nic, Device)
 	if !strings.HasPrefix(baseline[keyHashTable], "0,1") {
 		t.Fatalf("%s has the table %q", nic, baseline[keyHashTable])
 	}

@@ -146,15 +146,7 @@ func TestIntegrationTraffic(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			defer clearTraffic(from)
 			defer clearTraffic(to)
-			w, err := c.Watch(t.Context())
-			if err != nil {
-				t.Fatal(err)
-			}
-			defer w.Close()
-			baseline, err := w.Add(t.Context(), from, Device)
-			if err != nil {
-				t.Fatal(err)
-			}
+			w, baseline := follow(t, c, from, Device)
 			for _, line := range tree.tc {
 				tc(t, from, line)
 			}

@@ -4,10 +4,7 @@
 
 package traffic
 
-import (
-	"cmp"
-	"slices"
-)
+import "slices"
 
 // Order sorts objects so that each comes after what it needs: a class after its
 // queueing discipline and the class above it, a queueing discipline after the class
@@ -19,25 +16,17 @@ func Order(objects []Object) {
 			d[o.Handle] = o
 		}
 	}
-	slices.SortStableFunc(objects, func(a, b Object) int {
-		return cmp.Or(
-			compareBool(a.Kind == Filter, b.Kind == Filter),
-			cmp.Compare(d.of(a), d.of(b)),
-			cmp.Compare(a.Chain, b.Chain),
-			cmp.Compare(a.Priority, b.Priority),
-			compareBool(!a.isTable(), !b.isTable()),
-		)
-	})
-}
-
-func compareBool(a, b bool) int {
-	switch {
-	case a == b:
-		return 0
-	case a:
-		return 1
+	place := func(o Object) []int {
+		if o.Kind != Filter {
+			return []int{0, d.of(o)}
+		}
+		inTable := 1
+		if o.isTable() {
+			inTable = 0
+		}
+		return []int{1, int(o.Chain), int(o.Priority), inTable}
 	}
-	return -1
+	slices.SortStableFunc(objects, func(a, b Object) int { return slices.Compare(place(a), place(b)) })
 }
 
 // depths are the queueing disciplines and classes of an interface by handle.
@@ -49,9 +38,6 @@ const maxDepth = 64
 
 // of is how many objects are above one.
 func (d depths) of(o Object) (n int) {
-	if o.Kind == Filter {
-		return 0
-	}
 	for ; n < maxDepth; n++ {
 		above := o.Parent
 		if o.Kind == Class && (above == root || above == 0) {
