@@ -249,7 +249,7 @@ var changes = []struct {
 	{"tc qdisc", []string{"net.qdisc.root=pfifo,handle=1:,options=32000000"}, func(n string) error {
 		return run("tc", "qdisc", "replace", "dev", n, "root", "handle", "1:", "pfifo", "limit", "50")
 	}},
-	{"tc clsact", []string{"net.qdisc.ingress=clsact,handle=ffff:"}, func(n string) error {
+	{"tc clsact", []string{"net.qdisc.ingress=clsact,handle=ffff:,options="}, func(n string) error {
 		return run("tc", "qdisc", "add", "dev", n, "clsact")
 	}},
 	{"ethtool -X", []string{"net.hash.key=" + strings.Repeat("5a", 40)}, func(n string) error {

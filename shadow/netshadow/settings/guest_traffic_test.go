@@ -76,7 +76,7 @@ var trees = map[string]struct {
 		"class add dev DEV parent 1: classid 1:1 drr quantum 3000",
 		"qdisc add dev DEV parent 1:1 handle 2: qfq",
 		"class add dev DEV parent 2: classid 2:1 qfq weight 10 maxpkt 2000",
-		"filter add dev DEV parent 1: protocol all prio 1 basic match 'meta(priority eq 6)' classid 1:1",
+		"filter add dev DEV parent 1: protocol all prio 1 matchall classid 1:1",
 	}},
 	"ets": {tc: []string{"qdisc replace dev DEV root handle 1: ets bands 4 strict 1 quanta 4000 3000 2000 priomap 3 2 1 0"}},
 	"ingress with a policer": {tc: []string{
@@ -99,14 +99,7 @@ var trees = map[string]struct {
 
 func tc(t *testing.T, dev, line string) {
 	t.Helper()
-	var args []string
-	for i, quoted := range strings.Split(line, "'") {
-		if i%2 == 1 {
-			args = append(args, quoted)
-		} else {
-			args = append(args, strings.Fields(strings.ReplaceAll(quoted, "DEV", dev))...)
-		}
-	}
+	args := strings.Fields(strings.ReplaceAll(line, "DEV", dev))
 	mustRun(t, append([]string{"tc"}, args...)...)
 }
 

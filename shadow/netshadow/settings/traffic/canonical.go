@@ -61,9 +61,20 @@ func canonical(kind Kind, typ string, options []byte) []byte {
 	case kind == Class && typ == "htb":
 		return edit(options, canonicalHTBClass)
 	case kind == Qdisc && typ == "sfq":
-		// struct tc_sfq_qopt_v1 ends in struct tc_sfqred_stats.
-		options = slices.Clone(options)
-		zero(options, 48, 72)
+		return canonicalSFQ(slices.Clone(options))
+	}
+	return options
+}
+
+// canonicalSFQ: struct tc_sfq_qopt_v1 ends in struct tc_sfqred_stats. A number of flows
+// that nobody asked for may be over the limit, where one that was asked for is not
+// (sfq_change()).
+func canonicalSFQ(options []byte) []byte {
+	const limitAt, flowsAt, statsAt = 8, 16, 48
+	zero(options, statsAt, statsAt+24)
+	if len(options) >= flowsAt+4 {
+		limit, flows := binary.NativeEndian.Uint32(options[limitAt:]), binary.NativeEndian.Uint32(options[flowsAt:])
+		binary.NativeEndian.PutUint32(options[flowsAt:], min(limit, flows))
 	}
 	return options
 }
@@ -97,21 +108,22 @@ func canonicalHTBClass(typ uint16, v []byte) ([]byte, bool) {
 // 0 is for what its kind has not.
 type filterLayout struct {
 	actions uint16
+	police  uint16 // options of the action police, as tc makes it in old ways
 	flags   uint16 // TCA_CLS_FLAGS_*
 	counts  uint16
 }
 
 // filterLayouts are from linux/pkt_cls.h.
 var filterLayouts = map[string]filterLayout{
-	"u32":      {actions: 7, flags: 11, counts: 9},
+	"u32":      {actions: 7, police: 6, flags: 11, counts: 9},
 	"flower":   {actions: 3, flags: 22, counts: 86},
 	"matchall": {actions: 2, flags: 3, counts: 4},
-	"basic":    {actions: 3, counts: 5},
-	"fw":       {actions: 4},
-	"route":    {actions: 6},
-	"flow":     {actions: 9},
-	"cgroup":   {actions: 1},
-	"bpf":      {actions: 1, flags: 9},
+	"basic":    {actions: 3, police: 4, counts: 5},
+	"fw":       {actions: 4, police: 2},
+	"route":    {actions: 6, police: 5},
+	"flow":     {actions: 9, police: 10},
+	"cgroup":   {actions: 1, police: 2},
+	"bpf":      {actions: 1, police: 2, flags: 9},
 }
 
 // hardwareFlags are TCA_CLS_FLAGS_IN_HW and TCA_CLS_FLAGS_NOT_IN_HW: what became of
@@ -127,6 +139,8 @@ func canonicalFilter(typ string, options []byte) []byte {
 		switch typ {
 		case l.actions:
 			return edit(v, func(_ uint16, v []byte) ([]byte, bool) { return canonicalAction(v), true }), true
+		case l.police:
+			return actionLayouts["police"].canonical(v), true
 		case l.flags:
 			if len(v) != 4 {
 				return v, true
@@ -175,6 +189,16 @@ var (
 	}
 )
 
+// canonical takes out of an action's options how often it is used and when it last was.
+func (l actionLayout) canonical(options []byte) []byte {
+	return edit(options, func(typ uint16, v []byte) ([]byte, bool) {
+		if slices.Contains(l.parms, typ) {
+			zero(v, l.counts, l.counts+8)
+		}
+		return v, typ != l.times
+	})
+}
+
 // canonicalAction keeps the index of an action: one that somebody made for several
 // filters is meant again where it still is, and another gets the number that it had.
 func canonicalAction(action []byte) []byte {
@@ -188,12 +212,7 @@ func canonicalAction(action []byte) []byte {
 		case actKind, actCookie, actFlags, actHWStats:
 			return v, true
 		case actOptions:
-			return edit(v, func(typ uint16, v []byte) ([]byte, bool) {
-				if slices.Contains(l.parms, typ) {
-					zero(v, l.counts, l.counts+8)
-				}
-				return v, typ != l.times
-			}), true
+			return l.canonical(v), true
 		}
 		return nil, false
 	})

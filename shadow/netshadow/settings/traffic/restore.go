@@ -4,7 +4,12 @@
 
 package traffic
 
-import "encoding/binary"
+import (
+	"encoding/binary"
+	"slices"
+
+	"github.com/mdlayher/netlink"
+)
 
 // What the kernel wants to be told otherwise than it tells is made of options here.
 
@@ -29,35 +34,95 @@ const (
 	cellLog         = 3
 )
 
-// restorable returns options as the kernel takes them.
-func restorable(kind Kind, typ string, options []byte) []byte {
-	l, ok := filterLayouts[typ]
-	if kind != Filter || !ok {
+// restorable returns the object's options as the kernel takes them.
+func (o Object) restorable(options []byte) []byte {
+	if o.Kind == Qdisc {
+		return restorableTimes(o.Type, options)
+	}
+	l, ok := filterLayouts[o.Type]
+	if o.Kind != Filter || !ok {
 		return options
 	}
-	return edit(options, func(typ uint16, v []byte) ([]byte, bool) {
-		if typ == l.actions {
-			v = edit(v, func(_ uint16, v []byte) ([]byte, bool) { return restorableAction(v), true })
-		}
-		return v, true
-	})
-}
-
-// restorableAction gives police the tables of its rates, without which the kernel
-// refuses a rate and which it no longer reads but to see that they are there
-// (tcf_police_init(), qdisc_get_rtab(), net/sched).
-func restorableAction(action []byte) []byte {
-	if actionName(action) != "police" {
-		return action
+	if o.Type == "flower" {
+		options = o.restorableVLAN(options)
 	}
-	return edit(action, func(typ uint16, v []byte) ([]byte, bool) {
-		if typ == actOptions {
+	return edit(options, func(typ uint16, v []byte) ([]byte, bool) {
+		switch typ {
+		case l.actions:
+			v = edit(v, func(_ uint16, v []byte) ([]byte, bool) { return restorableAction(v), true })
+		case l.police:
 			v = restorablePolice(v)
 		}
 		return v, true
 	})
 }
 
+// times are attributes in µs that the kernel keeps in units of its own, in ns: of 2^10
+// (CODEL_SHIFT) and 2^6 (PSCHED_SHIFT). It rounds down each time.
+var times = map[string]struct {
+	unit  uint64
+	attrs []uint16
+}{
+	"codel":    {1 << 10, []uint16{1, 3, 5}},
+	"fq_codel": {1 << 10, []uint16{1, 3, 7}},
+	"pie":      {1 << 6, []uint16{1}},
+	"fq_pie":   {1 << 6, []uint16{3}},
+}
+
+// restorableTimes makes times such that the kernel will tell what it told.
+func restorableTimes(typ string, options []byte) []byte {
+	t, ok := times[typ]
+	if !ok {
+		return options
+	}
+	return edit(options, func(typ uint16, v []byte) ([]byte, bool) {
+		if slices.Contains(t.attrs, typ) && len(v) == 4 {
+			told := binary.NativeEndian.Uint32(v)
+			if uint64(told)*1000/t.unit*t.unit/1000 != uint64(told) {
+				told++
+			}
+			binary.NativeEndian.PutUint32(v, told)
+		}
+		return v, true
+	})
+}
+
+// restorableVLAN gives a filter that looks at a VLAN tag its own protocol as the type:
+// the kernel tells the one behind the tag (fl_set_key(), net/sched/cls_flower.c).
+func (o Object) restorableVLAN(options []byte) []byte {
+	const ethType, vlanID, vlanPriority, vlanEthType = 8, 23, 24, 25
+	tagged := false
+	out := edit(options, func(typ uint16, v []byte) ([]byte, bool) {
+		tagged = tagged || typ == vlanID || typ == vlanPriority || typ == vlanEthType
+		return v, typ != ethType
+	})
+	if !tagged {
+		return options
+	}
+	return appendAttr(out, ethType, binary.BigEndian.AppendUint16(nil, o.Protocol))
+}
+
+// restorableAction marks options as nested, which some actions insist on and the kernel
+// does not tell, and gives police its tables.
+func restorableAction(action []byte) []byte {
+	police := actionName(action) == "police"
+	out := []byte{}
+	edit(action, func(typ uint16, v []byte) ([]byte, bool) {
+		if typ == actOptions && police {
+			v = restorablePolice(v)
+		}
+		if typ == actOptions {
+			typ |= netlink.Nested
+		}
+		out = appendAttr(out, typ, v)
+		return v, true
+	})
+	return out
+}
+
+// restorablePolice gives police the tables of its rates, without which the kernel
+// refuses a rate and which it no longer reads but to see that they are there
+// (tcf_police_init(), qdisc_get_rtab(), net/sched).
 func restorablePolice(options []byte) []byte {
 	var tables []uint16
 	out := edit(options, func(typ uint16, v []byte) ([]byte, bool) {

@@ -153,6 +153,16 @@ func TestDecode(t *testing.T) {
 				attr(tcaOptions, attr(htbInit, u32s(0x30011, 10, 3, 0, 77)), attr(5, u32s(1000))))},
 			[]string{"qdisc root htb,handle=1:,options=" + hex.EncodeToString(append(attr(htbInit, u32s(3, 10, 3, 0, 0)), attr(5, u32s(1000))...))},
 		},
+		"sfq counts, and has more flows than it asks for": {
+			Qdisc, []netlink.Message{message(qdisc, device, 0x10000, root, 2, "sfq",
+				attr(tcaOptions, u32s(1514, 10, 127, 1024, 128, 127), make([]byte, 24), u32s(1, 2, 3, 4, 5, 6)))},
+			[]string{"qdisc root sfq,handle=1:,options=" + hex.EncodeToString(append(u32s(1514, 10, 127, 1024, 127, 127), make([]byte, 48)...))},
+		},
+		"a policer of the old way counts, and tells when": {
+			Filter, []netlink.Message{message(filter, device, 1, 0x10000, info, "u32", attr(tcaChain, u32s(0)),
+				attr(tcaOptions, attr(6, attr(policeTBF, make([]byte, 44), u32s(1, 1, 0)), attr(6, u32s(99)))))},
+			[]string{"filter 1:/0/5/0800/1 u32,options=" + hex.EncodeToString(attr(6, attr(policeTBF, make([]byte, 56))))},
+		},
 		"classes that nobody made are left out, and the level of one is no setting": {
 			Class, []netlink.Message{
 				message(class, device, 0x50001, 0x50000, 0, "prio"), message(class, device, 0x10000, root, 0, "hfsc", attr(tcaOptions)),
@@ -209,16 +219,48 @@ func TestAnObjectThatIsTooLarge(t *testing.T) {
 	}
 }
 
-// TestPolicerIsGivenItsTables: the kernel wants tables that it does not tell.
-func TestPolicerIsGivenItsTables(t *testing.T) {
-	police := make([]byte, 56)
-	binary.NativeEndian.PutUint32(police[20+rateRate:], 125000)
-	told := attr(2, attr(1, attr(actKind, []byte("police\x00")), attr(actOptions, attr(policeTBF, police))))
-	police[20] = cellLog
-	want := attr(2, attr(1, attr(actKind, []byte("police\x00")),
-		attr(actOptions, attr(policeTBF, police), attr(policeRate, make([]byte, 1024)))))
-	if diff := cmp.Diff(want, restorable(Filter, "matchall", told)); diff != "" {
-		t.Errorf("(-want +got)\n%s", diff)
+// TestRestore: what the kernel wants to be told otherwise than it tells.
+func TestRestore(t *testing.T) {
+	nested := func(typ uint16) uint16 { return typ | netlink.Nested }
+	policer := func(cellLog byte) []byte {
+		b := make([]byte, 56)
+		b[20] = cellLog
+		binary.NativeEndian.PutUint32(b[20+rateRate:], 125000)
+		return attr(policeTBF, b)
+	}
+	table := attr(policeRate, make([]byte, 1024))
+	kind := attr(actKind, []byte("police\x00"))
+	for name, tt := range map[string]struct {
+		object     string
+		told, want []byte
+	}{
+		"a policer has tables": {
+			"filter 1:/0/1/0800/1 matchall", attr(2, attr(1, kind, attr(actOptions, policer(0)))),
+			attr(2, attr(1, kind, attr(nested(actOptions), policer(cellLog), table))),
+		},
+		"one that is no action too": {
+			"filter 1:/0/1/0800/1 u32", attr(6, policer(0)), attr(6, policer(cellLog), table),
+		},
+		"a time that the kernel rounds down again": {
+			"qdisc root fq_codel,handle=1:", append(attr(1, u32s(2999)), attr(2, u32s(600))...),
+			append(attr(1, u32s(3000)), attr(2, u32s(600))...),
+		},
+		"a time that it does not round": {
+			"qdisc root fq_codel,handle=1:", attr(3, u32s(128)), attr(3, u32s(128)),
+		},
+		"what is behind a VLAN tag": {
+			"filter 1:/0/2/8100/1 flower", append(attr(8, []byte{8, 0}), attr(23, []byte{42, 0})...),
+			append(attr(23, []byte{42, 0}), attr(8, []byte{0x81, 0})...),
+		},
+		"what is behind none": {
+			"filter 1:/0/2/0800/1 flower", attr(8, []byte{8, 0}), attr(8, []byte{8, 0}),
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			if diff := cmp.Diff(tt.want, object(t, tt.object).restorable(tt.told)); diff != "" {
+				t.Errorf("(-want +got)\n%s", diff)
+			}
+		})
 	}
 }
 

@@ -223,11 +223,12 @@ func (o Object) Set(index int) (netlink.Message, error) {
 		ae.Uint32(tcaChain, o.Chain)
 	}
 	for _, a := range o.Attrs {
-		v := a.Value
 		if a.Type == tcaOptions {
-			v = restorable(o.Kind, o.Type, v)
+			// Some kinds insist on the flag, and none minds it.
+			ae.Bytes(tcaOptions|netlink.Nested, o.restorable(a.Value))
+			continue
 		}
-		ae.Bytes(a.Type, v)
+		ae.Bytes(a.Type, a.Value)
 	}
 	attrs, err := ae.Encode()
 	if err != nil {
