@@ -281,6 +281,11 @@ func (r *recorder) adopt(ctx context.Context, iface string) error {
 	if err != nil {
 		return err
 	}
+	r.mu.Lock()
+	for _, e := range r.ops.Deferred() { // the predecessor may have seen another device last
+		r.state.Lacks(e.Op)
+	}
+	r.mu.Unlock()
 	for name, scope := range ifaces {
 		now, err := r.client.Snapshot(ctx, name)
 		if err != nil {

@@ -57,6 +57,14 @@ func (r *Recorder) Rebase(now Values) {
 	r.fade(now)
 }
 
+// Lacks notes that the interface could not have what an operation asks for: a list that
+// is without it says nothing about what somebody wants.
+func (r *Recorder) Lacks(op oplog.Op) {
+	if o, ok := lookup(op.Key); ok && o.group.listed() {
+		delete(r.Last, op.Key)
+	}
+}
+
 // gone returns the members of families last observed that the lists of now have no more.
 func (r *Recorder) gone(now Values) (keys []string) {
 	for key := range r.Last {

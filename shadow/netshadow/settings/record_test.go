@@ -303,6 +303,20 @@ func TestLists(t *testing.T) {
 	}
 }
 
+// TestListOfAnotherDevice: a successor finds a device that its predecessor never saw.
+func TestListOfAnotherDevice(t *testing.T) {
+	root := oplog.Set("net.qdisc.root", htb["net.qdisc.root"])
+	last := with(htb, "net.mtu", "1500")
+	r := NewRecorder(last, Ops(Values{}, last))
+	r.Lacks(root)
+	r.Lacks(oplog.Set("net.mtu", "1500")) // no list: what it is says what it is to be
+	want := []string{"net.mtu=1400", "net.class.1:1-="}
+	now := with(htb, "net.qdisc.root", "", "net.class.1:1", "", "net.mtu", "1400")
+	if diff := cmp.Diff(want, lines(r.Observe(now))); diff != "" {
+		t.Errorf("(-want +got)\n%s", diff)
+	}
+}
+
 func TestOperationsTable(t *testing.T) {
 	seen := map[string]bool{}
 	for _, o := range Operations() {
