@@ -125,8 +125,8 @@ func trafficOf(t *testing.T, c *Client, nic string) Values {
 }
 
 // TestIntegrationTraffic sets up trees of traffic control, sees each announced and
-// recorded whole, replays it on another NIC, where it is the same, and takes it away,
-// after which nothing of it is recorded.
+// recorded whole, takes it away, after which nothing of it is recorded, and replays it on
+// another NIC, where it is the same.
 func TestIntegrationTraffic(t *testing.T) {
 	c := open(t)
 	list := nics(t)
@@ -150,7 +150,12 @@ func TestIntegrationTraffic(t *testing.T) {
 			}
 			t.Logf("\n%s", strings.Join(lines(recorded), "\n"))
 			recorder := NewRecorder(baseline, nil)
-			awaitLog(t, w, recorder, new(oplog.Log), recorded)
+			log := new(oplog.Log)
+			awaitLog(t, w, recorder, log, recorded)
+			// Before it is replayed: actions of filters are no interface's, and would be
+			// found instead of made.
+			clearTraffic(from)
+			awaitLog(t, w, recorder, log, nil)
 
 			// In any order of the log.
 			slices.Reverse(recorded)
@@ -175,12 +180,6 @@ func TestIntegrationTraffic(t *testing.T) {
 			if err != nil || len(again) != len(deferred) {
 				t.Errorf("a second replay defers %v, %v", again, err)
 			}
-			clearTraffic(from)
-			log, err := oplog.Replay(recorded...)
-			if err != nil {
-				t.Fatal(err)
-			}
-			awaitLog(t, w, recorder, log, nil)
 		})
 	}
 }
