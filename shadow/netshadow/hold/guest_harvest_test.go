@@ -12,6 +12,7 @@ import (
 	"errors"
 	"io"
 	"net"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -105,12 +106,13 @@ func TestGuestHarvestQueue(t *testing.T) {
 	c := capture(t, seen.Attrs().Index, unix.ETH_P_IP)
 	const want = 600
 	frames := harvestQueue(t, dying, want)
+	wantHarvested(t, frames, 0)
 	send(t, living.Attrs().Index, frames)
 	wantEach(t, c, 0, want)
 }
 
 // harvestQueue sends more frames than the ring's 256 descriptors take: the rest is in
-// the queue above. It returns what is harvested, and wants all of them in their order.
+// the queue above. It returns what is harvested, and wants it to be as many.
 func harvestQueue(t *testing.T, dying netlink.Link, want int) []frame.Frame {
 	t.Helper()
 	h := newField(t)
@@ -121,9 +123,8 @@ func harvestQueue(t *testing.T, dying netlink.Link, want int) []frame.Frame {
 	disarm(t, h)
 	frames := take(t, h)
 	if len(frames) != want {
-		t.Errorf("harvested %d frames, want %d", len(frames), want)
+		t.Fatalf("harvested %d frames, want %d", len(frames), want)
 	}
-	wantHarvested(t, frames, 0)
 	return frames
 }
 
@@ -142,7 +143,11 @@ func TestGuestHarvestUsersQueue(t *testing.T) {
 				tc(t, "class add dev "+dying.Attrs().Name+" parent 1: classid 1:1 drr")
 				tc(t, "filter add dev "+dying.Attrs().Name+" parent 1: protocol all prio 1 matchall classid 1:1")
 			}
-			harvestQueue(t, dying, 350) // sfq has room for 127
+			frames := harvestQueue(t, dying, 350) // sfq has room for 127
+			if qdisc == "sfq" {                   // gives up the last first (sfq_reset())
+				slices.SortFunc(frames, func(a, b frame.Frame) int { return number(t, a.Data) - number(t, b.Data) })
+			}
+			wantHarvested(t, frames, 0)
 		})
 	}
 }
