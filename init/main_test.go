@@ -93,12 +93,17 @@ func TestSpecs(t *testing.T) {
 		t.Fatalf("programs in the order of their start (-want +got):\n%s", diff)
 	}
 	want := supervise.Spec{
-		Name: "app", Path: "/bin/app", Argv: []string{"/bin/app", "-v"}, Env: []string{"K=V"}, Dir: "/data", Needs: []string{"net0"},
+		Name: "app", Path: "/bin/app", Argv: []string{"/bin/app", "-v"}, Env: []string{"K=V"}, Dir: "/data",
+		Needs:   []string{"net0", "net0/recorded"},
 		Restart: supervise.OnFailure, Backoff: supervise.Backoff{Min: 50 * time.Millisecond, Max: time.Second},
 		Stage: stageServices, StopTimeout: supervise.DefaultStopTimeout,
 	}
 	if diff := cmp.Diff(want, got[2]); diff != "" {
 		t.Errorf("the service (-want +got):\n%s", diff)
+	}
+	cfg.Shadow = config.Off
+	if diff := cmp.Diff([]string{"net0"}, specs(cfg)[2].Needs); diff != "" {
+		t.Errorf("needs where nothing is recorded (-want +got):\n%s", diff)
 	}
 	if diff := cmp.Diff([][]string{{"app"}, {"netcfgd"}, {"shadowd"}}, supervise.StopOrder(got)); diff != "" {
 		t.Errorf("order of the stop (-want +got):\n%s", diff)

@@ -13,6 +13,7 @@ import (
 	"os/signal"
 	"path/filepath"
 	"runtime/debug"
+	"slices"
 	"sync/atomic"
 	"syscall"
 	"time"
@@ -192,6 +193,8 @@ func (p *pid1) Handle(req notify.Request, fd int) notify.Reply {
 		if up := req.Op == notify.Ready; p.supervisor.SetRole(req.Name, up) {
 			p.log.Debug("network", "role", req.Name, "up", up)
 		}
+	case notify.Recorded:
+		p.supervisor.SetRole(req.Name+recorded, true)
 	case notify.PowerOff:
 		p.ask(power.Request{Action: power.PowerOff, Source: "control socket"})
 	case notify.Reboot:
@@ -306,6 +309,10 @@ func daemons() []supervise.Spec {
 	return specs
 }
 
+// recorded, behind a role's name, stands for the recording of its settings: what a
+// service changes as soon as it runs is to be in the log.
+const recorded = "/recorded"
+
 func isDaemon(name string) bool { return name == "shadowd" || name == "netcfgd" }
 
 // specs returns what is to run: our daemons, the services of the configuration
@@ -313,9 +320,15 @@ func isDaemon(name string) bool { return name == "shadowd" || name == "netcfgd" 
 func specs(cfg *config.Config) []supervise.Spec {
 	specs := daemons()
 	for _, s := range cfg.Services {
+		needs := slices.Clone(s.Needs)
+		if cfg.Shadow.Enabled() {
+			for _, role := range s.Needs {
+				needs = append(needs, role+recorded)
+			}
+		}
 		least, most := s.Backoff.Bounds()
 		specs = append(specs, supervise.Spec{
-			Name: s.Name, Path: s.Argv[0], Argv: s.Argv, Env: s.Env, Dir: s.Dir, Needs: s.Needs,
+			Name: s.Name, Path: s.Argv[0], Argv: s.Argv, Env: s.Env, Dir: s.Dir, Needs: needs,
 			Restart: supervise.Policy(s.Restart), Backoff: supervise.Backoff{Min: least, Max: most},
 			Stage: stageServices, StopTimeout: supervise.DefaultStopTimeout,
 		})

@@ -5,6 +5,7 @@
 package main
 
 import (
+	"maps"
 	"strings"
 	"time"
 
@@ -20,6 +21,7 @@ func (p *pid1) report() *notify.Status {
 		FDs:     p.fds.Names(),
 		Orphans: p.reaper.Adopted(),
 	}
+	maps.DeleteFunc(st.Roles, func(role string, _ bool) bool { return strings.HasSuffix(role, recorded) })
 	for _, s := range p.supervisor.Status() {
 		svc := notify.Service{
 			Name: s.Name, State: string(s.State), PID: s.PID, Starts: s.Starts, LastExit: s.LastExit,

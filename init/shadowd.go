@@ -20,8 +20,9 @@ func shadowd([]string) int {
 	defer stop()
 	cfg, _ := loadConfig() // PID 1 has told what is wrong with it
 	log := daemonLogger("shadowd", cfg.Debug)
+	pid1 := notify.NewClient("")
 	err := agent.Run(ctx, agent.Options{
-		Config: cfg, Store: notify.NewClient(""), Inherited: inherited, Version: version, Logger: log,
+		Config: cfg, Store: pid1, Inherited: inherited, Recording: pid1.SetRecorded, Version: version, Logger: log,
 	})
 	if err != nil {
 		log.Error("shadowd ends", "err", err)

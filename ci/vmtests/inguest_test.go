@@ -26,6 +26,14 @@ import (
 // with -tags guest.
 var inGuest = []string{"shadow/netshadow/hold", "shadow/netshadow/settings", "shadow/netshadow/announce", "shadow/signals"}
 
+// testModules are the drivers of the NICs, and what the tests make of them.
+var testModules = []string{
+	"e1000", "e1000e", "8139cp", "virtio_net", "vmxnet3", "macvlan", "8021q", "veth", "bridge",
+	"sch_cake", "sch_drr", "sch_ets", "sch_fq", "sch_hfsc", "sch_htb", "sch_ingress", "sch_mqprio", "sch_netem", "sch_prio",
+	"sch_qfq", "sch_red", "sch_sfq", "sch_tbf", "cls_flower", "cls_fw", "cls_matchall", "cls_u32",
+	"act_csum", "act_gact", "act_mirred", "act_police", "act_skbedit",
+}
+
 // testImage has the tests of inGuest and the tools that they call, and no role:
 // its NICs are the tests'.
 var testImage = sync.OnceValues(func() (*image.Bundle, error) {
@@ -47,14 +55,14 @@ var testImage = sync.OnceValues(func() (*image.Bundle, error) {
 		}
 		files = append(files, bin+":/bin/"+name)
 	}
-	for _, tool := range []struct{ name, pkg string }{{"ip", "iproute2"}, {"ethtool", "ethtool"}} {
+	for _, tool := range []struct{ name, pkg string }{{"ip", "iproute2"}, {"tc", "iproute2"}, {"ethtool", "ethtool"}} {
 		more, err := hostTool(dir, tool.name, tool.pkg)
 		if err != nil {
 			return nil, err
 		}
 		files = append(files, more...)
 	}
-	text := "[image]\nname = \"inguest\"\n[drivers]\nmodules = [\"e1000\", \"e1000e\", \"8139cp\", \"virtio_net\", \"macvlan\", \"8021q\", \"veth\", \"bridge\", \"sch_tbf\"]\n" +
+	text := "[image]\nname = \"inguest\"\n[drivers]\nmodules = " + list(testModules) + "\n" +
 		"[[service]]\nname = \"nemesis\"\nexec = [\"/bin/nemesis\"]\nrestart = \"never\"\n" +
 		fmt.Sprintf("files = %s\n", list(files))
 	cfg, err := image.Parse(filepath.Join(dir, "inguest.toml"), []byte(text))
@@ -121,8 +129,8 @@ func hostTool(dir, name, pkg string) ([]string, error) {
 	return files, nil
 }
 
-// TestInGuest runs the tests of single packages in a guest with four NICs on
-// one hub.
+// TestInGuest runs the tests of single packages in a guest with four NICs on one hub.
+// What has several queues needs as many CPUs, and vmxnet3.
 func TestInGuest(t *testing.T) {
 	if testing.Short() {
 		t.Skip("a VM test")
@@ -134,7 +142,7 @@ func TestInGuest(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			ctx, cancel := context.WithTimeoutCause(vmtest.Context(t), 2*patience, errors.New("the test hangs"))
+			ctx, cancel := context.WithTimeoutCause(vmtest.Context(t), 3*patience, errors.New("the test hangs"))
 			defer cancel()
 			name := filepath.Base(pkg) + ".test"
 			m := machine.Machine{
@@ -146,7 +154,12 @@ func TestInGuest(t *testing.T) {
 				GenerationID: "756d6272-6100-4000-8000-000000000000",
 				Extra:        []string{"-global", "virtio-net-device.rss=on"},
 			}
-			for i, model := range []string{"e1000", "rtl8139", "virtio-net-pci", "e1000e"} {
+			models := []string{"e1000", "rtl8139", "virtio-net-pci", "e1000e"}
+			if pkg == "shadow/netshadow/settings" {
+				m.CPUs = 2
+				models = append(models, "vmxnet3")
+			}
+			for i, model := range models {
 				m.NICs = append(m.NICs, machine.NIC{
 					ID: fmt.Sprintf("nic%d", i), Model: model, Address: fmt.Sprint(2 + i), Netdev: "hubport,hubid=0",
 				})

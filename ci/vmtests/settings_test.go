@@ -22,15 +22,19 @@ func TestSettings(t *testing.T) {
 	from, back := rig.NIC{Model: "e1000e", Slot: "2"}, rig.NIC{Model: "e1000e", Slot: "5"}
 	const (
 		kept   = "mtu 1400, promisc true, gso 16000, gro false, 01:00:5e:01:02:03 true, 01:80:c2:00:00:0e true, "
-		able   = "settings of e1000e: " + kept + "rx ring 512, rx-usecs 50, messages 0x5, stamps 1 and 1, flows 64"
-		unable = "settings of 8139cp: " + kept + "rx ring 64, messages 0x5, flows 64"
+		shaped = "prio 1:0 on root, pfifo 2a:0 on 1:3, all to 1:3, flows 64"
+		able   = "settings of e1000e: " + kept + "rx ring 512, rx-usecs 50, messages 0x5, stamps 1 and 1, " + shaped
+		unable = "settings of 8139cp: " + kept + "rx ring 64, messages 0x5, " + shaped
 	)
-	g := start(t, fullImage, from, cmdline("nemesis=settings"))
+	g := start(t, shaperImage, from, cmdline("nemesis=settings"))
 	g.waitConsole(able)
 	want := map[string]string{
 		"net.mtu": "1400", "net.flag.promisc": "on", "net.gso.max-size": "16000",
 		"net.feature.rx-gro": "off", "net.ring.rx": "512", "net.coalesce.rx-usecs": "50", "net.messages": "drv,link",
 		"net.timestamp.tx": "on", "net.timestamp.rx": "all", "net.rps.flows.rx-0": "64",
+		"net.qdisc.root":           "prio,handle=1:,options=0300000001020202010200000101010101010101",
+		"net.qdisc.1:3":            "pfifo,handle=2a:,options=e8030000",
+		"net.filter.1:/0/7/0003/1": "matchall,options=0800010003000100",
 	}
 	// What sysfs changed is read when the device is left.
 	early := maps.Clone(want)

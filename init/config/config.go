@@ -167,7 +167,7 @@ type Service struct {
 	Env  []string `json:"env,omitempty"` // K=V
 	Dir  string   `json:"dir,omitempty"` // working directory, / if empty
 
-	// Needs names the roles whose network must be up before the service is
+	// Needs names the roles whose network must be up, and recorded, before the service is
 	// first started.
 	Needs   []string `json:"needs,omitempty"`
 	Restart Restart  `json:"restart,omitempty"`

@@ -70,6 +70,12 @@ func (c *Client) SetRole(ctx context.Context, role string, up bool) error {
 	return err
 }
 
+// SetRecorded tells that what is changed of a role from here on is recorded.
+func (c *Client) SetRecorded(ctx context.Context, role string) error {
+	_, err := c.do(ctx, Request{Op: Recorded, Name: role}, nil)
+	return err
+}
+
 // Power asks for [PowerOff], [Reboot] or [Halt].
 func (c *Client) Power(ctx context.Context, op Op) error {
 	_, err := c.do(ctx, Request{Op: op}, nil)

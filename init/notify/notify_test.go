@@ -27,6 +27,7 @@ func TestParseRequest(t *testing.T) {
 		{"a role is up", `{"op":"ready","name":"net0"}`, Request{Ready, "net0"}, true},
 		{"a key of a newer client is let pass", `{"op":"ready","name":"net0","since":7}`, Request{Ready, "net0"}, true},
 		{"status needs no name", `{"op":"status"}`, Request{Op: Report}, true},
+		{"so does what says that a role is recorded", `{"op":"recorded"}`, Request{}, false},
 		{"ready needs one", `{"op":"ready"}`, Request{}, false},
 		{"no operation", `{}`, Request{}, false},
 		{"an unknown operation", `{"op":"halt now"}`, Request{}, false},

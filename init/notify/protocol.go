@@ -13,6 +13,7 @@
 //	{"op":"fdremove","name":"net0-tap"}
 //	{"op":"ready","name":"net0"}         the role's network is up
 //	{"op":"unready","name":"net0"}
+//	{"op":"recorded","name":"net0"}      what is changed of it is recorded
 //	{"op":"poweroff"}, {"op":"reboot"}, {"op":"halt"}
 //	{"op":"status"}                      answered with Reply.Status
 //	{"op":"output","name":"witness"}     answered with Reply.Lines; no name: all
@@ -46,6 +47,7 @@ const (
 	FDRemove Op = "fdremove"
 	Ready    Op = "ready"
 	Unready  Op = "unready"
+	Recorded Op = "recorded"
 	PowerOff Op = "poweroff"
 	Reboot   Op = "reboot"
 	Halt     Op = "halt"
@@ -100,7 +102,7 @@ func ParseRequest(datagram []byte) (Request, error) {
 		return Request{}, fmt.Errorf("%w: %w", ErrRequest, err)
 	}
 	switch r.Op {
-	case FDStore, FDRemove, Ready, Unready:
+	case FDStore, FDRemove, Ready, Unready, Recorded:
 		if r.Name == "" {
 			return Request{}, fmt.Errorf("%w: %s needs a name", ErrRequest, r.Op)
 		}

@@ -84,7 +84,10 @@ type Options struct {
 	// Reload asks for a recovery of the role although its device is alive. It
 	// must not wait for it.
 	Reload func(role string)
-	Logger *slog.Logger
+	// Recording is told that what is changed of the role from here on is recorded,
+	// once or more often. It must not wait.
+	Recording func(role string)
+	Logger    *slog.Logger
 }
 
 // Class makes network shadows.

@@ -34,12 +34,12 @@ type recorder struct {
 	baseline settings.Values // the present device's, taken at its probe
 	tooBig   []settings.Deferred
 
-	mu      sync.Mutex // guards the rest
-	watcher *settings.Watcher
-	listens bool // what changes is somebody's wish
-	iface   string
-	ops     *oplog.Log
-	state   *settings.Recorder
+	mu        sync.Mutex // guards the rest
+	watcher   *settings.Watcher
+	listening bool // what changes of the proxy and iface is somebody's wish
+	iface     string
+	ops       *oplog.Log
+	state     *settings.Recorder
 }
 
 func newRecorder(client *settings.Client, proxy string, j *journal.Journal, log *slog.Logger) (*recorder, error) {
@@ -72,7 +72,7 @@ func (r *recorder) pause(ctx context.Context) {
 	if w == nil {
 		return
 	}
-	r.setListens(false)
+	r.setListening(false)
 	if err := w.Pause(ctx); err != nil {
 		r.log.Warn("settings: pause", "err", err)
 		return
@@ -86,19 +86,34 @@ func (r *recorder) pause(ctx context.Context) {
 	r.observe(ofInterface(now[iface], settings.Device))
 }
 
-func (r *recorder) setListens(on bool) {
+func (r *recorder) setListening(on bool) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	r.listens = on
+	r.listening = on
+}
+
+// listens reports whether changes are recorded.
+func (r *recorder) listens() bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.listening
+}
+
+// fresh reports whether nothing was ever recorded: the proxy's first device is being
+// opened.
+func (r *recorder) fresh() bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.state == nil
 }
 
 // aside calls do, which changes the proxy in passive mode, and takes what comes of it for
 // nobody's wish: a bond's features follow from those of all its ports.
 func (r *recorder) aside(ctx context.Context, do func() error) error {
 	r.mu.Lock()
-	w, iface, listens := r.watcher, r.iface, r.listens
+	w, iface, listening := r.watcher, r.iface, r.listening
 	r.mu.Unlock()
-	if !listens {
+	if !listening {
 		return do()
 	}
 	r.pause(ctx)
@@ -110,7 +125,7 @@ func (r *recorder) aside(ctx context.Context, do func() error) error {
 	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	r.listens = true
+	r.listening = true
 	r.state.Rebase(now[iface].In(settings.Device))
 	r.state.Rebase(now[r.proxy].In(settings.Proxy))
 	r.note(r.journal.Fact(factRecorder, r.state))
@@ -250,12 +265,16 @@ func (r *recorder) proxyOps() []oplog.Op {
 }
 
 // resume goes back to passive mode: from here on a change of the proxy or of
-// iface is somebody's wish.
+// iface is somebody's wish. If it is so already, nothing is done: what has been changed
+// and not been told yet would be taken for the shadow's doing.
 func (r *recorder) resume(ctx context.Context, iface string) error {
-	w, _ := r.following()
+	w, last := r.following()
+	if r.listens() && last == iface {
+		return nil
+	}
 	if w == nil {
 		var err error
-		if w, err = r.watch(ctx); err != nil {
+		if w, err = r.watch(ctx, map[string]settings.Scope{r.proxy: settings.Proxy}); err != nil {
 			return err
 		}
 		r.follow(w)
@@ -280,7 +299,7 @@ func (r *recorder) resume(ctx context.Context, iface string) error {
 	for k, v := range proxyBase {
 		base[k] = v
 	}
-	r.iface, r.listens = iface, true
+	r.iface, r.listening = iface, true
 	r.state = settings.NewRecorder(base, r.ops.Snapshot())
 	r.state.Rebase(now[iface].In(settings.Device))
 	r.state.Rebase(now[r.proxy].In(settings.Proxy))
@@ -294,15 +313,17 @@ func (r *recorder) adopt(ctx context.Context, iface string) error {
 	if w, _ := r.following(); w != nil || r.state == nil {
 		return nil
 	}
-	w, err := r.watch(ctx)
+	ifaces := map[string]settings.Scope{r.proxy: settings.Proxy, iface: settings.Device}
+	w, err := r.watch(ctx, ifaces)
 	if err != nil {
 		return err
 	}
-	if _, err := w.Add(ctx, iface, settings.Device); err != nil {
-		w.Close()
-		return err
+	r.mu.Lock()
+	for _, e := range r.ops.Deferred() { // the predecessor may have seen another device last
+		r.state.Lacks(e.Op)
 	}
-	for name, scope := range map[string]settings.Scope{r.proxy: settings.Proxy, iface: settings.Device} {
+	r.mu.Unlock()
+	for name, scope := range ifaces {
 		now, err := r.client.Snapshot(ctx, name)
 		if err != nil {
 			return err
@@ -310,21 +331,23 @@ func (r *recorder) adopt(ctx context.Context, iface string) error {
 		r.observe(ofInterface(now, scope))
 	}
 	r.mu.Lock()
-	r.iface, r.listens = iface, true
+	r.iface, r.listening = iface, true
 	r.mu.Unlock()
 	r.follow(w)
 	return nil
 }
 
-// watch begins to follow the proxy, beyond the recovery that it begins in.
-func (r *recorder) watch(ctx context.Context) (*settings.Watcher, error) {
+// watch returns a watcher of interfaces, which outlives the recovery that began it.
+func (r *recorder) watch(ctx context.Context, ifaces map[string]settings.Scope) (*settings.Watcher, error) {
 	w, err := r.client.Watch(context.WithoutCancel(ctx))
 	if err != nil {
 		return nil, err
 	}
-	if _, err := w.Add(ctx, r.proxy, settings.Proxy); err != nil {
-		w.Close()
-		return nil, err
+	for name, scope := range ifaces {
+		if _, err := w.Add(ctx, name, scope); err != nil {
+			w.Close()
+			return nil, err
+		}
 	}
 	return w, nil
 }

@@ -69,9 +69,7 @@ func (s *netShadow) Complete(ctx context.Context, dev drivers.Device, rec *shado
 	s.neighbours.watch(ctx)
 	s.listen()
 	s.announce(ctx)
-	if err := s.recorder.resume(ctx, iface); err != nil {
-		s.log.Warn("changes of settings are not recorded", "err", err)
-	}
+	s.record(ctx, iface)
 	// A virtio device that has gone meanwhile must not be asked for anything.
 	if !onVirtio(dev) {
 		go s.reach(s.class.ctx, iface)

@@ -250,6 +250,9 @@ func (s *netShadow) Open(ctx context.Context, dev drivers.Device, rec *shadow.Re
 	if err != nil {
 		return err
 	}
+	if err := s.recorder.begin(ctx, iface); err != nil {
+		return err
+	}
 	if bond == nil {
 		s.class.watchRequests()
 		if bond, err = s.proxy.create(mac); err != nil {
@@ -260,9 +263,6 @@ func (s *netShadow) Open(ctx context.Context, dev drivers.Device, rec *shadow.Re
 		if err := s.read(); err != nil {
 			return err
 		}
-	}
-	if err := s.recorder.begin(ctx, iface); err != nil {
-		return err
 	}
 	if err := s.fitMTU(ctx, bond, iface); err != nil {
 		return err
@@ -284,6 +284,10 @@ func (s *netShadow) Open(ctx context.Context, dev drivers.Device, rec *shadow.Re
 		return err
 	}
 	rec.Stamp(ctl.StampReplayed)
+	if s.recorder.fresh() {
+		// Nothing that follows changes a setting, and programs wait for this.
+		s.record(ctx, iface)
+	}
 	if err := s.proxy.insist(l, mac); err != nil {
 		return err
 	}
@@ -414,7 +418,20 @@ func (s *netShadow) Intact(ctx context.Context, dev drivers.Device) (bool, error
 	s.neighbours.watch(ctx)
 	s.listen()
 	go s.watch(index)
-	return true, s.recorder.adopt(ctx, names[0])
+	if err := s.recorder.adopt(ctx, names[0]); err != nil {
+		return true, err
+	}
+	s.class.Recording(s.proxy.name)
+	return true, nil
+}
+
+// record has changes of settings recorded, and says so. Without it a role works all the
+// same, and nobody is to wait for it.
+func (s *netShadow) record(ctx context.Context, iface string) {
+	if err := s.recorder.resume(ctx, iface); err != nil {
+		s.log.Warn("changes of settings are not recorded", "err", err)
+	}
+	s.class.Recording(s.proxy.name)
 }
 
 // openTap opens the TAP, or takes the file that a predecessor left, and leaves

@@ -20,6 +20,7 @@ import (
 	"os"
 	"runtime/debug"
 	"slices"
+	"sync"
 	"time"
 
 	"golang.org/x/sync/errgroup"
@@ -47,11 +48,16 @@ type Store interface {
 	Put(ctx context.Context, name string, f *os.File) error
 }
 
+// Recording tells who waits for it that the settings of a role are recorded; PID 1's
+// client does.
+type Recording func(ctx context.Context, role string) error
+
 // Options of an agent.
 type Options struct {
 	Config    *config.Config
 	Store     Store
 	Inherited map[string]*os.File // what a predecessor left in the Store
+	Recording Recording
 	Version   string
 	Logger    *slog.Logger
 }
@@ -167,7 +173,7 @@ func netClass(ctx context.Context, opt Options, hw *drivers.Tree, reloads chan<-
 	}
 	return netshadow.New(ctx, netshadow.Options{
 		Hardware: hw, Store: store{opt.Store, opt.Inherited}, Roles: limits, Logger: opt.Logger,
-		PinDir: pinDir, FrameDir: stateDir,
+		PinDir: pinDir, FrameDir: stateDir, Recording: tellRecording(ctx, opt),
 		Reload: func(role string) {
 			go func() {
 				select {
@@ -177,6 +183,30 @@ func netClass(ctx context.Context, opt Options, hw *drivers.Tree, reloads chan<-
 			}()
 		},
 	})
+}
+
+// tellRecording returns the function that tells of each role once, until it is heard:
+// services wait for that.
+func tellRecording(ctx context.Context, opt Options) func(role string) {
+	var told sync.Map
+	return func(role string) {
+		if _, before := told.LoadOrStore(role, true); before {
+			return
+		}
+		go func() {
+			for {
+				err := opt.Recording(ctx, role)
+				if err == nil || ctx.Err() != nil {
+					return
+				}
+				opt.Logger.Warn("services wait longer than they need", "role", role, "err", err)
+				select {
+				case <-time.After(time.Second):
+				case <-ctx.Done():
+				}
+			}
+		}()
+	}
 }
 
 type store struct {

@@ -8,7 +8,7 @@
 // the request for another with success and does nothing (drivers/net/bonding/bond_main.c,
 // bond_set_mac_address). The kernel announces the address that the interface has,
 // not the one that was asked for. Nor does Linux 6.1 announce what is set by an
-// ioctl that has no netlink message yet: receive hashing and time stamps. eBPF
+// ioctl that has no netlink message yet: receive hashing and rules, and time stamps. eBPF
 // programs on the functions that do these things see them all, whoever asked.
 // They run when something is asked, and never for a packet.
 //

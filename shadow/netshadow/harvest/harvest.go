@@ -40,9 +40,10 @@
 // while the interface runs was sent; __dev_close_many() clears __LINK_STATE_START
 // before the driver's ndo_stop frees the rest.
 //
-// Out of reach are frames of the queueing disciplines fq and netem, which keep
-// them in a tree whose node overlays skb->dev, and frames of more than 65,450
-// bytes, the most a perf record holds; the latter are counted as failed.
+// Out of reach are frames of the queueing disciplines fq and netem that are to leave
+// before others that came earlier: those are in a tree whose node overlays skb->dev. So
+// are frames of more than 65,450 bytes, the most a perf record holds; the latter are
+// counted as failed.
 //
 // The package must never know why a device is given up, nor what becomes of the
 // frames.

@@ -12,6 +12,8 @@ import (
 	"errors"
 	"io"
 	"net"
+	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -19,6 +21,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/umbra-vm/umbra/shadow/netshadow/harvest"
+	"github.com/umbra-vm/umbra/shadow/netshadow/harvest/frame"
 )
 
 func TestGuestHarvestRing(t *testing.T) {
@@ -101,26 +104,54 @@ func TestGuestHarvestStacked(t *testing.T) {
 func TestGuestHarvestQueue(t *testing.T) {
 	dying, living, seen := nic(t, "e1000"), nic(t, "8139cp"), nic(t, "virtio_net")
 	c := capture(t, seen.Attrs().Index, unix.ETH_P_IP)
-	h := newField(t)
-	kill(t, dying)
-	// More than the ring's 256 descriptors: the rest is in the queue above.
-	const size, want = 64, 600
-	transmit(t, dying.Attrs().Index, 0, want, size)
-	arm(t, h, harvest.Target{Device: dying.Attrs().Index})
-	linkDown(t, dying)
-	disarm(t, h)
-	frames := take(t, h)
-	if len(frames) != want {
-		t.Errorf("harvested %d frames, want %d", len(frames), want)
-	}
+	const want = 600
+	frames := harvestQueue(t, dying, want)
 	wantHarvested(t, frames, 0)
 	send(t, living.Attrs().Index, frames)
 	wantEach(t, c, 0, want)
 }
 
-// TestGuestHarvestSuccessor has a process die after Arm. Nobody can have the frames
-// that are freed before its successor takes over, and they are counted; those freed
-// afterwards are the successor's, without a gap between.
+// harvestQueue sends more frames than the ring's 256 descriptors take: the rest is in
+// the queue above. It returns what is harvested, and wants it to be as many.
+func harvestQueue(t *testing.T, dying netlink.Link, want int) []frame.Frame {
+	t.Helper()
+	h := newField(t)
+	kill(t, dying)
+	transmit(t, dying.Attrs().Index, 0, want, 64)
+	arm(t, h, harvest.Target{Device: dying.Attrs().Index})
+	linkDown(t, dying)
+	disarm(t, h)
+	frames := take(t, h)
+	if len(frames) != want {
+		t.Fatalf("harvested %d frames, want %d", len(frames), want)
+	}
+	return frames
+}
+
+// TestGuestHarvestUsersQueue is TestGuestHarvestQueue where the user has put a queueing
+// discipline of his own on the device.
+func TestGuestHarvestUsersQueue(t *testing.T) {
+	for _, qdisc := range []string{
+		"pfifo limit 500", "prio", "htb", "tbf rate 8kbit burst 2000 limit 500000", "sfq", "cake", "drr",
+		"fq flow_limit 500", "netem limit 500 delay 1ms",
+	} {
+		t.Run(strings.Fields(qdisc)[0], func(t *testing.T) {
+			dying := nic(t, "e1000")
+			tc(t, "qdisc replace dev "+dying.Attrs().Name+" root handle 1: "+qdisc)
+			defer tc(t, "qdisc del dev "+dying.Attrs().Name+" root")
+			if qdisc == "drr" { // drops what no filter leads to a class
+				tc(t, "class add dev "+dying.Attrs().Name+" parent 1: classid 1:1 drr")
+				tc(t, "filter add dev "+dying.Attrs().Name+" parent 1: protocol all prio 1 matchall classid 1:1")
+			}
+			frames := harvestQueue(t, dying, 350) // sfq has room for 127
+			if qdisc == "sfq" {                   // gives up the last first (sfq_reset())
+				slices.SortFunc(frames, func(a, b frame.Frame) int { return number(t, a.Data) - number(t, b.Data) })
+			}
+			wantHarvested(t, frames, 0)
+		})
+	}
+}
+
 // TestGuestHarvestEarly empties the queue of a dead device before the harvest is armed.
 func TestGuestHarvestEarly(t *testing.T) {
 	dying, living, seen := nic(t, "e1000"), nic(t, "8139cp"), nic(t, "virtio_net")
@@ -147,6 +178,9 @@ func TestGuestHarvestEarly(t *testing.T) {
 	wantEach(t, c, first, sent)
 }
 
+// TestGuestHarvestSuccessor has a process die after Arm. Nobody can have the frames
+// that are freed before its successor takes over, and they are counted; those freed
+// afterwards are the successor's, without a gap between.
 func TestGuestHarvestSuccessor(t *testing.T) {
 	dying := nic(t, "e1000")
 	pins := harvest.WithPins("/sys/fs/bpf/test")

@@ -17,8 +17,10 @@ import (
 	"fmt"
 	"log/slog"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"runtime"
+	"strings"
 	"testing"
 	"time"
 
@@ -93,6 +95,13 @@ func linkDown(t *testing.T, l netlink.Link) {
 	t.Helper()
 	if err := netlink.LinkSetDown(l); err != nil {
 		t.Fatalf("set %s down: %v", l.Attrs().Name, err)
+	}
+}
+
+func tc(t *testing.T, line string) {
+	t.Helper()
+	if out, err := exec.Command("tc", strings.Fields(line)...).CombinedOutput(); err != nil {
+		t.Fatalf("tc %s: %v: %s", line, err, out)
 	}
 }
 

@@ -135,19 +135,24 @@ func (c *Client) applyGroup(ifname string, index int, g group, ops []oplog.Op, p
 
 // units returns what is to be set together at first. What a link negotiates is
 // one thing: a speed alone, without its autoneg, means something else. Link
-// settings are requests of their own each.
+// settings, rules and what is of traffic control are requests of their own each.
 func units(g group, ops, differ []oplog.Op) [][]oplog.Op {
 	switch g {
-	case groupLink:
-		var u [][]oplog.Op
-		for _, op := range differ {
-			u = append(u, []oplog.Op{op})
-		}
-		return u
+	case groupLink, groupRules:
+		return singly(differ)
+	case groupTraffic:
+		return singly(inOrder(differ))
 	case groupLinkModes:
 		return [][]oplog.Op{ops}
 	}
 	return [][]oplog.Op{differ}
+}
+
+func singly(ops []oplog.Op) (units [][]oplog.Op) {
+	for _, op := range ops {
+		units = append(units, []oplog.Op{op})
+	}
+	return units
 }
 
 // settle sets a unit and, if the driver refuses, its operations one by one, so

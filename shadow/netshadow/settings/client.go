@@ -135,6 +135,7 @@ func refused(err error) bool { return errors.As(err, new(unix.Errno)) || errors.
 // sockets is the real kernel.
 type sockets struct {
 	rt      *netlink.Conn
+	tc      *netlink.Conn // for many messages at once: rt may be busy with notifications
 	ethtool *genetlink.Conn
 	ioctls  ioctls
 	family  genetlink.Family
@@ -147,15 +148,19 @@ func dial() (*sockets, error) {
 	if err != nil {
 		return nil, &OpError{Op: "open rtnetlink", Err: err}
 	}
+	tc, err := netlink.Dial(unix.NETLINK_ROUTE, &netlink.Config{Strict: true})
+	if err != nil {
+		return nil, errors.Join(&OpError{Op: "open rtnetlink", Err: err}, rt.Close())
+	}
 	ge, err := genetlink.Dial(&netlink.Config{Strict: true})
 	if err != nil {
-		return nil, errors.Join(&OpError{Op: "open generic netlink", Err: err}, rt.Close())
+		return nil, errors.Join(&OpError{Op: "open generic netlink", Err: err}, rt.Close(), tc.Close())
 	}
 	io, err := openIoctls()
 	if err != nil {
-		return nil, errors.Join(&OpError{Op: "open socket", Err: err}, rt.Close(), ge.Close())
+		return nil, errors.Join(&OpError{Op: "open socket", Err: err}, rt.Close(), tc.Close(), ge.Close())
 	}
-	s := &sockets{rt: rt, ethtool: ge, ioctls: io}
+	s := &sockets{rt: rt, tc: tc, ethtool: ge, ioctls: io}
 	if err := s.learn(); err != nil {
 		return nil, errors.Join(&OpError{Op: "open ethtool netlink", Err: err}, s.close())
 	}
@@ -184,7 +189,7 @@ func (s *sockets) learn() (err error) {
 }
 
 func (s *sockets) close() error {
-	return errors.Join(s.rt.Close(), s.ethtool.Close(), s.ioctls.close())
+	return errors.Join(s.rt.Close(), s.tc.Close(), s.ethtool.Close(), s.ioctls.close())
 }
 
 func (s *sockets) monitor() (id uint32, err error) {
@@ -274,8 +279,12 @@ func (s *sockets) call(g group, index int) (report, error) {
 		r.values, err = s.ioctls.getHash(name, s.names)
 	case groupTimestamps:
 		r.values, err = s.ioctls.getTimestamps(name, s.names)
+	case groupRules:
+		r.values, err = s.ioctls.getRules(name)
 	case groupQueues:
 		r.values, err = getQueues(filepath.Join(sysClassNet, name))
+	case groupTraffic:
+		r.values, err = s.getTraffic(index)
 	}
 	return r, err
 }
@@ -290,6 +299,10 @@ func (s *sockets) callChange(g group, index int, ops []oplog.Op, cur report) err
 		return s.ioctls.setHash(name, ops, s.names)
 	case groupTimestamps:
 		return s.ioctls.setTimestamps(name, ops, cur, s.names)
+	case groupRules:
+		return s.ioctls.setRules(name, ops)
+	case groupTraffic:
+		return s.setTraffic(index, ops)
 	}
 	return setQueues(filepath.Join(sysClassNet, name), ops)
 }

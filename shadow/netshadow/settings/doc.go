@@ -57,23 +57,29 @@
 // device that is no longer there. The one exception is a forced speed, which
 // drivers tell only while there is a link; it is read when the link comes.
 //
-// Three kinds of change are not announced. Receive hashing and time stamps have no
-// netlink message in Linux 6.1: whoever hears of the ioctl (package asked) calls
-// Look, and they are read by ioctls of our own. What sysfs sets of queues, limits of
-// segmentation, and features that are wished for without effect, the kernel
-// remembers: Sync reads them, without asking a driver, when a device is left. A
-// device that is torn out together with its interface takes what sysfs set since
-// the last recovery with it.
+// Of traffic control (RTNLGRP_TC, package traffic) it is announced what changed, and not
+// what came or went with it: all of the interface is read then.
+//
+// Three kinds of change are not announced. Receive hashing, rules for what is received
+// ("ntuple") and time stamps have no netlink message in Linux 6.1: whoever hears of the
+// ioctl (package asked) calls Look, and they are read by ioctls of our own. What sysfs
+// sets of queues, limits of segmentation, and features that are wished for without
+// effect, the kernel remembers: Sync reads them, without asking a driver, when a device
+// is left. A device that is torn out together with its interface takes what sysfs set
+// since the last recovery with it.
 //
 // There is no polling. A request to the kernel is sent on the socket that
 // carries the notifications, and its answer takes its place in their order;
 // lost notifications (ENOBUFS) are made good by such requests.
 //
-// Not seen: ntuple rules, and queueing disciplines and filters on the device's own
-// interface; what a driver does not report as it was asked for, e.g. QEMU's
-// e1000 tells 1000 Mb/s whatever speed was forced; and pause of either
-// direction while pause is negotiated, since most drivers then report the
-// result instead of the wish.
+// Rules, queueing disciplines, classes and filters are lists, which somebody makes
+// longer and shorter: one that is no longer listed was taken away. All other settings
+// have a value always, and one that is not told is not known.
+//
+// Not seen: filters of a block that interfaces share, and contexts of receive hashing;
+// what a driver does not report as it was asked for, e.g. QEMU's e1000 tells 1000 Mb/s
+// whatever speed was forced; and pause of either direction while pause is negotiated,
+// since most drivers then report the result instead of the wish.
 //
 // The package knows netlink and the names the kernel gives to settings. It
 // must never know a driver by name, nor bonds, roles or recoveries.

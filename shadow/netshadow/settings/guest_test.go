@@ -96,15 +96,7 @@ func TestIntegrationWatch(t *testing.T) {
 			t.Run(driver(t, nic)+"/"+change.name, func(t *testing.T) {
 				mustRun(t, "ip", "link", "set", nic, "up")
 				waitCarrier(t, nic)
-				w, err := c.Watch(t.Context())
-				if err != nil {
-					t.Fatal(err)
-				}
-				defer w.Close()
-				baseline, err := w.Add(t.Context(), nic, Both)
-				if err != nil {
-					t.Fatal(err)
-				}
+				w, baseline := follow(t, c, nic, Both)
 				defer restore(t, c, nic, baseline)
 				if err := change.make(nic); err != nil {
 					t.Logf("not here: %v", err)
@@ -227,15 +219,7 @@ func TestIntegrationSync(t *testing.T) {
 			if _, err := c.Apply(t.Context(), nic, []oplog.Op{oplog.Set(sg, "off")}, AfterOpen); err != nil {
 				t.Fatal(err)
 			}
-			w, err := c.Watch(t.Context())
-			if err != nil {
-				t.Fatal(err)
-			}
-			defer w.Close()
-			baseline, err := w.Add(t.Context(), nic, Both)
-			if err != nil {
-				t.Fatal(err)
-			}
+			w, baseline := follow(t, c, nic, Both)
 			if err := w.Pause(t.Context()); err != nil {
 				t.Fatal(err)
 			}

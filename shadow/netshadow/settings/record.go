@@ -50,8 +50,34 @@ func NewRecorder(baseline Values, carried []oplog.Op) *Recorder {
 // observation was our own doing, and not an operation. Like Observe it takes
 // the values of one interface or of both.
 func (r *Recorder) Rebase(now Values) {
+	for _, key := range r.gone(now) {
+		delete(r.Last, key)
+	}
 	maps.Copy(r.Last, now)
 	r.fade(now)
+}
+
+// Lacks notes that the interface could not have what an operation asks for: a list that
+// is without it says nothing about what somebody wants.
+func (r *Recorder) Lacks(op oplog.Op) {
+	if o, ok := lookup(op.Key); ok && o.group.listed() {
+		delete(r.Last, op.Key)
+	}
+}
+
+// gone returns the members of families last observed that the lists of now have no more.
+func (r *Recorder) gone(now Values) (keys []string) {
+	for key := range r.Last {
+		o, ok := lookup(key)
+		if !ok || !o.group.listed() || key == o.Key {
+			continue
+		}
+		_, listed := now[o.Key]
+		if _, there := now[key]; listed && !there {
+			keys = append(keys, key)
+		}
+	}
+	return keys
 }
 
 // fade lets go of values that have no meaning beside those of now, so that
@@ -72,11 +98,15 @@ func (r *Recorder) fade(now Values) {
 // Observe compares now with what was last observed and returns the edits of the
 // log that follow, in the order of a replay: an operation for each setting that
 // somebody changed, and a removal for a setting that somebody changed back to
-// the baseline. Keys that now lacks say nothing: an interface without link may
-// not know its speed. So the values of a proxy and of a device can be observed
-// separately.
+// the baseline, or took out of a list. Other keys that now lacks say nothing: an
+// interface without link may not know its speed. So the values of a proxy and of a
+// device can be observed separately.
 func (r *Recorder) Observe(now Values) []oplog.Op {
 	edits := make(map[string]oplog.Op)
+	for _, key := range r.gone(now) {
+		delete(r.Last, key)
+		r.drop(edits, key)
+	}
 	for key, value := range now {
 		last, known := r.Last[key]
 		r.Last[key] = value
@@ -85,8 +115,8 @@ func (r *Recorder) Observe(now Values) []oplog.Op {
 		}
 		def, hasDefault := r.Baseline[key]
 		switch o, ok := lookup(key); {
-		case !ok:
-		case !hasDefault && o.group != groupLinkModes && o.group != groupPause:
+		case !ok, key == o.Key && o.group.listed():
+		case !hasDefault && o.group != groupLinkModes && o.group != groupPause && !o.group.listed():
 			// The driver began to offer it, as happens with features:
 			// this is its default.
 			r.Baseline[key] = value
@@ -99,6 +129,7 @@ func (r *Recorder) Observe(now Values) []oplog.Op {
 	for _, c := range couplings {
 		r.couple(edits, now, c)
 	}
+	r.clearBelow(edits, now)
 	r.fade(now)
 	ops := make([]oplog.Op, 0, len(edits))
 	for _, op := range edits {
@@ -129,6 +160,21 @@ func (r *Recorder) couple(edits map[string]oplog.Op, now Values, c coupling) {
 			if op, ok := edits[key]; ok && !op.IsRemoval() && r.Baseline[c.auto] == "off" {
 				edits[c.auto] = oplog.Set(c.auto, "off")
 				r.carry(c.auto)
+			}
+		}
+	}
+}
+
+// clearBelow drops what was waiting for a queueing discipline that somebody has put
+// another in the place of.
+func (r *Recorder) clearBelow(edits map[string]oplog.Op, now Values) {
+	for _, key := range []string{keyRoot, keyIngress} {
+		if _, changed := edits[key]; !changed {
+			continue
+		}
+		for _, k := range replaced(r.Carried, key) {
+			if _, there := now[k]; !there {
+				r.drop(edits, k)
 			}
 		}
 	}

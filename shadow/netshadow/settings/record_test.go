@@ -238,6 +238,85 @@ func TestScopes(t *testing.T) {
 	}
 }
 
+// htb is an interface's traffic control as somebody set it up.
+var htb = Values{
+	"net.qdisc.*": "", "net.class.*": "", "net.filter.*": "",
+	"net.qdisc.root": "htb,handle=1:,options=00", "net.class.1:1": "htb,parent=root,options=01",
+	"net.filter.1:/0/1/0800/800": "u32,options=02", "net.qdisc.ingress": "clsact,handle=ffff:",
+	"net.filter.ffff:fff2/0/1/0800/1": "flower,options=03",
+}
+
+// TestLists: of queueing disciplines, classes, filters and rules, what is not listed is
+// not there.
+func TestLists(t *testing.T) {
+	empty := Values{"net.qdisc.*": "", "net.class.*": "", "net.filter.*": ""}
+	carried := Ops(Values{}, htb)
+	for name, tt := range map[string]struct {
+		carried  []oplog.Op
+		seen     Values // after the replay
+		now      Values
+		edits    []string
+		baseline Values
+	}{
+		"what somebody makes is an operation, whatever the driver had": {
+			seen: empty, now: with(empty, "net.qdisc.root", "fq,handle=1:"),
+			edits: []string{"net.qdisc.root=fq,handle=1:"},
+		},
+		"what somebody takes away is forgotten": {
+			seen: htb, now: with(htb, "net.filter.1:/0/1/0800/800", ""),
+			edits: []string{"net.filter.1:/0/1/0800/800-="},
+		},
+		"carried or not": {
+			carried: carried, seen: htb, now: with(htb, "net.class.1:1", ""),
+			edits: []string{"net.class.1:1-="},
+		},
+		"what this device could not have is not taken away": {
+			carried: carried, seen: empty, now: empty,
+		},
+		"values that have no list say nothing": {
+			carried: carried, seen: htb, now: Values{"net.mtu": "1500"},
+		},
+		"a new root takes the place of one that this device could not have, with all below it": {
+			carried: carried, seen: with(empty, "net.qdisc.ingress", htb["net.qdisc.ingress"]),
+			now:   with(empty, "net.qdisc.root", "fq,handle=7:", "net.qdisc.ingress", htb["net.qdisc.ingress"]),
+			edits: []string{"net.qdisc.root=fq,handle=7:", "net.class.1:1-=", "net.filter.1:/0/1/0800/800-="},
+		},
+		"a new ingress that of the old one's filters": {
+			carried: carried, seen: empty, now: with(empty, "net.qdisc.ingress", "ingress,handle=ffff:"),
+			edits: []string{"net.qdisc.ingress=ingress,handle=ffff:", "net.filter.ffff:fff2/0/1/0800/1-="},
+		},
+		"a rule that the driver came with is its own": {
+			baseline: Values{"net.ntuple.*": "", "net.ntuple.3": "flow=1"}, seen: Values{},
+			now: Values{"net.ntuple.*": "", "net.ntuple.3": "flow=1", "net.ntuple.4": "flow=2"}, edits: []string{"net.ntuple.4=flow=2"},
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			r := NewRecorder(tt.baseline, tt.carried)
+			r.Rebase(tt.seen)
+			if diff := cmp.Diff(tt.edits, lines(r.Observe(tt.now))); diff != "" {
+				t.Errorf("(-want +got)\n%s", diff)
+			}
+			if again := r.Observe(tt.now); len(again) > 0 {
+				t.Errorf("seen again it is %v", again)
+			}
+		})
+	}
+}
+
+// TestListOfAnotherDevice: a successor finds a device that its predecessor never saw.
+func TestListOfAnotherDevice(t *testing.T) {
+	root := oplog.Set("net.qdisc.root", htb["net.qdisc.root"])
+	last := with(htb, "net.mtu", "1500")
+	r := NewRecorder(last, Ops(Values{}, last))
+	r.Lacks(root)
+	r.Lacks(oplog.Set("net.mtu", "1500")) // no list: what it is says what it is to be
+	want := []string{"net.mtu=1400", "net.class.1:1-="}
+	now := with(htb, "net.qdisc.root", "", "net.class.1:1", "", "net.mtu", "1400")
+	if diff := cmp.Diff(want, lines(r.Observe(now))); diff != "" {
+		t.Errorf("(-want +got)\n%s", diff)
+	}
+}
+
 func TestOperationsTable(t *testing.T) {
 	seen := map[string]bool{}
 	for _, o := range Operations() {
@@ -280,6 +359,8 @@ func sourcesOf(g group) []Source {
 	switch {
 	case g == groupLink:
 		return []Source{Link, Memory}
+	case g == groupTraffic:
+		return []Source{Traffic}
 	case slices.Contains(unannounced, g):
 		return []Source{Call}
 	case slices.Contains(remembered, g) && socketOf(g) == socketCalls:

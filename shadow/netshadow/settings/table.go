@@ -65,6 +65,7 @@ const (
 	Monitor               // ethtool netlink's group "monitor"
 	Call                  // no notification: Look, which the caller of an ioctl is the reason for
 	Memory                // no notification: Sync, by what the kernel remembers
+	Traffic               // messages of the group RTNLGRP_TC, after which all is read
 )
 
 func (s Source) String() string {
@@ -77,6 +78,8 @@ func (s Source) String() string {
 		return "the ioctl that sets it"
 	case Memory:
 		return "reading it before the device is left"
+	case Traffic:
+		return "traffic control notification"
 	}
 	return fmt.Sprintf("Source(%d)", uint8(s))
 }
@@ -98,21 +101,24 @@ const (
 	groupWake
 	groupMessages
 	groupHash
+	groupRules
 	groupTimestamps
 	groupQueues
+	groupTraffic
 	numGroups
 )
 
 var groupNames = [numGroups]string{
 	"link", "private flags", "channels", "features", "rings", "coalescing", "pause", "link modes",
-	"EEE", "wake-on-LAN", "message level", "receive hash", "time stamps", "queues",
+	"EEE", "wake-on-LAN", "message level", "receive hash", "receive rules", "time stamps", "queues",
+	"traffic control",
 }
 
 // remembered are the groups that the kernel keeps itself: no driver is asked.
 var remembered = []group{groupLink, groupFeatures, groupQueues}
 
 // unannounced are the groups that change by an ioctl that nobody announces.
-var unannounced = []group{groupHash, groupTimestamps}
+var unannounced = []group{groupHash, groupRules, groupTimestamps}
 
 // everyGroup are all groups.
 var everyGroup = func() []group {
@@ -125,9 +131,27 @@ var everyGroup = func() []group {
 
 func (g group) String() string { return groupNames[g] }
 
-// in reports whether an operation of the group has the scope.
-func (g group) in(scope Scope) bool {
-	return slices.ContainsFunc(operations, func(o Operation) bool { return o.group == g && o.Scope&scope != 0 })
+// scope is that of the group's operations.
+func (g group) scope() (s Scope) {
+	for _, o := range operations {
+		if o.group == g {
+			s |= o.Scope
+		}
+	}
+	return s
+}
+
+// listed reports whether a group is a list that somebody makes longer and shorter:
+// what is not in it is not there. Its values say so by the families' own keys.
+func (g group) listed() bool { return g == groupRules || g == groupTraffic }
+
+// markListed notes in values that they have all members of the group's families.
+func markListed(values Values, g group) {
+	for _, o := range families {
+		if o.group == g {
+			values[o.Key] = ""
+		}
+	}
 }
 
 // An Operation describes one kind of operation.
@@ -183,6 +207,10 @@ const (
 	rpsFlowsPrefix    = "net.rps.flows."
 	xpsCPUsPrefix     = "net.xps.cpus."
 	xpsQueuesPrefix   = "net.xps.queues."
+	rulePrefix        = "net.ntuple."
+	qdiscPrefix       = "net.qdisc."
+	classPrefix       = "net.class."
+	filterPrefix      = "net.filter."
 )
 
 const deferredSwitch = "the driver has no such switch"
@@ -191,7 +219,7 @@ const deferredSwitch = "the driver has no such switch"
 // order of a replay. A ring or link mode that changes on a running interface
 // resets it (seconds of lost link on an e1000), hence before it is opened; what
 // a driver refuses or forgets while it is down is tried again after.
-var operations = slices.Concat(linkOperations, hardwareOperations, queueOperations)
+var operations = slices.Concat(linkOperations, hardwareOperations, queueOperations, trafficOperations)
 
 // linkOperations are those that an interface has without any hardware.
 var linkOperations = []Operation{
@@ -264,6 +292,8 @@ var hardwareOperations = slices.Concat(
 			"the device's table cannot repeat it, or it names a queue that the device has not", groupHash, checkNumbers},
 		{hashFieldsPrefix + "*", Device, Call, "ETHTOOL_GRXFH, in ethtool's letters", BeforeOpen,
 			"the device does not hash these fields of the flow", groupHash, checkHashFields},
+		{rulePrefix + "*", Device, Call, "ETHTOOL_GRXCLSRULE, by location", BeforeOpen,
+			"the device has no such rules, queues or locations, or the rule names a context of receive hashing", groupRules, checkRule},
 		{keyStampTx, Device, Call, "SIOCGHWTSTAMP tx_type", AfterOpen,
 			"the device stamps no frames, or not this way", groupTimestamps, checkWord},
 		{keyStampRx, Device, Call, "SIOCGHWTSTAMP rx_filter", AfterOpen,
@@ -290,6 +320,16 @@ var queueOperations = []Operation{
 }
 
 const deferredQueue = "the device has no such queue"
+
+// trafficOperations are what decides about frames above and below the driver.
+var trafficOperations = []Operation{
+	{qdiscPrefix + "*", Device, Traffic, "RTM_GETQDISC, by parent, what has a handle", AfterOpen,
+		"the device cannot offload it, or has too few queues; the kernel tells too little of it (red, gred, choke)", groupTraffic, checkObject},
+	{classPrefix + "*", Device, Traffic, "RTM_GETTCLASS, by id, of htb, hfsc, drr and qfq", AfterOpen,
+		"its queueing discipline is deferred", groupTraffic, checkObject},
+	{filterPrefix + "*", Device, Traffic, "RTM_GETTFILTER, by parent, chain, priority, protocol and handle", AfterOpen,
+		"as " + qdiscPrefix + "*; a program of bpf, which has no name", groupTraffic, checkObject},
+}
 
 var byKey = func() map[string]*Operation {
 	m := make(map[string]*Operation, len(operations))
@@ -416,6 +456,14 @@ func checkNumbers(value string) error {
 		if err := checkUint32(n); err != nil {
 			return err
 		}
+	}
+	return nil
+}
+
+// checkObject takes what traffic.Parse looks at more closely, together with the key.
+func checkObject(value string) error {
+	if value == "" || strings.Contains(value, " ") {
+		return fmt.Errorf("%q is nothing of traffic control", value)
 	}
 	return nil
 }

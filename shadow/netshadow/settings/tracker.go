@@ -43,7 +43,7 @@ func socketOf(g group) int {
 	switch g {
 	case groupLink:
 		return socketLink
-	case groupHash, groupTimestamps, groupQueues:
+	case groupHash, groupRules, groupTimestamps, groupQueues, groupTraffic:
 		return socketCalls
 	}
 	return socketEthtool
@@ -60,8 +60,7 @@ type iface struct {
 
 func newTracker() *tracker { return &tracker{ifaces: make(map[int]*iface)} }
 
-// add begins to track an interface and asks for all its settings that have the
-// scope.
+// add begins to track an interface and asks for all its settings of the scope.
 func (t *tracker) add(index int, name string, scope Scope) {
 	t.ifaces[index] = &iface{name: name, scope: scope, values: Values{}, told: Values{}}
 	t.ask(index, everyGroup)
@@ -73,13 +72,10 @@ func (t *tracker) remove(index int) {
 	t.forgetQueries(index)
 }
 
-// ask queues queries for groups of an interface that is tracked, as far as they have
-// its scope.
+// ask queues queries for groups of an interface.
 func (t *tracker) ask(index int, groups []group) {
 	for _, g := range groups {
-		if g.in(t.ifaces[index].scope) {
-			t.enqueue(query{index, g})
-		}
+		t.enqueue(query{index, g})
 	}
 }
 
@@ -100,7 +96,11 @@ func (t *tracker) look(groups []group) {
 	t.askAll(groups)
 }
 
+// enqueue queues a query, unless nobody wants to know of the interface what it asks.
 func (t *tracker) enqueue(q query) {
+	if i := t.ifaces[q.index]; i == nil || i.scope&q.group.scope() == 0 {
+		return
+	}
 	s := socketOf(q.group)
 	if !slices.Contains(t.queue[s], q) {
 		t.queue[s] = append(t.queue[s], q)

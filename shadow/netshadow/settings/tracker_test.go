@@ -105,6 +105,30 @@ func TestTracker(t *testing.T) {
 			tr.notified(linkReport(1))
 			expect(t, tr)
 		},
+		"a notification of traffic control makes it be read": func(t *testing.T, tr *tracker, kernel map[query]report) {
+			kernel[query{1, groupTraffic}] = groupReport(groupTraffic, 1, "net.qdisc.root", "fq,handle=1:")
+			tr.notified(report{index: 1, group: groupTraffic, unnamed: true})
+			tr.notified(report{index: 1, group: groupTraffic, unnamed: true})
+			answer(t, tr, kernel)
+			expect(t, tr, "net.qdisc.root")
+			tr.notified(report{index: 1, group: groupTraffic, unnamed: true})
+			kernel[query{1, groupTraffic}] = groupReport(groupTraffic, 1)
+			answer(t, tr, kernel)
+			expect(t, tr, "net.qdisc.root")
+		},
+		"nothing is asked of an interface that is not of its scope": func(t *testing.T, tr *tracker, _ map[query]report) {
+			tr.add(2, "proxy", Proxy)
+			if q, ok := tr.next(socketLink); !ok || q != (query{2, groupLink}) {
+				t.Errorf("%v %v is asked, want its link", q, ok)
+			}
+			tr.notified(report{index: 2, group: groupTraffic, unnamed: true})
+			for _, socket := range []int{socketEthtool, socketCalls} {
+				if q, ok := tr.next(socket); ok {
+					t.Errorf("%v is asked", q)
+				}
+			}
+			tr.remove(2)
+		},
 		"an ethtool message speaks for its whole group": func(t *testing.T, tr *tracker, _ map[query]report) {
 			tr.notified(groupReport(groupRings, 1))
 			expect(t, tr, "net.ring.rx")

@@ -16,6 +16,8 @@ import (
 
 	"github.com/mdlayher/netlink"
 	"golang.org/x/sys/unix"
+
+	"github.com/umbra-vm/umbra/shadow/netshadow/settings/traffic"
 )
 
 // A Change tells that settings of an interface are not what they were.
@@ -46,8 +48,9 @@ type Watcher struct {
 	err      error         // why, valid after done
 }
 
-// Watch makes a Watcher that follows nothing yet, see Add. It ends with ctx or
-// Close, and closes its channel of changes then. The Client must outlive it.
+// Watch begins to follow the settings of interfaces, of which it is told by Add. The
+// Watcher ends with ctx or Close, and closes its channel of changes then. The Client
+// must outlive it.
 func (c *Client) Watch(ctx context.Context) (*Watcher, error) {
 	s, err := dial()
 	if err != nil {
@@ -89,10 +92,9 @@ func (w *Watcher) Err() error {
 	}
 }
 
-// Add begins to follow one more interface and returns its present settings. Taken
-// right after the driver's probe they are the interface's baseline. Groups of settings
-// of which none has the scope are never asked for: there are many on a proxy that
-// nobody uses.
+// Add begins to follow one more interface and returns its present settings of the
+// scope, beside which others may be reported that come with them. Taken right after
+// the driver's probe they are the interface's baseline.
 func (w *Watcher) Add(ctx context.Context, ifname string, scope Scope) (Values, error) {
 	link, err := w.client.link(ctx, ifname)
 	if err != nil {
@@ -123,7 +125,7 @@ func (w *Watcher) Sync(ctx context.Context) (map[string]Values, error) {
 }
 
 // Look reads again what changes without being announced, but by an ioctl, after
-// somebody made one: receive hashing and time stamps. It does not wait for the
+// somebody made one: receive hashing, rules and time stamps. It does not wait for the
 // answers; what changed is on Changes.
 func (w *Watcher) Look(ctx context.Context) error {
 	_, err := w.do(ctx, command{op: opLook})
@@ -277,6 +279,9 @@ func (w *Watcher) loop(ctx context.Context, s *sockets, inputs <-chan input, cal
 			case in.overrun:
 				log.Warn("notifications lost, reading settings again")
 				t.overrun(in.socket)
+			case errors.Is(in.refused, traffic.ErrTooMany):
+				log.Warn("what changes there is not recorded", "err", in.refused)
+				t.answered(in.socket, nil)
 			case in.refused != nil:
 				t.answered(in.socket, nil)
 			case in.ok && in.ntf:
@@ -354,8 +359,10 @@ func read(inputs chan<- input, quit <-chan struct{}, receive func(yield func(inp
 
 // join subscribes to the notifications.
 func (s *sockets) join() error {
-	if err := s.rt.JoinGroup(unix.RTNLGRP_LINK); err != nil {
-		return err
+	for _, g := range []uint32{unix.RTNLGRP_LINK, unix.RTNLGRP_TC} {
+		if err := s.rt.JoinGroup(g); err != nil {
+			return err
+		}
 	}
 	group, err := s.monitor()
 	if err != nil {
@@ -395,6 +402,13 @@ func (s *sockets) receiveLink(yield func(input) bool) {
 			continue
 		}
 		for _, m := range msgs {
+			if isTraffic(m) {
+				r, ok := trafficNews(m)
+				if !yield(inputOf(socketLink, r, true, ok, nil)) {
+					return
+				}
+				continue
+			}
 			r, ok, err := parseLink(m)
 			ntf := m.Header.PID != s.rt.PID()
 			if !yield(inputOf(socketLink, r, ntf, ok, err)) {

@@ -40,8 +40,8 @@ import (
 	"context"
 	"fmt"
 	"os"
-	"path/filepath"
 	"slices"
+	"path/filepath"
 	"strconv"
 	"strings"
 	"time"
@@ -107,7 +107,6 @@ func do(ctx context.Context, deed string) error {
 		return runTests(ctx, at)
 	case "settings":
 		connected()
-		listens(ctx)
 		return changeSettings(ctx)
 	}
 	return fmt.Errorf("no such deed")
@@ -139,14 +138,6 @@ func end(program string) error {
 		return err
 	}
 	return unix.Kill(pid, unix.SIGKILL)
-}
-
-// listens waits until the shadow is in passive mode: services may be up before it, and
-// what is changed until then is not recorded.
-func listens(ctx context.Context) {
-	for !roleIs(ctx, passive) {
-		time.Sleep(100 * time.Millisecond)
-	}
 }
 
 func passive(r ctl.RoleStatus) bool { return r.Mode == ctl.ModePassive }

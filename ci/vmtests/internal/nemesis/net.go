@@ -225,6 +225,9 @@ func changeDevice(e *ethtool.Ethtool, iface string) error {
 	if err := os.WriteFile(flowsFile(iface), []byte(wantFlows), 0); err != nil {
 		return fmt.Errorf("flows: %w", err)
 	}
+	if err := shape(iface); err != nil {
+		return fmt.Errorf("traffic control: %w", err)
+	}
 	stamps := &unix.HwTstampConfig{Tx_type: unix.HWTSTAMP_TX_ON, Rx_filter: unix.HWTSTAMP_FILTER_ALL}
 	return onSocket(func(fd int) error {
 		if err := unix.IoctlSetHwTstamp(fd, iface, stamps); err != nil {
@@ -232,6 +235,56 @@ func changeDevice(e *ethtool.Ethtool, iface string) error {
 		}
 		return nil
 	})
+}
+
+// The queueing disciplines that the device is given, and a filter into one of them.
+var (
+	wantPrio = netlink.MakeHandle(1, 0)
+	wantFifo = netlink.MakeHandle(0x2a, 0)
+	wantBand = netlink.MakeHandle(1, 3)
+)
+
+// shape puts a prio on the device, a pfifo into one of its bands, and a filter that
+// leads everything there.
+func shape(iface string) error {
+	l, err := netlink.LinkByName(iface)
+	if err != nil {
+		return err
+	}
+	attrs := func(handle, parent uint32) netlink.QdiscAttrs {
+		return netlink.QdiscAttrs{LinkIndex: l.Attrs().Index, Handle: handle, Parent: parent}
+	}
+	if err := netlink.QdiscReplace(netlink.NewPrio(attrs(wantPrio, netlink.HANDLE_ROOT))); err != nil {
+		return err
+	}
+	if err := netlink.QdiscAdd(&netlink.GenericQdisc{QdiscAttrs: attrs(wantFifo, wantBand), QdiscType: "pfifo"}); err != nil {
+		return err
+	}
+	return netlink.FilterAdd(&netlink.MatchAll{
+		FilterAttrs: netlink.FilterAttrs{LinkIndex: l.Attrs().Index, Parent: wantPrio, Priority: 7, Protocol: unix.ETH_P_ALL},
+		ClassId:     wantBand,
+	})
+}
+
+// shaped tells of what shape made.
+func shaped(l netlink.Link) (string, error) {
+	qdiscs, err := netlink.QdiscList(l)
+	if err != nil {
+		return "", err
+	}
+	said := ""
+	for _, q := range qdiscs {
+		if a := q.Attrs(); a.Handle != 0 {
+			said += fmt.Sprintf("%s %s on %s, ", q.Type(), netlink.HandleStr(a.Handle), netlink.HandleStr(a.Parent))
+		}
+	}
+	filters, err := netlink.FilterList(l, wantPrio)
+	for _, f := range filters {
+		if m, ok := f.(*netlink.MatchAll); ok {
+			said += fmt.Sprintf("all to %s, ", netlink.HandleStr(m.ClassId))
+		}
+	}
+	return said, err
 }
 
 func onSocket(f func(fd int) error) error {
@@ -294,6 +347,11 @@ func describe(e *ethtool.Ethtool) (string, error) {
 		}
 		return err
 	})
+	shape, err := shaped(l)
+	if err != nil {
+		return "", err
+	}
+	said += shape
 	flows, err := os.ReadFile(flowsFile(iface))
 	return said + "flows " + strings.TrimSpace(string(flows)), err
 }

@@ -31,7 +31,7 @@ func runTests(ctx context.Context, name string) error {
 	if err := unix.Kill(pid, unix.SIGSTOP); err != nil {
 		return err
 	}
-	cmd := exec.CommandContext(ctx, filepath.Join("/bin", name), "-test.v", "-test.timeout=5m")
+	cmd := exec.CommandContext(ctx, filepath.Join("/bin", name), "-test.v", "-test.timeout=8m")
 	cmd.Dir = "/tmp"
 	cmd.Env = append(os.Environ(), "PATH=/bin:/sbin", "UMBRA_GUEST_NICS="+strings.Join(nics(), ","))
 	cmd.Stdout, cmd.Stderr = os.Stdout, os.Stdout

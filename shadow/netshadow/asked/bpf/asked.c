@@ -21,6 +21,8 @@ char LICENSE[] SEC("license") = "Dual BSD/GPL";
 
 /* linux/ethtool.h */
 #define ETHTOOL_SRXFH 0x2a
+#define ETHTOOL_SRXCLSRLDEL 0x31
+#define ETHTOOL_SRXCLSRLINS 0x32
 #define ETHTOOL_SRXFHINDIR 0x39
 #define ETHTOOL_SRSSH 0x47
 
@@ -85,8 +87,14 @@ int BPF_PROG(ethtool, struct net *net, struct ifreq *ifr, void *data, int ret)
 	/* A command that can no longer be read may have been any. */
 	if (bpf_probe_read_user(&command, sizeof(command), data))
 		command = ETHTOOL_SRSSH;
-	if (command == ETHTOOL_SRXFH || command == ETHTOOL_SRXFHINDIR || command == ETHTOOL_SRSSH)
+	switch (command) {
+	case ETHTOOL_SRXFH:
+	case ETHTOOL_SRXCLSRLDEL:
+	case ETHTOOL_SRXCLSRLINS:
+	case ETHTOOL_SRXFHINDIR:
+	case ETHTOOL_SRSSH:
 		called();
+	}
 	return 0;
 }
 
