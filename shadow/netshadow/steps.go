@@ -5,12 +5,10 @@
 package netshadow
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"fmt"
 	"log/slog"
-	"net"
 	"os"
 	"path/filepath"
 	"slices"
@@ -366,7 +364,7 @@ func (s *netShadow) Open(ctx context.Context, dev drivers.Device, rec *shadow.Re
 	if err := s.fitMTU(ctx, iface); err != nil {
 		return err
 	}
-	if err := s.proxy.enslave(iface, mac); err != nil {
+	if mac, err = s.join(dev, iface, mac); err != nil {
 		return err
 	}
 	s.mu.Lock()
@@ -389,39 +387,6 @@ func (s *netShadow) Open(ctx context.Context, dev drivers.Device, rec *shadow.Re
 		return err
 	}
 	return nil
-}
-
-// mac returns the role's MAC: the one that somebody gave to the proxy, or the
-// configured one, or that of the first device, l. The TAP is given it too.
-func (s *netShadow) mac(proxied bool, l netlink.Link) (net.HardwareAddr, error) {
-	if !proxied {
-		if s.limits.MAC != nil {
-			return s.limits.MAC, nil
-		}
-		return l.Attrs().HardwareAddr, nil
-	}
-	bond, err := s.proxy.link()
-	if err != nil {
-		return nil, err
-	}
-	mac := s.recorder.mac(bond.HardwareAddr)
-	tap, err := netlink.LinkByName(s.proxy.tap)
-	if err != nil {
-		return nil, fmt.Errorf("port %s of %s: %w", s.proxy.tap, s.proxy.name, err)
-	}
-	return mac, s.proxy.wear(tap, mac)
-}
-
-// asked takes note of the MAC that somebody gave to the proxy. The bond has it
-// once it has a port with it as its active one: the device is opened anew.
-func (s *netShadow) asked(mac net.HardwareAddr) {
-	bond, err := s.proxy.link()
-	if err != nil || bytes.Equal(bond.HardwareAddr, mac) {
-		return
-	}
-	s.recorder.asked(mac)
-	s.log.Info("the proxy is to have another MAC: its device is opened anew", "mac", mac)
-	s.class.Reload(s.proxy.name)
 }
 
 // quickLink is what a device without negotiation needs to report its link
