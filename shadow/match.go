@@ -32,19 +32,21 @@ func (m Match) accepts(id Identity) bool {
 	return same(m.MAC, id.MAC) && same(m.Address, id.Address) && same(m.IDs, id.IDs)
 }
 
-// Vacancy is a role that needs a device, and the identity of the device it
-// had last.
+// Vacancy is a role that needs a device, the identity of the device it had last, and
+// the MAC that the role itself has, which may be another: a host that knows it gives it
+// to a virtual function.
 type Vacancy struct {
 	Role Role
 	Last Identity
+	MAC  string
 }
 
 // Assign decides which free device takes which vacant role. It is a pure
 // function of its arguments: roles in the order of the config, devices in bus
 // order. A configured rule is never broken: a role whose rules fit no device
-// stays vacant. Among the devices that a role's rules accept, the one most
-// like its last device wins: same MAC, then same address, then same ids, then
-// the first in bus order. Roles with rules choose before roles without, and
+// stays vacant. Among the devices that a role's rules accept, the one with the
+// role's own MAC wins, then the one most like its last device: same MAC, then
+// same address, then same ids, then the first in bus order. Roles with rules choose before roles without, and
 // likenesses of all roles are compared before anybody takes "the first".
 // The result maps role names to indices into devices.
 func Assign(vacant []Vacancy, devices []Identity) map[string]int {
@@ -58,7 +60,7 @@ func Assign(vacant []Vacancy, devices []Identity) map[string]int {
 			if !v.Role.Match.accepts(id) {
 				continue
 			}
-			rank := likeness(v.Last, id)
+			rank := likeness(v, id)
 			if v.Role.Match.empty() {
 				rank += 10
 			}
@@ -81,15 +83,17 @@ func Assign(vacant []Vacancy, devices []Identity) map[string]int {
 	return out
 }
 
-func likeness(last, id Identity) int {
+func likeness(v Vacancy, id Identity) int {
 	is := func(a, b string) bool { return a != "" && strings.EqualFold(a, b) }
 	switch {
-	case is(last.MAC, id.MAC):
+	case is(v.MAC, id.MAC):
 		return 0
-	case is(last.Address, id.Address):
+	case is(v.Last.MAC, id.MAC):
 		return 1
-	case is(last.IDs, id.IDs):
+	case is(v.Last.Address, id.Address):
 		return 2
+	case is(v.Last.IDs, id.IDs):
+		return 3
 	}
-	return 3
+	return 4
 }

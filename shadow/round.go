@@ -322,7 +322,9 @@ func (m *Manager) assign(vacant []*role, frees []*free) {
 		)
 		for _, r := range vacant {
 			if r.class == class {
-				vs = append(vs, Vacancy{r.Role, r.last})
+				var st ctl.RoleStatus
+				r.shadow.Status(&st)
+				vs = append(vs, Vacancy{r.Role, r.last, st.MAC})
 				rs[r.Name] = r
 			}
 		}

@@ -508,6 +508,9 @@ func (s *netShadow) Status(st *ctl.RoleStatus) {
 	st.Iface = s.iface
 	s.mu.Unlock()
 	st.Proxy = s.proxy.name
+	if s.limits.MAC != nil {
+		st.MAC = s.limits.MAC.String() // until there is a proxy
+	}
 	fillLink(st, s.proxy.name)
 	if held, err := s.class.plug.Stats(context.Background(), ifindex(s.proxy.name)); err == nil {
 		st.Held = held.Frames
