@@ -49,13 +49,7 @@ func TestRefusedMAC(t *testing.T) {
 	g.traffic()
 	// The interface that was the proxy's port is one that the driver has put before
 	// its own: what it had in its ring when it left is not known by that name.
-	v := g.verdict()
-	t.Logf("%d of %d datagrams missing", v.UDPOut.Missing, v.UDPOut.Sent)
-	v.UDPOut.Missing = 0
-	if err := v.Err(); err != nil {
-		t.Error(err)
-	}
-	g.oneConnection()
+	g.connected()
 }
 
 // TestDeafVirtio moves a guest to a virtio NIC that cannot be told another MAC, while
