@@ -39,8 +39,10 @@ func (m Match) accepts(id Identity) bool {
 
 // Seat is a role with what it has. A device without an address is none.
 type Seat struct {
-	Role    Role
-	MAC     string   // the role's own, "" if it is not known yet
+	Role Role
+	// MAC is the role's own, which may be another than its last device's: a host that
+	// knows it gives it to a virtual function. It is "" if it is not known yet.
+	MAC     string
 	Last    Identity // of the device that it had last
 	Device  Identity // that it has: its standby, while that carries
 	Standby Identity
@@ -59,9 +61,9 @@ type Assignment struct {
 // Assign decides which free device takes which role, and which one stands by for it.
 // It is a pure function of its arguments: roles in the order of the config, devices in
 // bus order. A configured rule is never broken: a role whose rules fit no device
-// stays vacant. Among the devices that a role's rules accept, the one most
-// like its last device wins: same MAC, then same address, then same ids, then
-// the first in bus order. Roles with rules choose before roles without, and
+// stays vacant. Among the devices that a role's rules accept, the one with the role's
+// own MAC wins, then the one most like its last device: same MAC, then same address,
+// then same ids, then the first in bus order. Roles with rules choose before roles without, and
 // likenesses of all roles are compared before anybody takes "the first".
 //
 // A device that stands by for one role is no other role's device, unless that has a
@@ -133,7 +135,7 @@ func rankOf(seats []Seat, r int, devices []Identity, d int) (rank int, ok bool) 
 	if !s.Role.Match.accepts(id) {
 		return 0, false
 	}
-	rank = likeness(s.Last, id)
+	rank = likeness(s, id)
 	switch {
 	case s.Device.none():
 	case s.carried(), s.Standby.none() && !id.Paravirtual && s.Role.Standby.accepts(s.Device, id, ""):
@@ -173,16 +175,18 @@ func (s Seat) claims(id Identity, devices []Identity) bool {
 	return s.Role.Standby.accepts(id, s.Device, s.MAC)
 }
 
-func likeness(last, id Identity) int {
+func likeness(s Seat, id Identity) int {
 	switch {
-	case is(last.MAC, id.MAC):
+	case is(s.MAC, id.MAC):
 		return 0
-	case is(last.Address, id.Address):
+	case is(s.Last.MAC, id.MAC):
 		return 1
-	case is(last.IDs, id.IDs):
+	case is(s.Last.Address, id.Address):
 		return 2
+	case is(s.Last.IDs, id.IDs):
+		return 3
 	}
-	return 3
+	return 4
 }
 
 func is(a, b string) bool { return a != "" && strings.EqualFold(a, b) }

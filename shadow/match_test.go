@@ -22,6 +22,10 @@ func TestAssign(t *testing.T) {
 		return Seat{Role: Role{Name: name, Class: "net", Match: m}, Last: last}
 	}
 	any := Match{}
+	wears := func(s Seat, mac string) Seat {
+		s.MAC = mac
+		return s
+	}
 
 	for _, tc := range []struct {
 		rule    string
@@ -54,6 +58,22 @@ func TestAssign(t *testing.T) {
 		{"one device serves one role",
 			[]Seat{role("net0", any, Identity{}), role("net1", any, Identity{})},
 			[]Identity{e1000(slot2, macA)}, map[string]int{"net0": 0}},
+		{"the role's own MAC wins over its last device's, and over its place",
+			[]Seat{wears(role("net0", any, e1000(slot2, macA)), macB)}, []Identity{e1000(slot2, macA), rtl(slot5, macB)}, map[string]int{"net0": 1}},
+		{"a role that never had a device takes the one with its own MAC, not the first",
+			[]Seat{wears(role("net0", any, Identity{}), macB)}, []Identity{rtl(slot2, macA), rtl(slot5, macB)}, map[string]int{"net0": 1}},
+		{"a rule of a role is not broken for the MAC that the role has",
+			[]Seat{wears(role("net0", Match{Address: slot2}, Identity{}), macB)}, []Identity{rtl(slot2, macA), rtl(slot5, macB)}, map[string]int{"net0": 0}},
+		{"a device whose address is configured is taken there whatever it is, and nowhere else",
+			[]Seat{role("net0", Match{Address: slot5}, e1000(slot2, macA))}, []Identity{e1000(slot2, macA), rtl(slot5, macB)}, map[string]int{"net0": 1}},
+		{"a device whose ids are configured is taken wherever it is",
+			[]Seat{role("net0", Match{IDs: "10ec:8139"}, e1000(slot2, macA))}, []Identity{e1000(slot2, macA), rtl(slot5, macB)}, map[string]int{"net0": 1}},
+		{"of two roles whose rules accept a device the one whose last is more like it takes it",
+			[]Seat{role("net0", Match{IDs: "10ec:8139"}, rtl(slot2, macA)), role("net1", Match{Address: slot5}, e1000(slot5, macA))},
+			[]Identity{rtl(slot5, macB)}, map[string]int{"net1": 0}},
+		{"roles without rules and without a past take devices in the order of both",
+			[]Seat{role("net0", any, Identity{}), role("net1", any, Identity{}), role("net2", any, Identity{})},
+			[]Identity{rtl(slot2, macB), e1000(slot5, macA)}, map[string]int{"net0": 0, "net1": 1}},
 		{"two roles that changed places follow their MACs",
 			[]Seat{role("net0", any, e1000(slot2, macA)), role("net1", any, e1000(slot5, macB))},
 			[]Identity{rtl(slot2, macB), rtl(slot5, macA)}, map[string]int{"net0": 1, "net1": 0}},

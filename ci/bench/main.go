@@ -9,6 +9,8 @@
 //     against bare NIC;
 //   - recovery: resumed until the first frame on the new NIC, against what the
 //     new NIC's driver needs alone;
+//   - eight: the recovery of eight roles at once against that of one;
+//   - detection: resumed until the guest knows that it moved;
 //   - boot: kernel hand-over until the user's program runs with its network,
 //     and the sizes of what is booted.
 //
@@ -58,6 +60,8 @@ var parts = []struct {
 }{
 	{"boot", (*bench).boot},
 	{"recovery", (*bench).recovery},
+	{"eight", (*bench).eight},
+	{"detection", (*bench).detection},
 	{"steady", (*bench).steady},
 }
 
@@ -82,7 +86,7 @@ func run(ctx context.Context, args []string, say io.Writer) (err error) {
 	var only, nics, clocks, ways string
 	fs := flag.NewFlagSet("bench", flag.ContinueOnError)
 	fs.StringVar(&b.out, "out", "out/bench", "`directory` of bench.json, the consoles and the image")
-	fs.StringVar(&only, "only", "", "benchmarks to run, of boot,recovery,steady (default all)")
+	fs.StringVar(&only, "only", "", "benchmarks to run, of boot,recovery,eight,detection,steady (default all)")
 	fs.StringVar(&nics, "nics", "virtio-net-pci,rtl8139,vmxnet3,e1000", "NICs to recover to, `names` as QEMU's")
 	fs.IntVar(&b.rounds, "rounds", 3, "moves to each NIC")
 	fs.StringVar(&clocks, "clocks", "guest,wall", "`clocks` to time the moves by")

@@ -143,15 +143,21 @@ type guest struct {
 	*rig.Rig
 	bed *testbed.Bed
 	log io.Closer
+	// listener hears what the guest sends to discardAddr; nil for nobody.
+	listener io.Closer
 }
 
 func (g *guest) close() {
 	g.Rig.Close()
+	if g.listener != nil {
+		g.listener.Close()
+	}
 	g.bed.Close()
 	g.log.Close()
 }
 
-func (b *bench) start(ctx context.Context, name string, opts rig.Options, nic rig.NIC) (*guest, error) {
+// start starts a guest, of the one image unless the options say otherwise.
+func (b *bench) start(ctx context.Context, name string, opts rig.Options, nics ...rig.NIC) (*guest, error) {
 	bed, dir, err := b.bed(ctx, name)
 	if err != nil {
 		return nil, err
@@ -161,19 +167,22 @@ func (b *bench) start(ctx context.Context, name string, opts rig.Options, nic ri
 		bed.Close()
 		return nil, err
 	}
-	opts.Bed, opts.Bundle, opts.Dir = bed, b.bundle, dir
+	if opts.Bundle == nil {
+		opts.Bundle = b.bundle
+	}
+	opts.Bed, opts.Dir = bed, dir
 	opts.Cmdline += " " + b.cmdline
 	opts.Console = func(host string) io.Writer {
 		fmt.Fprintf(log, "\n--- %s\n", host)
 		return log
 	}
-	r, err := rig.Start(ctx, opts, nic)
+	r, err := rig.Start(ctx, opts, nics...)
 	if err != nil {
 		bed.Close()
 		log.Close()
 		return nil, err
 	}
-	return &guest{r, bed, log}, nil
+	return &guest{Rig: r, bed: bed, log: log}, nil
 }
 
 // fullGuest is a guest with umbra.

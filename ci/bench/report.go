@@ -25,7 +25,10 @@ type Report struct {
 	Steady   []Steady   `json:"steady,omitempty"`
 	Recovery []Recovery `json:"recovery,omitempty"`
 	Moves    []Move     `json:"moves,omitempty"`
+	Crowd    *Crowd     `json:"crowd,omitempty"`
 	Boot     Boot       `json:"boot"`
+
+	Detection []Detection `json:"detection,omitempty"`
 
 	mu     sync.Mutex
 	rounds map[string]map[record.Kind][]record.Record // by guest
@@ -188,6 +191,12 @@ func (r *Report) sum() {
 			r.sumMoves(clock, way)
 		}
 	}
+	if c := r.Crowd; c != nil {
+		r.target(fmt.Sprintf("recovery of %d roles/the longest of one", c.Roles), c.Ratio, eightTarget, "")
+	}
+	for _, d := range r.Detection {
+		r.target("resumed → detected "+d.Way+", longest", d.Took.Max, d.Target, "ms")
+	}
 	r.Boot.Kernel, r.Boot.HandOver = stats.Of(r.boots.kernel), stats.Of(r.boots.user)
 	r.Boot.Steps = medians(r.boots.steps)
 	if r.Boot.Initramfs > 0 {
@@ -304,6 +313,10 @@ func (r *Report) Render(w io.Writer) {
 		r.renderRecovery(w, GuestClock, way, "by the guest's clock (instructions and waits, an instruction is 1 ns)")
 		r.renderRecovery(w, WallClock, way, "by the wall clock (most of it the emulator's, which translates what runs once; no target)")
 	}
+	if r.Crowd != nil {
+		r.Crowd.render(w)
+	}
+	r.renderDetection(w)
 	if b := r.Boot; b.HandOver.N > 0 {
 		fmt.Fprintf(w, "Boot (median of %d)\n", b.HandOver.N)
 		fmt.Fprintf(w, "  kernel %.0f ms, then init → user's program with its network up %.0f ms\n", b.Kernel.Median, b.HandOver.Median)
@@ -350,6 +363,21 @@ func (r *Report) renderRecovery(w io.Writer, clock Clock, way Way, how string) {
 	for _, x := range recoveries {
 		fmt.Fprintf(w, "    %s: %s\n", x.NIC, chain(stampOrder, x.Stamps))
 	}
+	fmt.Fprintln(w)
+}
+
+// renderDetection writes how long guests did not know that they had moved.
+func (r *Report) renderDetection(w io.Writer) {
+	if len(r.Detection) == 0 {
+		return
+	}
+	fmt.Fprintln(w, "Detection, resumed → detected, by the guest's clock")
+	t := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
+	fmt.Fprintln(t, "  \tshortest, ms\tmedian\tlongest\tmoves")
+	for _, d := range r.Detection {
+		fmt.Fprintf(t, "  %s\t%.2f\t%.2f\t%.2f\t%d\n", d.Way, d.Took.Min, d.Took.Median, d.Took.Max, d.Took.N)
+	}
+	t.Flush()
 	fmt.Fprintln(w)
 }
 

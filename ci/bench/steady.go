@@ -69,17 +69,12 @@ func (b *bench) steady(ctx context.Context) error {
 // count runs one guest to its end.
 func (b *bench) count(ctx context.Context, name, cmdline string) error {
 	shift := 0
-	g, err := b.start(ctx, name, rig.Options{ICount: &shift, Cmdline: cmdline + " bench.load=steady"},
+	g, err := b.startHeard(ctx, name, rig.Options{ICount: &shift, Cmdline: cmdline + " bench.load=steady"},
 		rig.NIC{Model: "e1000", Slot: slots[0]})
 	if err != nil {
 		return err
 	}
 	defer g.close()
-	h, err := discard(g.bed)
-	if err != nil {
-		return err
-	}
-	defer h.Close()
 	for from := 0; ; {
 		r, behind, err := next(ctx, g.Host, from, record.UDP, record.UDPCall, record.TCP, record.UDPReceive, record.TCPReceive)
 		if errors.Is(err, errDone) {
@@ -91,6 +86,21 @@ func (b *bench) count(ctx context.Context, name, cmdline string) error {
 		b.report.round(name, r)
 		from = behind
 	}
+}
+
+// startHeard starts a guest on a network with a host that it can send to.
+func (b *bench) startHeard(ctx context.Context, name string, opts rig.Options, nic rig.NIC) (*guest, error) {
+	g, err := b.start(ctx, name, opts, nic)
+	if err != nil {
+		return nil, err
+	}
+	h, err := discard(g.bed)
+	if err != nil {
+		g.close()
+		return nil, err
+	}
+	g.listener = h
+	return g, nil
 }
 
 // discard adds a host to the network that reads and forgets, and sends when asked.

@@ -26,7 +26,8 @@ type GuestOptions struct {
 	// NoWitness leaves it out; the guest then idles.
 	NoWitness bool
 	Drivers   []string // modules; every NIC of QEMU if empty
-	// Extra is TOML added to the image's description.
+	// Role is TOML added to that of the first role, Extra to the image's description.
+	Role  string
 	Extra string
 	image.Options
 }
@@ -52,7 +53,7 @@ func Build(ctx context.Context, opts GuestOptions) (*image.Bundle, error) {
 	} else {
 		fmt.Fprintf(&b, "classes = [\"qemu-net\"]\n")
 	}
-	fmt.Fprintf(&b, "[[role]]\nname = %q\nclass = \"net\"\n", Role)
+	fmt.Fprintf(&b, "[[role]]\nname = %q\nclass = \"net\"\n%s", Role, opts.Role)
 	if !opts.NoWitness {
 		bin := filepath.Join(opts.Dir, "witness")
 		cmd := exec.CommandContext(ctx, "go", "build", "-trimpath", "-buildvcs=false", "-ldflags=-s -w", "-o", bin, witnessPackage)

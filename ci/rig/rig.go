@@ -47,8 +47,8 @@ type NIC struct {
 	Bed *testbed.Bed
 }
 
-// Slots are those that a NIC can be in.
-var Slots = []string{"2", "3", "4", "5", "6"}
+// slots are those that a NIC can be in, unless Options say otherwise.
+var slots = []string{"2", "3", "4", "5", "6"}
 
 // rootPort is the id of the root port that a slot is.
 func rootPort(slot string) string { return "port" + slot }
@@ -69,12 +69,22 @@ func (n NIC) String() string {
 	return fmt.Sprintf("%s in slot %s", n.Model, n.Slot)
 }
 
+// SlotsIn returns the slots that NICs can be in, in the order of the bus.
+func (o Options) SlotsIn() []string {
+	if o.Slots != nil {
+		return o.Slots
+	}
+	return slots
+}
+
 // Options of a Rig. Bed, Bundle and Dir are required.
 type Options struct {
 	Bed    *testbed.Bed
 	Bundle *image.Bundle
 	Dir    string       // for sockets: keep it short
 	Type   machine.Type // PC by default
+	// Slots are those that a NIC can be in, in the order of the bus; 2 to 6 if nil.
+	Slots []string
 	// Cmdline is added to the image's kernel command line.
 	Cmdline string
 	// NoGeneration leaves the VM generation id device out.
@@ -197,7 +207,7 @@ func (r *Rig) start(ctx context.Context, nics []NIC, incoming string, empty bool
 		m.NICs = append(m.NICs, n)
 	}
 	if r.RootPorts {
-		for _, slot := range Slots {
+		for _, slot := range r.SlotsIn() {
 			m.Ports = append(m.Ports, machine.RootPort{ID: rootPort(slot), Address: slot})
 		}
 	}

@@ -14,14 +14,14 @@ import (
 // directID is the qdev id of the guest's NIC.
 const directID = machine.Direct + rig.Role
 
-// plug gives a running guest a NIC, beside the one that it may have.
+// plug gives a running guest a NIC, beside those that it may have.
 func (g *guest) plug(nic rig.NIC) {
 	g.t.Helper()
+	g.plugs++
 	id := directID
 	if g.NICs[0].Model != "" {
-		id += "-second"
+		id += fmt.Sprintf("-%d", g.plugs)
 	}
-	g.plugs++
 	_, port, err := g.bed.Plug(fmt.Sprintf("plugged-%d", g.plugs))
 	if err != nil {
 		g.t.Fatal(err)

@@ -128,16 +128,34 @@ func (p proxy) enslave(bond *netlink.Bond, l netlink.Link, mac net.HardwareAddr)
 	return nil
 }
 
-// wear gives l the role's MAC, which the bond has too once l is the active port.
+// wear gives l the role's MAC, which the bond has too once l is the active port. If
+// its driver does not take it, the error is a refusedError.
 func (p proxy) wear(l netlink.Link, mac net.HardwareAddr) error {
-	if bytes.Equal(l.Attrs().HardwareAddr, mac) {
+	own := l.Attrs().HardwareAddr
+	if bytes.Equal(own, mac) {
 		return nil
 	}
-	if err := netlink.LinkSetHardwareAddr(l, mac); err != nil {
-		return fmt.Errorf("give %s the MAC %s of %s: %w", l.Attrs().Name, mac, p.name, err)
+	err := netlink.LinkSetHardwareAddr(l, mac)
+	if err == nil {
+		return nil
 	}
-	return nil
+	err = fmt.Errorf("give %s the MAC %s of %s: %w", l.Attrs().Name, mac, p.name, err)
+	if errors.Is(err, unix.ENODEV) { // the device has gone
+		return err
+	}
+	return &refusedError{own, err}
 }
+
+// A refusedError says that a driver does not take a MAC. Each says so in its own way:
+// EPERM, EADDRNOTAVAIL, EOPNOTSUPP and others.
+type refusedError struct {
+	own net.HardwareAddr // that the interface has
+	err error
+}
+
+func (e *refusedError) Error() string { return e.err.Error() }
+
+func (e *refusedError) Unwrap() error { return e.err }
 
 // insist gives a port that is open the role's MAC once more: a device may take its
 // own back when it is opened, as QEMU's vmxnet3 does (hw/net/vmxnet3.c,

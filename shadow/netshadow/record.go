@@ -31,8 +31,8 @@ type recorder struct {
 	journal *journal.Journal
 	log     *slog.Logger
 
-	baseline settings.Values // the present device's, taken at its probe
-	tooBig   []settings.Deferred
+	baseline settings.Values     // the present device's, taken at its probe
+	unfit    []settings.Deferred // what it was found not to take before the replay
 
 	mu        sync.Mutex // guards the rest
 	watcher   *settings.Watcher
@@ -204,7 +204,7 @@ func (r *recorder) begin(ctx context.Context, iface string) error {
 	if err != nil {
 		return err
 	}
-	r.baseline = base
+	r.baseline, r.unfit = base, nil
 	// What the driver refuses while it is down is tried again by replay.
 	_, err = r.apply(ctx, iface, r.deviceOps(), settings.BeforeOpen)
 	return err
@@ -226,8 +226,7 @@ func (r *recorder) replay(ctx context.Context, iface string, rec *shadow.Recover
 	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	deferred = slices.Concat(deferred, more, r.tooBig)
-	r.tooBig = nil
+	deferred = slices.Concat(deferred, more, r.unfit)
 	for _, e := range r.ops.Deferred() {
 		r.note(r.journal.Defer(e.Op, ""))
 	}
@@ -397,14 +396,25 @@ func (r *recorder) record(ops []oplog.Op) {
 			r.log.Info("recorded", "op", op.String())
 		}
 	}
-	if len(ops) > 0 {
+	if len(ops) > 0 && r.state != nil {
 		r.note(r.journal.Fact(factRecorder, r.state))
 	}
 }
 
 // deferMTU notes for the next replay that the new device cannot take an MTU.
 func (r *recorder) deferMTU(mtu int, reason string) {
-	r.tooBig = []settings.Deferred{{Op: oplog.Set(keyMTU, strconv.Itoa(mtu)), Reason: reason}}
+	r.unfit = append(r.unfit, settings.Deferred{Op: oplog.Set(keyMTU, strconv.Itoa(mtu)), Reason: reason})
+}
+
+// deferMAC notes for the next replay that the new device does not take the role's MAC.
+// That becomes part of the log, whoever chose it: the proxy, which has another now,
+// does not remember it.
+func (r *recorder) deferMAC(mac net.HardwareAddr, reason string) {
+	op := oplog.Set(keyMAC, mac.String())
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.record([]oplog.Op{op})
+	r.unfit = append(r.unfit, settings.Deferred{Op: op, Reason: reason})
 }
 
 // mtu returns the MTU that the log asks for, or def.

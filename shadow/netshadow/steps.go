@@ -5,12 +5,10 @@
 package netshadow
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"fmt"
 	"log/slog"
-	"net"
 	"os"
 	"path/filepath"
 	"sync"
@@ -271,9 +269,12 @@ func (s *netShadow) Open(ctx context.Context, dev drivers.Device, rec *shadow.Re
 		return err
 	}
 	if iface == s.standby { // a port already, maybe since the role had another MAC
-		if err := s.proxy.wear(l, mac); err != nil {
+		if err := s.proxy.wear(l, mac); err != nil && !errors.As(err, new(*refusedError)) {
 			return err
 		}
+	}
+	if mac, err = s.join(dev, bond, l, mac); err != nil {
+		return err
 	}
 	s.mu.Lock()
 	s.iface, s.index = iface, l.Attrs().Index
@@ -299,36 +300,6 @@ func (s *netShadow) Open(ctx context.Context, dev drivers.Device, rec *shadow.Re
 		return err
 	}
 	return nil
-}
-
-// mac returns the role's MAC: the one that somebody gave to the proxy, or the
-// configured one, or that of the first device, l, while there is no bond. The TAP is
-// given it too.
-func (s *netShadow) mac(bond *netlink.Bond, l netlink.Link) (net.HardwareAddr, error) {
-	if bond == nil {
-		if s.limits.MAC != nil {
-			return s.limits.MAC, nil
-		}
-		return l.Attrs().HardwareAddr, nil
-	}
-	mac := s.recorder.mac(bond.HardwareAddr)
-	tap, err := netlink.LinkByName(s.proxy.tap)
-	if err != nil {
-		return nil, fmt.Errorf("port %s of %s: %w", s.proxy.tap, s.proxy.name, err)
-	}
-	return mac, s.proxy.wear(tap, mac)
-}
-
-// asked takes note of the MAC that somebody gave to the proxy. The bond has it
-// once it has a port with it as its active one: the device is opened anew.
-func (s *netShadow) asked(mac net.HardwareAddr) {
-	bond, err := s.proxy.link()
-	if err != nil || bytes.Equal(bond.HardwareAddr, mac) {
-		return
-	}
-	s.recorder.asked(mac)
-	s.log.Info("the proxy is to have another MAC: its device is opened anew", "mac", mac)
-	s.class.Reload(s.proxy.name)
 }
 
 // quickLink is what a device without negotiation needs to report its link
@@ -463,6 +434,9 @@ func (s *netShadow) Status(st *ctl.RoleStatus) {
 	st.Iface = s.iface
 	s.mu.Unlock()
 	st.Proxy = s.proxy.name
+	if s.limits.MAC != nil {
+		st.MAC = s.limits.MAC.String() // until there is a proxy
+	}
 	fillLink(st, s.proxy.name)
 	if held, err := s.class.plug.Stats(context.Background(), ifindex(s.proxy.name)); err == nil {
 		st.Held = held.Frames

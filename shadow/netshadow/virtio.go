@@ -60,6 +60,25 @@ func (p proxy) filtersVLANs() bool {
 	return false
 }
 
+// Feature bits of virtio, as the driver has agreed on them with the device (virtio
+// 1.1, 5.1.3 and 6).
+const (
+	featureSetMAC = 23 // VIRTIO_NET_F_CTRL_MAC_ADDR
+	featureModern = 32 // VIRTIO_F_VERSION_1
+)
+
+// deaf reports whether a virtio device receives for its own MAC only, although its
+// driver takes any: the device has no command for it, and the configuration of a
+// modern one is not for the driver to write to (virtio_net.c, virtnet_set_mac_address).
+func deaf(dev drivers.Device) bool {
+	i := slices.IndexFunc(dev.Children, func(d drivers.Device) bool { return d.Bus == "virtio" })
+	if i < 0 {
+		return false
+	}
+	bits, err := os.ReadFile(filepath.Join(dev.Children[i].Path, "features"))
+	return err == nil && len(bits) > featureModern && bits[featureSetMAC] == '0' && bits[featureModern] == '1'
+}
+
 func onVirtio(dev drivers.Device) bool {
 	return slices.ContainsFunc(dev.Children, func(d drivers.Device) bool { return d.Bus == "virtio" })
 }

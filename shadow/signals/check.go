@@ -12,8 +12,9 @@ import (
 )
 
 // DefaultPeriod is how often devices are checked when nothing else says that they
-// changed: it bounds how long a guest that is told nothing does not know.
-const DefaultPeriod = time.Second
+// changed. Lengthened by Jitter, and by what a guest may be late, it is still less than
+// the second for which a guest that is told nothing may not know.
+const DefaultPeriod = 850 * time.Millisecond
 
 // Jitter is the part of a period by which each wait is lengthened or shortened at
 // random, so that the guests of one host do not all read at once.

@@ -6,14 +6,18 @@
 // what it measured on the console (see package record); it decides nothing.
 //
 // As a service of the guest it says when it was started, and then, with
-// bench.load=steady on the kernel's command line, what sending and receiving
-// cost. As process 1 (rdinit=/bin/load) it is a guest without umbra, and says what a
+// bench.load=steady on the kernel's command line, what sending and receiving cost, or,
+// with bench.load=clock, what time it is. As process 1 (rdinit=/bin/load) it is a guest
+// without umbra, and says what a
 // NIC's driver costs alone.
 package main
 
 import (
 	"context"
+	"encoding/binary"
+	"errors"
 	"fmt"
+	"net"
 	"os"
 	"slices"
 	"strings"
@@ -48,7 +52,11 @@ func service(peer, source string) error {
 	if err != nil {
 		return err
 	}
-	if !slices.Contains(strings.Fields(string(args)), "bench.load=steady") {
+	words := strings.Fields(string(args))
+	switch {
+	case slices.Contains(words, "bench.load=clock"):
+		return tick(peer)
+	case !slices.Contains(words, "bench.load=steady"):
 		return nil // the guest moves; nothing is to be in its way
 	}
 	if err := steady(peer, source); err != nil {
@@ -57,6 +65,25 @@ func service(peer, source string) error {
 	say(record.Record{Kind: record.Done})
 	return nil
 }
+
+// tick tells what time it is, for ever, in datagrams that nobody has to receive.
+func tick(peer string) error {
+	conn, err := net.Dial("udp", peer)
+	if err != nil {
+		return err
+	}
+	defer conn.Close()
+	for {
+		b := binary.BigEndian.AppendUint64([]byte(record.Tick), uint64(now(unix.CLOCK_MONOTONIC)))
+		if _, err := conn.Write(b); err != nil && !errors.Is(err, unix.ECONNREFUSED) {
+			return fmt.Errorf("tell the time: %w", err)
+		}
+		time.Sleep(tickPause)
+	}
+}
+
+// tickPause is the time between two datagrams of tick.
+const tickPause = 100 * time.Millisecond
 
 // alone is the program as process 1, which must not end.
 func alone() {

@@ -21,6 +21,10 @@ import (
 // name of the program, is not looked at.
 const Mark = "bench: "
 
+// Tick stands in datagrams before the guest's CLOCK_MONOTONIC, in nanoseconds as 8
+// bytes, the most significant first.
+const Tick = "umbra bench tick"
+
 // Kind tells what a record is about.
 type Kind string
 
