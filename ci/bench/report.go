@@ -26,6 +26,7 @@ type Report struct {
 	Recovery []Recovery `json:"recovery,omitempty"`
 	Moves    []Move     `json:"moves,omitempty"`
 	Boot     Boot       `json:"boot"`
+	Peers    []PeerMove `json:"peers,omitempty"`
 
 	mu     sync.Mutex
 	rounds map[string]map[record.Kind][]record.Record // by guest
@@ -274,6 +275,7 @@ func (r *Report) Render(w io.Writer) {
 	}
 	r.renderRecovery(w, GuestClock, "by the guest's clock (instructions and waits, an instruction is 1 ns)")
 	r.renderRecovery(w, WallClock, "by the wall clock (most of it the emulator's, which translates what runs once; no target)")
+	renderPeers(w, r.Peers)
 	if b := r.Boot; b.HandOver.N > 0 {
 		fmt.Fprintf(w, "Boot (median of %d)\n", b.HandOver.N)
 		fmt.Fprintf(w, "  kernel %.0f ms, then init → user's program with its network up %.0f ms\n", b.Kernel.Median, b.HandOver.Median)

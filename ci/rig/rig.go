@@ -11,6 +11,7 @@
 package rig
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -22,6 +23,7 @@ import (
 
 	"github.com/umbra-vm/umbra/ci/testbed"
 	"github.com/umbra-vm/umbra/ci/testbed/vm"
+	"github.com/umbra-vm/umbra/ci/testbed/vswitch"
 	"github.com/umbra-vm/umbra/image"
 	"github.com/umbra-vm/umbra/image/machine"
 	"github.com/umbra-vm/umbra/migrate"
@@ -34,6 +36,9 @@ const Role = "net0"
 // GuestMAC is the address of the guest's first NIC. The NICs of later hosts
 // have other addresses, as real ones would.
 const GuestMAC = "52:54:00:75:6d:00"
+
+// roleMAC is the MAC of Role, which takes that of its first NIC.
+var roleMAC = vswitch.MAC{0x52, 0x54, 0x00, 0x75, 0x6d, 0x00}
 
 // A NIC is a direct-access device of one host.
 type NIC struct {
@@ -71,6 +76,7 @@ type Options struct {
 	Bed    *testbed.Bed
 	Bundle *image.Bundle
 	Dir    string       // for sockets: keep it short
+	Name   string       // of the hosts, in which a letter follows; "host" if empty
 	Type   machine.Type // PC by default
 	// Cmdline is added to the image's kernel command line.
 	Cmdline string
@@ -85,6 +91,9 @@ type Options struct {
 	// OnEvent, if not nil, is called for every step of a migration.
 	OnEvent func(migrate.Event)
 	ICount  *int
+	// Linkless has the network drop what is for a NIC that the guest has come to until
+	// a driver sends on it. QEMU would keep it for the driver.
+	Linkless bool
 	// RootPorts makes every slot a PCI Express root port of its own, on Q35.
 	RootPorts bool
 	// NativeHotPlug leaves hot-plug of root ports to the guest's driver for them;
@@ -141,7 +150,7 @@ func direct(n int) string { return fmt.Sprintf("%snet%d", machine.Direct, n) }
 
 // start starts a host with nics, or only with what they are to be plugged into.
 func (r *Rig) start(ctx context.Context, nics []NIC, incoming string, empty bool) (*vm.VM, error) {
-	name := "host-" + string(rune('A'+r.hosts%26))
+	name := cmp.Or(r.Name, "host") + "-" + string(rune('A'+r.hosts%26))
 	host := r.hosts
 	r.hosts++
 	m := machine.Machine{
@@ -168,9 +177,12 @@ func (r *Rig) start(ctx context.Context, nics []NIC, incoming string, empty bool
 		if i > 0 {
 			port += fmt.Sprintf("-%d", i)
 		}
-		netdev, _, err := bed.Plug(port)
+		netdev, cable, err := bed.Plug(port)
 		if err != nil {
 			return nil, err
+		}
+		if r.Linkless && incoming != "" {
+			cable.Await(roleMAC)
 		}
 		if nic.MAC == "" {
 			nic.MAC = fmt.Sprintf("%s%02x", GuestMAC[:len(GuestMAC)-2], host)
