@@ -59,6 +59,7 @@ func TestConfigurationHasEveryKey(t *testing.T) {
 	rules := []string{"image.name", "role.name", "role.class", "service.name", "service.exec", "role.mac", "role.standby.pair", "role.network.dns", "role.network.ipv6", "drivers.classes"}
 	guests := map[string]string{
 		"image.hostname": "umbra", "image.shadow": "on", "role.network.method": "dhcp", "role.hold.bytes": "16777216", "role.hold.frames": "65536",
+		"role.hasten": "off",
 		"service.dir": "/", "service.restart": "always", "service.backoff_ms.min": "100", "service.backoff_ms.max": "30000",
 	}
 	seen := 0

@@ -34,6 +34,7 @@ var walls = []wall{
 	{"shadow/netshadow", []string{"drivers", "shadow", "shadow/ctl", "shadow/journal", "shadow/oplog", "shadow/netshadow/..."}},
 	{"shadow/netshadow/stack", nil},
 	{"shadow/netshadow/announce", []string{"shadow/netshadow/stack"}},
+	{"shadow/netshadow/hasten", []string{"shadow/netshadow/stack"}},
 	{"shadow/netshadow/settings", []string{"shadow/oplog", "shadow/netshadow/settings/traffic"}},
 	{"shadow/netshadow/settings/traffic", nil},
 	{"shadow/netshadow/harvest/...", nil},

@@ -40,7 +40,7 @@ func TestParseClock(t *testing.T) {
 		{"without the announcement nobody knows when it went on", []sentFrame{tick(200, 0), tick(300, 0), tick(400, 0)}, 0, errNotOnWire},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
-			got, err := parseClock(capture(t, tc.frames), nic)
+			got, err := parseClock(captured(t, tc.frames), nic)
 			if !errors.Is(err, tc.err) || got != tc.want {
 				t.Errorf("went on at %v, %v; want %v, %v", got, err, tc.want, tc.err)
 			}

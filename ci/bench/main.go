@@ -11,6 +11,8 @@
 //     new NIC's driver needs alone;
 //   - eight: the recovery of eight roles at once against that of one;
 //   - detection: resumed until the guest knows that it moved;
+//   - peers: how long connections with a Linux guest stand still after a recovery,
+//     against how long the guest was away;
 //   - boot: kernel hand-over until the user's program runs with its network,
 //     and the sizes of what is booted.
 //
@@ -34,6 +36,7 @@ import (
 
 	"github.com/umbra-vm/umbra/ci/testbed"
 	"github.com/umbra-vm/umbra/ci/testbed/vm"
+	"github.com/umbra-vm/umbra/ci/testbed/vswitch"
 	"github.com/umbra-vm/umbra/image"
 )
 
@@ -63,6 +66,7 @@ var parts = []struct {
 	{"eight", (*bench).eight},
 	{"detection", (*bench).detection},
 	{"steady", (*bench).steady},
+	{"peers", (*bench).peers},
 }
 
 // bench is one run.
@@ -86,7 +90,7 @@ func run(ctx context.Context, args []string, say io.Writer) (err error) {
 	var only, nics, clocks, ways string
 	fs := flag.NewFlagSet("bench", flag.ContinueOnError)
 	fs.StringVar(&b.out, "out", "out/bench", "`directory` of bench.json, the consoles and the image")
-	fs.StringVar(&only, "only", "", "benchmarks to run, of boot,recovery,eight,detection,steady (default all)")
+	fs.StringVar(&only, "only", "", "benchmarks to run, of boot,recovery,eight,detection,steady,peers (default all)")
 	fs.StringVar(&nics, "nics", "virtio-net-pci,rtl8139,vmxnet3,e1000", "NICs to recover to, `names` as QEMU's")
 	fs.IntVar(&b.rounds, "rounds", 3, "moves to each NIC")
 	fs.StringVar(&clocks, "clocks", "guest,wall", "`clocks` to time the moves by")
@@ -151,12 +155,12 @@ func (b *bench) progress(format string, args ...any) {
 }
 
 // bed opens a test network with its sockets in a directory of that name.
-func (b *bench) bed(ctx context.Context, name string) (bed *testbed.Bed, dir string, err error) {
+func (b *bench) bed(ctx context.Context, name string, taps ...vswitch.Tap) (bed *testbed.Bed, dir string, err error) {
 	dir = filepath.Join(b.work, name)
 	if err := os.Mkdir(dir, 0o755); err != nil {
 		return nil, "", err
 	}
-	bed, err = testbed.Open(ctx, testbed.Options{Dir: dir})
+	bed, err = testbed.Open(ctx, testbed.Options{Dir: dir, Taps: taps})
 	return bed, dir, err
 }
 

@@ -27,6 +27,7 @@ type Report struct {
 	Moves    []Move     `json:"moves,omitempty"`
 	Crowd    *Crowd     `json:"crowd,omitempty"`
 	Boot     Boot       `json:"boot"`
+	Peers    []PeerMove `json:"peers,omitempty"`
 
 	Detection []Detection `json:"detection,omitempty"`
 
@@ -317,6 +318,7 @@ func (r *Report) Render(w io.Writer) {
 		r.Crowd.render(w)
 	}
 	r.renderDetection(w)
+	renderPeers(w, r.Peers)
 	if b := r.Boot; b.HandOver.N > 0 {
 		fmt.Fprintf(w, "Boot (median of %d)\n", b.HandOver.N)
 		fmt.Fprintf(w, "  kernel %.0f ms, then init → user's program with its network up %.0f ms\n", b.Kernel.Median, b.HandOver.Median)

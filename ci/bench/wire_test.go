@@ -35,7 +35,7 @@ func TestParseWire(t *testing.T) {
 		{"without the announcement nobody knows when it went on", []sentFrame{{ms: 10, src: role}}, 0, errNotOnWire},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
-			got, err := parseWire(capture(t, tc.frames), nic, role)
+			got, err := parseWire(captured(t, tc.frames), nic, role)
 			if !errors.Is(err, tc.err) || (err == nil && got.first.Sub(got.resumed) != tc.want) {
 				t.Errorf("first frame after %v, %v; want %v, %v", got.first.Sub(got.resumed), err, tc.want, tc.err)
 			}
@@ -50,8 +50,8 @@ type sentFrame struct {
 	payload []byte
 }
 
-// capture is what QEMU writes of frames, in the middle of the next one.
-func capture(t *testing.T, frames []sentFrame) *bytes.Buffer {
+// captured is what QEMU writes of frames, in the middle of the next one.
+func captured(t *testing.T, frames []sentFrame) *bytes.Buffer {
 	t.Helper()
 	b := new(bytes.Buffer)
 	w := pcapgo.NewWriter(b)

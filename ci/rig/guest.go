@@ -16,8 +16,11 @@ import (
 	"github.com/umbra-vm/umbra/image"
 )
 
-// witnessPackage is the appliance program of the guest.
-const witnessPackage = "github.com/umbra-vm/umbra/ci/witness/cmd/witness"
+// The appliance programs of the guest.
+const (
+	witnessPackage = "github.com/umbra-vm/umbra/ci/witness/cmd/witness"
+	streamsPackage = "github.com/umbra-vm/umbra/ci/streams/cmd/streams"
+)
 
 // GuestOptions shape the image of a guest under test.
 type GuestOptions struct {
@@ -25,6 +28,7 @@ type GuestOptions struct {
 	Witness []string // further arguments of the witness
 	// NoWitness leaves it out; the guest then idles.
 	NoWitness bool
+	Streams   bool     // run package streams, see Pair
 	Drivers   []string // modules; every NIC of QEMU if empty
 	// Role is TOML added to that of the first role, Extra to the image's description.
 	Role  string
@@ -55,16 +59,15 @@ func Build(ctx context.Context, opts GuestOptions) (*image.Bundle, error) {
 	}
 	fmt.Fprintf(&b, "[[role]]\nname = %q\nclass = \"net\"\n%s", Role, opts.Role)
 	if !opts.NoWitness {
-		bin := filepath.Join(opts.Dir, "witness")
-		cmd := exec.CommandContext(ctx, "go", "build", "-trimpath", "-buildvcs=false", "-ldflags=-s -w", "-o", bin, witnessPackage)
-		cmd.Dir = src
-		cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
-		if out, err := cmd.CombinedOutput(); err != nil {
-			return nil, fmt.Errorf("build the witness: %w\n%s", err, out)
+		args := append([]string{"-peer", testbed.WitnessAddr}, opts.Witness...)
+		if err := service(ctx, &b, opts, "witness", witnessPackage, args...); err != nil {
+			return nil, err
 		}
-		args := append([]string{"/bin/witness", "-peer", testbed.WitnessAddr}, opts.Witness...)
-		fmt.Fprintf(&b, "[[service]]\nname = \"witness\"\nexec = [%s]\nfiles = [%q]\nneeds = [%q]\nrestart = \"never\"\n",
-			quoted(args), bin+":/bin/witness", Role)
+	}
+	if opts.Streams {
+		if err := service(ctx, &b, opts, "streams", streamsPackage); err != nil {
+			return nil, err
+		}
 	}
 	b.WriteString(opts.Extra)
 	cfg, err := image.Parse(filepath.Join(opts.Dir, "guest.toml"), []byte(b.String()))
@@ -72,6 +75,20 @@ func Build(ctx context.Context, opts GuestOptions) (*image.Bundle, error) {
 		return nil, err
 	}
 	return image.Build(ctx, cfg, filepath.Join(opts.Dir, "image"), opts.Options)
+}
+
+// service builds a program and describes it to the image.
+func service(ctx context.Context, b *strings.Builder, opts GuestOptions, name, pkg string, args ...string) error {
+	bin := filepath.Join(opts.Dir, name)
+	cmd := exec.CommandContext(ctx, "go", "build", "-trimpath", "-buildvcs=false", "-ldflags=-s -w", "-o", bin, pkg)
+	cmd.Dir = opts.Source
+	cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
+	if out, err := cmd.CombinedOutput(); err != nil {
+		return fmt.Errorf("build the %s: %w\n%s", name, err, out)
+	}
+	fmt.Fprintf(b, "[[service]]\nname = %q\nexec = [%s]\nfiles = [%q]\nneeds = [%q]\nrestart = \"never\"\n",
+		name, quoted(append([]string{"/bin/" + name}, args...)), bin+":/bin/"+name, Role)
+	return nil
 }
 
 func quoted(in []string) string {

@@ -11,6 +11,7 @@
 package rig
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -23,6 +24,7 @@ import (
 
 	"github.com/umbra-vm/umbra/ci/testbed"
 	"github.com/umbra-vm/umbra/ci/testbed/vm"
+	"github.com/umbra-vm/umbra/ci/testbed/vswitch"
 	"github.com/umbra-vm/umbra/image"
 	"github.com/umbra-vm/umbra/image/machine"
 	"github.com/umbra-vm/umbra/migrate"
@@ -35,6 +37,9 @@ const Role = "net0"
 // GuestMAC is the address of the guest's first NIC. The NICs of later hosts
 // have other addresses, as real ones would.
 const GuestMAC = "52:54:00:75:6d:00"
+
+// roleMAC is GuestMAC.
+var roleMAC = vswitch.MAC{0x52, 0x54, 0x00, 0x75, 0x6d, 0x00}
 
 // A NIC is a direct-access device of one host, or a standby.
 type NIC struct {
@@ -82,6 +87,7 @@ type Options struct {
 	Bed    *testbed.Bed
 	Bundle *image.Bundle
 	Dir    string       // for sockets: keep it short
+	Name   string       // of the hosts, in which a letter follows; "host" if empty
 	Type   machine.Type // PC by default
 	// Slots are those that a NIC can be in, in the order of the bus; 2 to 6 if nil.
 	Slots []string
@@ -98,6 +104,9 @@ type Options struct {
 	// OnEvent, if not nil, is called for every step of a migration.
 	OnEvent func(migrate.Event)
 	ICount  *int
+	// Linkless has the network drop what is for a NIC that the guest has come to until
+	// a driver sends on it. QEMU would keep it for the driver.
+	Linkless bool
 	// RootPorts makes every slot a PCI Express root port of its own, on Q35.
 	RootPorts bool
 	// NativeHotPlug leaves hot-plug of root ports to the guest's driver for them;
@@ -164,7 +173,7 @@ func (n NIC) stays(i int, nics []NIC) bool {
 
 // start starts a host with nics, or only with what they are to be plugged into.
 func (r *Rig) start(ctx context.Context, nics []NIC, incoming string, empty bool) (*vm.VM, error) {
-	name := "host-" + string(rune('A'+r.hosts%26))
+	name := cmp.Or(r.Name, "host") + "-" + string(rune('A'+r.hosts%26))
 	host := r.hosts
 	r.hosts++
 	m := machine.Machine{
@@ -191,9 +200,12 @@ func (r *Rig) start(ctx context.Context, nics []NIC, incoming string, empty bool
 		if i > 0 {
 			port += fmt.Sprintf("-%d", i)
 		}
-		netdev, _, err := bed.Plug(port)
+		netdev, cable, err := bed.Plug(port)
 		if err != nil {
 			return nil, err
+		}
+		if r.Linkless && incoming != "" {
+			cable.Await(roleMAC)
 		}
 		switch {
 		case nic.MAC != "":

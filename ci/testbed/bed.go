@@ -85,6 +85,9 @@ type Options struct {
 	// CaptureLimit bounds the capture, in bytes; 256 MiB if 0.
 	CaptureLimit int64
 
+	// Taps are further observers of all frames.
+	Taps []vswitch.Tap
+
 	// Neighbours are further hosts, each with a witness's peer.
 	Neighbours []Neighbour
 
@@ -153,6 +156,9 @@ func (b *Bed) build(opts Options) error {
 		log = slog.New(slog.DiscardHandler)
 	}
 	taps := []vswitch.Option{vswitch.WithLogger(log), vswitch.WithTap(b.Flows)}
+	for _, t := range opts.Taps {
+		taps = append(taps, vswitch.WithTap(t))
+	}
 	if opts.Capture != "" {
 		tap, err := b.openCapture(opts)
 		if err != nil {

@@ -40,7 +40,7 @@ type Config struct {
 	Debug bool `json:"debug,omitempty"`
 }
 
-// Switch is "on" or "off"; the empty value means "on".
+// Switch is "on" or "off"; the empty value means "on" where nothing else is said.
 type Switch string
 
 // The two positions of a Switch.
@@ -78,6 +78,10 @@ type Role struct {
 
 	Network Network `json:"network,omitzero" toml:"network"`
 	Hold    Hold    `json:"hold,omitzero" toml:"hold"`
+
+	// Hasten has the peers of TCP connections told, after a recovery, that what they
+	// have sent in vain can be sent again. It is off if empty.
+	Hasten Switch `json:"hasten,omitempty" toml:"hasten"`
 }
 
 // Match narrows which device may take the role. An empty Match takes the first
@@ -220,6 +224,9 @@ func (c *Config) SetDefaults() {
 			if r.Network.Method == MethodDHCP {
 				r.Network.IPv6 = IPv6Auto
 			}
+		}
+		if r.Hasten == "" {
+			r.Hasten = Off
 		}
 		if r.Hold.Bytes == 0 {
 			r.Hold.Bytes = DefaultHoldBytes

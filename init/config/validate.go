@@ -56,9 +56,7 @@ func (c *Config) Validate() error {
 	if len(c.Hostname) > 64 || !hostname.MatchString(c.Hostname) {
 		k.fail("hostname", c.Hostname, "want letters, digits, dots and inner dashes, 1 to 64 of them")
 	}
-	if c.Shadow != "" && c.Shadow != On && c.Shadow != Off {
-		k.fail("shadow", string(c.Shadow), "want on or off")
-	}
+	k.position("shadow", c.Shadow)
 	k.modules("modules", c.Modules)
 	k.modules("prefetch", c.Prefetch)
 	roles := make(map[string]int)
@@ -130,7 +128,14 @@ func (k *checker) role(field string, r *Role) {
 	if r.Hold.Frames < 0 {
 		k.fail(field+".hold.frames", "", "%d is negative", r.Hold.Frames)
 	}
+	k.position(field+".hasten", r.Hasten)
 	k.network(field+".network", &r.Network)
+}
+
+func (k *checker) position(field string, s Switch) {
+	if s != "" && s != On && s != Off {
+		k.fail(field, string(s), "want on or off")
+	}
 }
 
 func (k *checker) match(field string, m Match) {

@@ -40,6 +40,7 @@ import (
 	"github.com/umbra-vm/umbra/shadow/journal"
 	"github.com/umbra-vm/umbra/shadow/netshadow/asked"
 	"github.com/umbra-vm/umbra/shadow/netshadow/harvest"
+	"github.com/umbra-vm/umbra/shadow/netshadow/hasten"
 	"github.com/umbra-vm/umbra/shadow/netshadow/hold"
 	"github.com/umbra-vm/umbra/shadow/netshadow/settings"
 )
@@ -68,6 +69,8 @@ type Store interface {
 type Limits struct {
 	MAC  net.HardwareAddr // the proxy's MAC; nil: the first device's
 	Hold hold.Limits      // what is held in active mode at the most
+	// Hasten has peers told after a recovery: see package hasten.
+	Hasten bool
 }
 
 // Options configure the class.
@@ -97,8 +100,9 @@ type Class struct {
 	settings *settings.Client
 	ctx      context.Context // of the agent: what outlives a recovery ends with it
 	watching sync.Once
-	// harvester loads once, at the first call.
+	// These load once, at the first call.
 	harvester func() (*harvest.Harvester, error)
+	hastener  func() (*hasten.Hastener, error)
 
 	mu      sync.Mutex
 	shadows []*netShadow
@@ -124,6 +128,7 @@ func New(ctx context.Context, opt Options) (*Class, error) {
 		}
 		return harvest.New(opt.Logger, opts...)
 	})
+	c.hastener = sync.OnceValues(hasten.New)
 	go c.watchRequests() // takes a while, and is needed once there is a proxy
 	return c, nil
 }

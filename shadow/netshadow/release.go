@@ -69,6 +69,9 @@ func (s *netShadow) Complete(ctx context.Context, dev drivers.Device, rec *shado
 	s.neighbours.watch(ctx)
 	s.listen()
 	s.announce(ctx)
+	if s.limits.Hasten {
+		go s.hasten(s.class.ctx)
+	}
 	s.record(ctx, iface)
 	// A virtio device that has gone meanwhile must not be asked for anything.
 	if !onVirtio(dev) {
@@ -222,4 +225,22 @@ func (s *netShadow) announce(ctx context.Context) {
 			once(ctx)
 		}
 	}()
+}
+
+// hasten tells the peers of TCP connections to send again. Nobody waits for it. As it is
+// called for a role's first device too, which has no connections, the program is loaded
+// by the time that a recovery needs it.
+func (s *netShadow) hasten(ctx context.Context) {
+	h, err := s.class.hastener()
+	if err != nil {
+		s.log.Warn("peers are not told to send again", "err", err)
+		return
+	}
+	told, err := h.Run(ctx, ifindex(s.proxy.name))
+	if err != nil {
+		s.log.Warn("not all peers were told to send again", "err", err)
+	}
+	if told.Connections > 0 {
+		s.log.Info("peers were told to send again", "connections", told.Connections, "messages", told.Messages, "untold", told.Untold)
+	}
 }

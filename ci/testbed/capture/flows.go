@@ -134,6 +134,7 @@ const (
 type segment struct {
 	src, dst netip.AddrPort
 	flags    byte
+	seq, ack uint32
 	payload  int
 }
 
@@ -141,46 +142,65 @@ type segment struct {
 // first and IPv6 packets with extension headers are not looked into: neither
 // end of a test network sends TCP in them.
 func parseTCP(frame []byte) (segment, bool) {
-	if len(frame) < 14 {
+	p, ok := parseIP(frame)
+	if !ok || p.proto != protoTCP || len(p.payload) < 20 {
 		return segment{}, false
 	}
-	ether, p := binary.BigEndian.Uint16(frame[12:]), frame[14:]
-	for ether == etherVLAN && len(p) >= 4 {
-		ether, p = binary.BigEndian.Uint16(p[2:]), p[4:]
-	}
-	var src, dst netip.Addr
-	var tcp []byte
-	switch {
-	case ether == etherIPv4 && len(p) >= 20 && p[0]>>4 == 4:
-		ihl := int(p[0]&0xf) * 4
-		total := int(binary.BigEndian.Uint16(p[2:]))
-		offset := binary.BigEndian.Uint16(p[6:]) & 0x1fff
-		if p[9] != protoTCP || offset != 0 || ihl < 20 || total < ihl || total > len(p) {
-			return segment{}, false
-		}
-		src, dst = netip.AddrFrom4([4]byte(p[12:16])), netip.AddrFrom4([4]byte(p[16:20]))
-		tcp = p[ihl:total]
-	case ether == etherIPv6 && len(p) >= 40 && p[0]>>4 == 6:
-		length := int(binary.BigEndian.Uint16(p[4:]))
-		if p[6] != protoTCP || 40+length > len(p) {
-			return segment{}, false
-		}
-		src, dst = netip.AddrFrom16([16]byte(p[8:24])), netip.AddrFrom16([16]byte(p[24:40]))
-		tcp = p[40 : 40+length]
-	default:
-		return segment{}, false
-	}
-	if len(tcp) < 20 {
-		return segment{}, false
-	}
+	tcp := p.payload
 	head := int(tcp[12]>>4) * 4
 	if head < 20 || head > len(tcp) {
 		return segment{}, false
 	}
 	return segment{
-		src:     netip.AddrPortFrom(src, binary.BigEndian.Uint16(tcp[0:])),
-		dst:     netip.AddrPortFrom(dst, binary.BigEndian.Uint16(tcp[2:])),
+		src:     netip.AddrPortFrom(p.src, binary.BigEndian.Uint16(tcp[0:])),
+		dst:     netip.AddrPortFrom(p.dst, binary.BigEndian.Uint16(tcp[2:])),
 		flags:   tcp[13],
+		seq:     binary.BigEndian.Uint32(tcp[4:]),
+		ack:     binary.BigEndian.Uint32(tcp[8:]),
 		payload: len(tcp) - head,
 	}, true
+}
+
+// packet is an IP packet that is not the later fragment of another.
+type packet struct {
+	src, dst netip.Addr
+	proto    byte
+	payload  []byte
+}
+
+// parseIP finds the IP packet in an Ethernet frame.
+func parseIP(frame []byte) (packet, bool) {
+	if len(frame) < 14 {
+		return packet{}, false
+	}
+	ether, p := binary.BigEndian.Uint16(frame[12:]), frame[14:]
+	for ether == etherVLAN && len(p) >= 4 {
+		ether, p = binary.BigEndian.Uint16(p[2:]), p[4:]
+	}
+	out, length, ok := parseHeader(ether, p)
+	if !ok || length > len(out.payload) {
+		return packet{}, false
+	}
+	out.payload = out.payload[:length]
+	return out, true
+}
+
+// parseHeader parses the IP header that p begins with. The payload is what follows of p,
+// length what should: of a packet that is quoted there is less.
+func parseHeader(ether uint16, p []byte) (out packet, length int, ok bool) {
+	switch {
+	case ether == etherIPv4 && len(p) >= 20 && p[0]>>4 == 4:
+		ihl := int(p[0]&0xf) * 4
+		total := int(binary.BigEndian.Uint16(p[2:]))
+		offset := binary.BigEndian.Uint16(p[6:]) & 0x1fff
+		if offset != 0 || ihl < 20 || total < ihl || ihl > len(p) {
+			return packet{}, 0, false
+		}
+		src, dst := netip.AddrFrom4([4]byte(p[12:16])), netip.AddrFrom4([4]byte(p[16:20]))
+		return packet{src, dst, p[9], p[ihl:]}, total - ihl, true
+	case ether == etherIPv6 && len(p) >= 40 && p[0]>>4 == 6:
+		src, dst := netip.AddrFrom16([16]byte(p[8:24])), netip.AddrFrom16([16]byte(p[24:40]))
+		return packet{src, dst, p[6], p[40:]}, int(binary.BigEndian.Uint16(p[4:])), true
+	}
+	return packet{}, 0, false
 }

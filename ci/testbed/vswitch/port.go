@@ -23,7 +23,7 @@ type Counters struct {
 
 	QueueFull  uint64 // frames dropped because the host read too slowly
 	NoCarrier  uint64 // frames dropped because nobody was connected
-	Blackholed uint64 // frames dropped, both ways, because a test asked for it
+	Blackholed uint64 // frames dropped because a test asked for it
 	Malformed  uint64 // frames from the host without an Ethernet header
 }
 
@@ -42,6 +42,7 @@ type Port struct {
 	queue     chan wireFrame
 	gate      gate
 	blackhole atomic.Bool
+	awaited   atomic.Pointer[MAC]
 	taken     atomic.Bool // by a connection, until its last goroutine ended
 	carrier   atomic.Bool
 	count     counters
@@ -106,10 +107,15 @@ func (p *Port) isClosed() bool {
 	}
 }
 
+// Await makes the port drop what is for the host behind it until that has sent a frame
+// from mac. QEMU keeps frames for a NIC that no driver has opened; on a cable there is no
+// link until one has.
+func (p *Port) Await(mac MAC) { p.awaited.Store(&mac) }
+
 // egress queues f for the host behind p.
 func (p *Port) egress(f wireFrame) {
 	switch {
-	case p.blackhole.Load():
+	case p.blackhole.Load() || p.awaited.Load() != nil:
 		p.count.blackholed.Add(1)
 		return
 	case !p.carrier.Load():

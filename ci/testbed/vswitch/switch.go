@@ -182,6 +182,9 @@ func (s *Switch) ingress(in *Port, f wireFrame) {
 	}
 	dst, src := MAC(eth[0:6]), MAC(eth[6:12])
 	s.learn(src, in)
+	if mac := in.awaited.Load(); mac != nil && *mac == src {
+		in.awaited.CompareAndSwap(mac, nil)
+	}
 
 	s.mu.RLock()
 	out, known := s.stations[dst]

@@ -408,6 +408,24 @@ func TestCloseEndsEverything(t *testing.T) {
 	}
 }
 
+func TestNothingIsKeptForAHostThatIsAwaited(t *testing.T) {
+	s := newSwitch(t)
+	a, b := attach(t, s, "a"), attach(t, s, "b")
+	b.Await(macB)
+	other := macB
+	other[5]++
+	send(t, b, ether(broadcast, other, "not yet"))
+	send(t, a, ether(broadcast, macA, "lost"))
+	send(t, b, ether(broadcast, macB, "here"))
+	send(t, a, ether(broadcast, macA, "delivered"))
+	if got := received(b); !equal(got, []string{"delivered"}) {
+		t.Errorf("it was given %q", got)
+	}
+	if got := b.Counters().Blackholed; got != 1 {
+		t.Errorf("Blackholed = %d, want 1", got)
+	}
+}
+
 type tapFunc func(port string, frame []byte)
 
 func (f tapFunc) Observe(_ time.Time, port string, frame []byte) { f(port, frame) }
