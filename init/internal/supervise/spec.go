@@ -17,7 +17,7 @@ type Spec struct {
 	Env  []string // K=V
 	Dir  string
 
-	Needs   []string // roles whose network must be up before each start
+	Needs   []string // names that must be up before each start: see Supervisor.SetRole
 	Restart Policy
 	Backoff Backoff
 
