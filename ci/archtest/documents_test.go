@@ -56,7 +56,7 @@ func TestConfigurationHasEveryKey(t *testing.T) {
 		told[m[1]] = strings.TrimSpace(cell)
 	}
 	// Where the default is no value but a rule, and where init fills it in.
-	rules := []string{"image.name", "role.name", "role.class", "service.name", "service.exec", "role.mac", "role.network.dns", "role.network.ipv6", "drivers.classes"}
+	rules := []string{"image.name", "role.name", "role.class", "service.name", "service.exec", "role.mac", "role.network.dns", "role.network.ipv6", "drivers.classes", "packages.exclude"}
 	guests := map[string]string{
 		"image.hostname": "umbra", "image.shadow": "on", "role.network.method": "dhcp", "role.hold.bytes": "16777216", "role.hold.frames": "65536",
 		"service.dir": "/", "service.restart": "always", "service.backoff_ms.min": "100", "service.backoff_ms.max": "30000",
