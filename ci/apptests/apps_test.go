@@ -50,14 +50,14 @@ func TestPrograms(t *testing.T) {
 		}
 	}
 	idle := p.atClient.open(t, fmt.Sprintf("ssh -tt root@%s sh", serverAddr))
-	pid := idle.ask(t, "echo pid=$$", "pid=")
+	pid := idle.process(t)
 
-	jobs := make([]*job, len(programs))
-	for i, prog := range programs {
-		var err error
-		if jobs[i], err = p.atClient.start(prog.client); err != nil {
+	for _, prog := range programs {
+		j, err := p.atClient.start(prog.client)
+		if err != nil {
 			t.Fatal(err)
 		}
+		p.jobs = append(p.jobs, j)
 	}
 	before := p.connected(t, ctx)
 	for i, nic := range then {
@@ -73,20 +73,14 @@ func TestPrograms(t *testing.T) {
 		}
 		p.goesOn(t, ctx, before)
 	}
-	for i, prog := range programs {
-		if !jobs[i].running() {
-			out, err := jobs[i].wait(ctx)
-			t.Errorf("%s has ended before the last move, for which this machine is too slow, or: %v\n%s", prog.name, err, out)
-		}
-	}
-	if now := idle.ask(t, "echo now=$$", "now="); now != pid {
-		t.Errorf("the idle session's shell is process %q, and was %q", now, pid)
+	if now := idle.process(t); now != pid {
+		t.Errorf("the idle session's shell is process %s, and was %s", now, pid)
 	}
 	p.unchanged(t, before)
 
 	for i, prog := range programs {
 		t.Run(prog.name, func(t *testing.T) {
-			out, err := jobs[i].wait(ctx)
+			out, err := p.jobs[i].wait(ctx)
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -147,7 +141,7 @@ func (p *pair) connected(t *testing.T, ctx context.Context) map[[2]uint16]connec
 		if maps.Equal(have, want) {
 			return all
 		}
-		pause(t, ctx, "open connections by port are %v, want %v", have, want)
+		p.pause(t, ctx, "open connections by port are %v, want %v", have, want)
 	}
 }
 
@@ -170,12 +164,19 @@ func (p *pair) goesOn(t *testing.T, ctx context.Context, before map[[2]uint16]co
 		if maps.Equal(have, want) {
 			return
 		}
-		pause(t, ctx, "connections by port that go on are %v, want %v", have, want)
+		p.pause(t, ctx, "connections by port that go on are %v, want %v", have, want)
 	}
 }
 
-func pause(t *testing.T, ctx context.Context, format string, args ...any) {
+// pause waits a moment for what the message says, as long as the clients are at work.
+func (p *pair) pause(t *testing.T, ctx context.Context, format string, args ...any) {
 	t.Helper()
+	for i, j := range p.jobs {
+		if !j.running() {
+			out, err := j.wait(ctx)
+			t.Fatalf("%s has ended, of itself or because this machine is too slow: %v\n%s", programs[i].name, err, out)
+		}
+	}
 	select {
 	case <-ctx.Done():
 		t.Fatalf(format, args...)

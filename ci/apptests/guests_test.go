@@ -127,6 +127,7 @@ type pair struct {
 	server         *rig.Rig
 	atServer       *shell
 	atClient       *shell
+	jobs           []*job // the clients of programs, in their order
 	serverConsole  console
 	clientsConsole console
 }

@@ -12,6 +12,7 @@ import (
 	"fmt"
 	"io"
 	"net/netip"
+	"regexp"
 	"strings"
 	"testing"
 	"time"
@@ -200,24 +201,26 @@ func (s *shell) open(t *testing.T, command string) *terminal {
 	return term
 }
 
-// ask types a command whose answer is a line that begins with mark, and returns the
-// rest of that.
-func (term *terminal) ask(t *testing.T, command, mark string) string {
+// process asks the shell on the terminal which process it is.
+func (term *terminal) process(t *testing.T) string {
 	t.Helper()
-	if _, err := io.WriteString(term.in, command+"\n"); err != nil {
+	// What is typed, and echoed, must not look like the answer.
+	if _, err := io.WriteString(term.in, "echo process'='$$\n"); err != nil {
 		t.Fatal(err)
 	}
 	for {
 		select {
 		case line, ok := <-term.lines:
 			if !ok {
-				t.Fatalf("the session has ended before it answered %q", command)
+				t.Fatal("the session has ended")
 			}
-			if _, answer, found := strings.Cut(line, mark); found {
-				return strings.TrimSpace(answer)
+			if m := answer.FindStringSubmatch(line); m != nil {
+				return m[1]
 			}
 		case <-term.ctx.Done():
-			t.Fatalf("the session does not answer %q", command)
+			t.Fatal("the session does not answer")
 		}
 	}
 }
+
+var answer = regexp.MustCompile(`process=(\d+)`)

@@ -41,7 +41,7 @@ const (
 // /bin/app. A path can be added once. The zero value is not usable, see [New].
 type Archive struct {
 	files  *uinit.Files
-	base   map[string]bool   // files of New for which others may be given
+	base   map[string]bool   // files of New in whose place others may be added
 	exact  map[string]string // files of Add, whose modes are kept, and their sources
 	merged bool              // see MergeUsr
 }
@@ -120,7 +120,8 @@ func (a *Archive) add(r cpio.Record) error {
 	return a.files.AddRecord(r)
 }
 
-// taken reports whether there is something at the path that must stay.
+// taken reports whether there is something at the path that must stay. What need
+// not stay makes room.
 func (a *Archive) taken(at string) bool {
 	if a.base[at] {
 		delete(a.base, at)
