@@ -100,6 +100,10 @@ func (c connection) open() bool {
 	return c.to.SYN > 0 && c.back.SYN > 0 && c.to.FIN+c.back.FIN+c.to.RST+c.back.RST == 0
 }
 
+// bytes is how much data went over the connection. Of iperf3's each carries data one
+// way only.
+func (c connection) bytes() uint64 { return c.to.Bytes + c.back.Bytes }
+
 func (c connection) String() string {
 	return fmt.Sprintf("%s-%s: %d SYN, %d FIN, %d RST", c.to.Src, c.to.Dst, c.to.SYN+c.back.SYN, c.to.FIN+c.back.FIN, c.to.RST+c.back.RST)
 }
@@ -134,7 +138,7 @@ func (p *pair) connected(t *testing.T, ctx context.Context) map[[2]uint16]connec
 	for {
 		all, have := p.connections(), make(map[uint16]int)
 		for _, c := range all {
-			if c.open() && c.to.Bytes > 0 && c.back.Bytes > 0 {
+			if c.open() && c.bytes() > 0 {
 				have[c.to.Dst.Port()]++
 			}
 		}
@@ -145,8 +149,8 @@ func (p *pair) connected(t *testing.T, ctx context.Context) map[[2]uint16]connec
 	}
 }
 
-// goesOn waits until data has gone both ways over every connection that was open
-// before, but for those on which nothing is said.
+// goesOn waits until both ends have been heard, and more data has gone, on every
+// connection that was open before, but for those on which nothing is said.
 func (p *pair) goesOn(t *testing.T, ctx context.Context, before map[[2]uint16]connection) {
 	t.Helper()
 	want := make(map[uint16]int)
@@ -157,8 +161,10 @@ func (p *pair) goesOn(t *testing.T, ctx context.Context, before map[[2]uint16]co
 	for {
 		now, have := p.connections(), make(map[uint16]int)
 		for key, c := range before {
-			if c.open() && now[key].to.Bytes > from[key].to.Bytes && now[key].back.Bytes > from[key].back.Bytes {
-				have[c.to.Dst.Port()]++
+			was, is := from[key], now[key]
+			heard := is.to.Segments > was.to.Segments && is.back.Segments > was.back.Segments
+			if port := c.to.Dst.Port(); c.open() && heard && is.bytes() > was.bytes() && have[port] < want[port] {
+				have[port]++
 			}
 		}
 		if maps.Equal(have, want) {

@@ -9,6 +9,7 @@ import (
 	"bytes"
 	"context"
 	"crypto/ed25519"
+	"errors"
 	"fmt"
 	"io"
 	"net/netip"
@@ -142,13 +143,17 @@ func (s *shell) must(t *testing.T, command string) string {
 	return strings.TrimSpace(out)
 }
 
-// until repeats a command until it succeeds.
+// until repeats a command, which has to exist, until it succeeds.
 func (s *shell) until(t *testing.T, command string) {
 	t.Helper()
 	for {
 		_, err := s.run(command)
 		if err == nil {
 			return
+		}
+		const notFound = 127 // sh(1)
+		if exit := new(ssh.ExitError); errors.As(err, &exit) && exit.ExitStatus() == notFound {
+			t.Fatal(err)
 		}
 		select {
 		case <-s.ctx.Done():
