@@ -180,7 +180,8 @@ func (p *pair) pause(t *testing.T, ctx context.Context, format string, args ...a
 	for i, j := range p.jobs {
 		if !j.running() {
 			out, err := j.wait(ctx)
-			t.Fatalf("%s has ended, of itself or because this machine is too slow: %v\n%s", programs[i].name, err, out)
+			t.Errorf("%s has ended, of itself or because this machine is too slow: %v\n%s", programs[i].name, err, out)
+			t.Fatalf(format, args...)
 		}
 	}
 	select {
