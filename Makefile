@@ -11,7 +11,7 @@ export GOFLAGS := $(GOFLAGS) -buildvcs=false
 CONTROL ?=
 TIMEOUT ?= 45m
 
-.PHONY: all demo test unit lint bench matrix generate generated umbra deps clean
+.PHONY: all demo test test-apps unit lint bench matrix generate generated umbra deps clean
 
 all: umbra
 
@@ -32,6 +32,10 @@ demo: umbra
 test:
 	@sh ci/deps.sh test
 	go test -timeout $(TIMEOUT) ./...
+
+# Programs from Debian's packages as witnesses; some minutes, and a download.
+test-apps: deps
+	go test -count=1 -timeout $(TIMEOUT) -v ./ci/apptests -apps
 
 # Only what needs no VM.
 unit: deps

@@ -139,6 +139,7 @@ type parts struct {
 	work    string // directory for intermediate files
 	kernel  *kernel.Kernel
 	modules *selection
+	pkgs    []unpacked
 	init    string // path of the compiled program
 	tools   string // path of the debug tools, if there are any
 }
@@ -156,6 +157,10 @@ func (c *Config) prepare(ctx context.Context, work string, opts Options) (*parts
 		}
 		p.kernel = k
 		return nil
+	})
+	g.Go(func() (err error) {
+		p.pkgs, err = c.unpackPackages(ctx, filepath.Join(work, "packages"), opts)
+		return err
 	})
 	g.Go(func() error {
 		opts.Progress("compiling init")
@@ -179,19 +184,26 @@ func (c *Config) build(ctx context.Context, p *parts, dir string, opts Options) 
 		return nil, fmt.Errorf("configuration of the guest: %w", err)
 	}
 	a := initramfs.New()
+	if len(p.pkgs) > 0 {
+		a.MergeUsr()
+	}
 	if err := addSystem(a, p.init, guest); err != nil {
 		return nil, err
 	}
 	if err := addModules(a, p); err != nil {
 		return nil, err
 	}
+	if err := c.addFiles(a); err != nil {
+		return nil, err
+	}
+	pkgs, err := c.addPackages(a, p.pkgs)
+	if err != nil {
+		return nil, err
+	}
 	if p.tools != "" {
 		if err := addTools(a, p.tools); err != nil {
 			return nil, err
 		}
-	}
-	if err := c.addFiles(a); err != nil {
-		return nil, err
 	}
 	if err := c.checkPrograms(a); err != nil {
 		return nil, err
@@ -206,7 +218,7 @@ func (c *Config) build(ctx context.Context, p *parts, dir string, opts Options) 
 	if err := copyFile(p.kernel.Image, filepath.Join(dir, KernelFile), 0o644); err != nil {
 		return nil, fmt.Errorf("copy kernel: %w", err)
 	}
-	return c.writeSidecars(ctx, p, dir)
+	return c.writeSidecars(ctx, p, pkgs, dir)
 }
 
 func (c *Config) initramfsFile() string { return "initramfs.cpio." + c.Image.Compression.Suffix() }
@@ -221,7 +233,7 @@ func addSystem(a *initramfs.Archive, initFile string, guest *config.Config) erro
 		return err
 	}
 	for _, link := range []string{"/sbin/shadowd", "/sbin/netcfgd", "/sbin/poweroff", "/sbin/reboot", "/sbin/halt", "/bin/shadowctl"} {
-		if err := a.AddSymlink(link, "../init"); err != nil {
+		if err := a.AddSymlink(link, "/init"); err != nil {
 			return err
 		}
 	}

@@ -119,8 +119,8 @@ func TestBuild(t *testing.T) {
 	files := unpack(t, filepath.Join(dir, "out", b.Initramfs))
 
 	for _, link := range []string{"/sbin/shadowd", "/sbin/netcfgd", "/bin/shadowctl"} {
-		if files[link] != "../init" {
-			t.Errorf("%s leads to %q, want ../init", link, files[link])
+		if files[link] != "/init" {
+			t.Errorf("%s leads to %q, want /init", link, files[link])
 		}
 	}
 	if !strings.HasPrefix(files["/init"], "\x7fELF") || !strings.HasPrefix(files["/bin/app"], "\x7fELF") {

@@ -36,6 +36,7 @@ var Example string
 type Config struct {
 	Image    Image           `toml:"image"`
 	Kernel   Kernel          `toml:"kernel"`
+	Packages Packages        `toml:"packages"`
 	Drivers  Drivers         `toml:"drivers"`
 	Roles    []config.Role   `toml:"role"`
 	Services []Service       `toml:"service"`
@@ -209,6 +210,9 @@ func (c *Config) setDefaults() {
 	if len(c.Drivers.Classes) == 0 && len(c.Drivers.Modules) == 0 {
 		c.Drivers.Classes = []string{"qemu-net"}
 	}
+	if c.Packages.Exclude == nil {
+		c.Packages.Exclude = slices.Clone(excluded)
+	}
 	m := &c.Machine
 	if m.MemoryMB == 0 {
 		m.MemoryMB = 256
@@ -252,6 +256,7 @@ func (c *Config) validate() error {
 		}
 	}
 	errs = append(errs, c.validateKernel()...)
+	errs = append(errs, c.validatePackages()...)
 	if c.Machine.MemoryMB < 64 {
 		fail("machine.memory_mb", "%d: the kernel alone needs 64", c.Machine.MemoryMB)
 	}

@@ -7,17 +7,15 @@ package image
 import (
 	"bytes"
 	"context"
-	"crypto/sha256"
-	"encoding/hex"
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"os"
 	"path/filepath"
 	"runtime/debug"
 	"strings"
 
+	"github.com/umbra-vm/umbra/image/internal/digest"
 	"github.com/umbra-vm/umbra/image/kernel"
 	"github.com/umbra-vm/umbra/image/machine"
 )
@@ -39,6 +37,8 @@ type Manifest struct {
 	Modules   []string        `json:"modules"`  // every module in the image
 	Boot      []string        `json:"boot"`     // loaded at boot
 	Prefetch  []string        `json:"prefetch"` // drivers in memory before a device needs them
+	// Packages are those whose files are in the image, by name.
+	Packages []PackageManifest `json:"packages,omitempty"`
 	// Files are the other files of the bundle, by name.
 	Files map[string]FileManifest `json:"files"`
 }
@@ -106,7 +106,7 @@ func (b *Bundle) VM() machine.Machine {
 }
 
 // writeSidecars writes what lies beside kernel and initramfs, and the manifest.
-func (c *Config) writeSidecars(ctx context.Context, p *parts, dir string) (*Bundle, error) {
+func (c *Config) writeSidecars(ctx context.Context, p *parts, pkgs []PackageManifest, dir string) (*Bundle, error) {
 	goVersion, err := goCommand(ctx, "", "env", "GOVERSION")
 	if err != nil {
 		return nil, err
@@ -119,6 +119,7 @@ func (c *Config) writeSidecars(ctx context.Context, p *parts, dir string) (*Bund
 	b.Cmdline = c.cmdline()
 	b.Initramfs = c.initramfsFile()
 	b.Machine = MachineManifest(c.Machine)
+	b.Packages = pkgs
 	b.Boot, b.Prefetch = p.modules.boot, p.modules.prefetch
 	for _, m := range p.modules.modules {
 		b.Modules = append(b.Modules, m.Name)
@@ -166,14 +167,8 @@ func (c *Config) cmdline() string {
 }
 
 func describe(name string) (FileManifest, error) {
-	f, err := os.Open(name)
-	if err != nil {
-		return FileManifest{}, err
-	}
-	defer f.Close()
-	h := sha256.New()
-	n, err := io.Copy(h, f)
-	return FileManifest{Size: n, SHA256: hex.EncodeToString(h.Sum(nil))}, err
+	sum, size, err := digest.SHA256(name)
+	return FileManifest{Size: size, SHA256: sum}, err
 }
 
 // Version is the version of this program's module, "devel" for a checkout.

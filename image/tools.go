@@ -35,17 +35,23 @@ var debugTags = []string{"goshsmall"}
 const uroot = "github.com/u-root/u-root"
 
 // addTools adds the tools of a debug image: one busybox-like program and a link
-// per command, /bin/sh among them.
+// per command, /bin/sh among them. What is in the archive already stays.
 func addTools(a *initramfs.Archive, bb string) error {
 	if err := a.AddFile(bb, "/bin/bb"); err != nil {
 		return err
 	}
+	link := func(name, to string) error {
+		if a.Contains(name) {
+			return nil
+		}
+		return a.AddSymlink(name, to)
+	}
 	for _, tool := range debugTools {
-		if err := a.AddSymlink("/bin/"+tool, "bb"); err != nil {
+		if err := link("/bin/"+tool, "bb"); err != nil {
 			return err
 		}
 	}
-	return a.AddSymlink("/bin/sh", "gosh")
+	return link("/bin/sh", "gosh")
 }
 
 // busybox compiles the tools, once for a version of Go and of u-root, and

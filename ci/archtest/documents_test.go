@@ -56,7 +56,10 @@ func TestConfigurationHasEveryKey(t *testing.T) {
 		told[m[1]] = strings.TrimSpace(cell)
 	}
 	// Where the default is no value but a rule, and where init fills it in.
-	rules := []string{"image.name", "role.name", "role.class", "service.name", "service.exec", "role.mac", "role.standby.pair", "role.network.dns", "role.network.ipv6", "drivers.classes"}
+	rules := []string{
+		"image.name", "role.name", "role.class", "service.name", "service.exec", "role.mac", "role.standby.pair", "role.network.dns",
+		"role.network.ipv6", "drivers.classes", "packages.exclude",
+	}
 	guests := map[string]string{
 		"image.hostname": "umbra", "image.shadow": "on", "role.network.method": "dhcp", "role.hold.bytes": "16777216", "role.hold.frames": "65536",
 		"role.hasten": "off",
@@ -125,7 +128,7 @@ func code(text string) string {
 
 // Whoever types what a document says gets what it says.
 func TestDocumentsSpeakOfCommandsThatExist(t *testing.T) {
-	targets := unique(regexp.MustCompile(`(?m)^([a-z]+):`), read(t, "Makefile"))
+	targets := unique(regexp.MustCompile(`(?m)^([a-z-]+):`), read(t, "Makefile"))
 	verbs, flags := commands(t)
 	guest := unique(regexp.MustCompile(`(?m)^  ([a-z]+) .*  `), guestUsage(t))
 	if len(targets) < 5 || len(verbs) < 4 || len(flags) < 10 || len(guest) < 5 {
@@ -134,7 +137,7 @@ func TestDocumentsSpeakOfCommandsThatExist(t *testing.T) {
 	for _, doc := range documents(t) {
 		text := code(read(t, doc))
 		for what, known := range map[string][]string{"make": targets, "umbra": verbs, "shadowctl": guest} {
-			for _, word := range unique(regexp.MustCompile(`(?m)(?:^\s*|out/)`+what+` ([a-z]+)\b`), text) {
+			for _, word := range unique(regexp.MustCompile(`(?m)(?:^\s*|out/)`+what+` ([a-z-]*[a-z])\b`), text) {
 				if !slices.Contains(known, word) {
 					t.Errorf("%s speaks of %s %s; there are %v", doc, what, word, known)
 				}

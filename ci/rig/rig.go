@@ -181,6 +181,7 @@ func (r *Rig) start(ctx context.Context, nics []NIC, incoming string, empty bool
 		Kernel:   filepath.Join(r.Bundle.Dir, image.KernelFile),
 		Initrd:   filepath.Join(r.Bundle.Dir, r.Bundle.Initramfs),
 		Cmdline:  r.Bundle.Cmdline + " " + r.Cmdline,
+		MemoryMB: r.Bundle.Machine.MemoryMB,
 		Type:     r.Type,
 		Incoming: incoming,
 		ICount:   r.ICount,

@@ -15,6 +15,7 @@ import (
 	"io"
 	"io/fs"
 	"maps"
+	"os"
 	"path"
 	"path/filepath"
 	"slices"
@@ -39,7 +40,10 @@ const (
 // Archive collects what goes into the file system. Paths in it are absolute:
 // /bin/app. A path can be added once. The zero value is not usable, see [New].
 type Archive struct {
-	files *uinit.Files
+	files  *uinit.Files
+	base   map[string]bool   // files of New in whose place others may be added
+	exact  map[string]string // files of Add, whose modes are kept, and their sources
+	merged bool              // see MergeUsr
 }
 
 // ErrExist is matched when a path is added a second time.
@@ -50,43 +54,142 @@ var ErrExist = fs.ErrExist
 // nobody. It does not have what depends on the network, /etc/resolv.conf for
 // one.
 func New() *Archive {
-	a := &Archive{files: uinit.NewFiles()}
+	a := &Archive{files: uinit.NewFiles(), base: make(map[string]bool), exact: make(map[string]string)}
 	for _, dir := range []string{"bin", "dev", "etc", "lib/modules", "proc", "root", "run", "sbin", "sys", "var/log"} {
-		a.base(cpio.Directory(dir, 0o755))
+		a.must(cpio.Directory(dir, 0o755))
 	}
-	a.base(cpio.Directory("tmp", 0o1777))
+	a.must(cpio.Directory("tmp", 0o1777))
 	// Documentation/admin-guide/devices.txt. The kernel opens /dev/console
 	// for init before init can mount anything.
-	a.base(cpio.CharDev("dev/console", 0o600, 5, 1))
-	a.base(cpio.CharDev("dev/null", 0o666, 1, 3))
-	a.base(cpio.CharDev("dev/kmsg", 0o600, 1, 11))
-	a.base(cpio.StaticFile("etc/passwd", "root:x:0:0:root:/root:/bin/sh\nnobody:x:65534:65534:nobody:/:/bin/false\n", 0o644))
-	a.base(cpio.StaticFile("etc/group", "root:x:0:\nnogroup:x:65534:\n", 0o644))
-	a.base(cpio.StaticFile("etc/hosts", "127.0.0.1 localhost\n::1 localhost\n", 0o644))
+	a.must(cpio.CharDev("dev/console", 0o600, 5, 1))
+	a.must(cpio.CharDev("dev/null", 0o666, 1, 3))
+	a.must(cpio.CharDev("dev/kmsg", 0o600, 1, 11))
+	for name, content := range map[string]string{
+		"etc/passwd": "root:x:0:0:root:/root:/bin/sh\nnobody:x:65534:65534:nobody:/:/bin/false\n",
+		"etc/group":  "root:x:0:\nnogroup:x:65534:\n",
+		"etc/hosts":  "127.0.0.1 localhost\n::1 localhost\n",
+	} {
+		a.must(cpio.StaticFile(name, content, 0o644))
+		a.base[name] = true
+	}
 	return a
 }
 
-func (a *Archive) base(r cpio.Record) {
+func (a *Archive) must(r cpio.Record) {
 	if err := a.files.AddRecord(r); err != nil {
 		panic(err) // two entries of New have the same name
 	}
 }
 
+// usrDirs are those that Debian keeps below /usr and leads to by links
+// (file-hierarchy(7)).
+var usrDirs = []string{"bin", "lib", "lib32", "lib64", "libx32", "sbin"}
+
+// MergeUsr lays the file system out as Debian does: /bin, /lib, /sbin and their
+// like are links into /usr, and a path through one is the path below /usr. It is
+// called before anything is added.
+func (a *Archive) MergeUsr() {
+	a.merged = true
+	for _, dir := range usrDirs {
+		if a.files.Contains(dir) {
+			a.files.Rename(dir, "usr/"+dir)
+		}
+		for name := range a.files.Records {
+			if strings.HasPrefix(name, dir+"/") {
+				a.files.Rename(name, "usr/"+name)
+			}
+		}
+		a.must(cpio.Symlink(dir, "usr/"+dir))
+	}
+}
+
 // AddContent adds a regular file that is readable by all.
 func (a *Archive) AddContent(name string, content []byte) error {
-	return a.add(cpio.StaticRecord(content, cpio.Info{Name: relative(name), Mode: cpio.S_IFREG | 0o644}))
+	return a.add(cpio.StaticRecord(content, cpio.Info{Name: a.place(name), Mode: cpio.S_IFREG | 0o644}))
 }
 
 // AddSymlink adds a symbolic link; target is taken as it is.
 func (a *Archive) AddSymlink(name, target string) error {
-	return a.add(cpio.Symlink(relative(name), target))
+	return a.add(cpio.Symlink(a.place(name), target))
 }
 
 func (a *Archive) add(r cpio.Record) error {
-	if a.files.Contains(r.Name) {
+	if a.taken(r.Name) {
 		return fmt.Errorf("add /%s to the image: %w", r.Name, ErrExist)
 	}
 	return a.files.AddRecord(r)
+}
+
+// taken reports whether there is something at the path that must stay. What need
+// not stay makes room.
+func (a *Archive) taken(at string) bool {
+	if a.base[at] {
+		delete(a.base, at)
+		delete(a.files.Records, at)
+	}
+	return a.files.Contains(at)
+}
+
+// An Entry is a file with a mode and an owner of its own.
+type Entry struct {
+	Name     string      // absolute path in the guest
+	Mode     fs.FileMode // a directory, a symbolic link or a regular file
+	UID, GID int
+	Target   string // of a link
+	Source   string // of a regular file, the host's file with its content
+}
+
+// Add adds an entry as it is, its permissions, setuid and setgid included.
+func (a *Archive) Add(e Entry) error {
+	at := a.place(e.Name)
+	info := cpio.Info{Name: at, Mode: unixMode(e.Mode), UID: uint64(e.UID), GID: uint64(e.GID)}
+	switch e.Mode.Type() {
+	case fs.ModeDir:
+		info.Mode |= cpio.S_IFDIR
+		return a.add(cpio.Record{Info: info})
+	case fs.ModeSymlink:
+		return a.add(cpio.Symlink(at, e.Target))
+	case 0:
+		stat, err := os.Stat(e.Source)
+		if err != nil {
+			return fmt.Errorf("add /%s to the image: %w", at, err)
+		}
+		info.Mode |= cpio.S_IFREG
+		info.FileSize = uint64(stat.Size())
+		if err := a.add(cpio.Record{ReaderAt: source(e.Source), Info: info}); err != nil {
+			return err
+		}
+		a.exact[at] = e.Source
+		return nil
+	}
+	return fmt.Errorf("add /%s to the image: neither file nor directory nor link", at)
+}
+
+// unixMode returns the permissions of a mode as cpio has them.
+func unixMode(m fs.FileMode) uint64 {
+	mode := uint64(m.Perm())
+	for _, bit := range []struct {
+		of   fs.FileMode
+		unix uint64
+	}{{fs.ModeSetuid, 0o4000}, {fs.ModeSetgid, 0o2000}, {fs.ModeSticky, 0o1000}} {
+		if m&bit.of != 0 {
+			mode |= bit.unix
+		}
+	}
+	return mode
+}
+
+// source is the name of a file that is open only while it is read: an archive may
+// have more files than a process.
+type source string
+
+func (s source) ReadAt(p []byte, off int64) (int, error) {
+	f, err := os.Open(string(s))
+	if err != nil {
+		return 0, err
+	}
+	defer f.Close()
+	return f.ReadAt(p, off)
 }
 
 // AddFile adds a file of the host, or a directory with all below it. Symbolic
@@ -106,7 +209,7 @@ func (a *Archive) AddFile(source, name string) error {
 		if err != nil {
 			return err
 		}
-		at := relative(path.Join(name, filepath.ToSlash(rest)))
+		at := a.place(path.Join(name, filepath.ToSlash(rest)))
 		switch {
 		case d.IsDir():
 			if r, ok := a.files.Records[at]; at == "." || ok && r.Mode&cpio.S_IFMT == cpio.S_IFDIR {
@@ -116,7 +219,7 @@ func (a *Archive) AddFile(source, name string) error {
 				return a.files.AddRecord(cpio.Directory(at, 0o755))
 			}
 		case d.Type().IsRegular() || d.Type() == fs.ModeSymlink:
-			if !a.files.Contains(at) {
+			if !a.taken(at) {
 				return a.files.AddFileNoFollow(file, at)
 			}
 		default:
@@ -127,12 +230,32 @@ func (a *Archive) AddFile(source, name string) error {
 }
 
 // Contains reports whether the path has been added.
-func (a *Archive) Contains(name string) bool { return a.files.Contains(relative(name)) }
+func (a *Archive) Contains(name string) bool { return a.files.Contains(a.place(name)) }
 
-// Source returns the host's file behind the path, if there is one.
+// Source returns the host's file behind the path, if there is one. Links of the
+// archive are followed.
 func (a *Archive) Source(name string) (string, bool) {
-	source, ok := a.files.Files[relative(name)]
-	return source, ok
+	const maxLinks = 40 // path_resolution(7)
+	for range maxLinks {
+		at := a.place(name)
+		if source, ok := a.exact[at]; ok {
+			return source, true
+		}
+		r, ok := a.files.Records[at]
+		if !ok || r.Mode&cpio.S_IFMT != cpio.S_IFLNK {
+			source, ok := a.files.Files[at]
+			return source, ok
+		}
+		target, err := io.ReadAll(io.NewSectionReader(r, 0, int64(r.FileSize)))
+		if err != nil {
+			return "", false
+		}
+		name = string(target)
+		if !path.IsAbs(name) {
+			name = path.Join("/", path.Dir(at), name)
+		}
+	}
+	return "", false
 }
 
 // Paths returns every path added, sorted.
@@ -146,8 +269,16 @@ func (a *Archive) Paths() []string {
 	return names
 }
 
-func relative(name string) string {
-	return path.Clean(strings.TrimLeft(path.Clean("/"+name), "/"))
+// Place returns the path under which the archive has what is at name.
+func (a *Archive) Place(name string) string { return "/" + a.place(name) }
+
+func (a *Archive) place(name string) string {
+	at := path.Clean(strings.TrimLeft(path.Clean("/"+name), "/"))
+	first, _, _ := strings.Cut(at, "/")
+	if a.merged && slices.Contains(usrDirs, first) {
+		return "usr/" + at
+	}
+	return at
 }
 
 // Write writes the archive to w. The same content gives the same bytes.
@@ -156,7 +287,7 @@ func (a *Archive) Write(w io.Writer, c Compression) error {
 	if err != nil {
 		return fmt.Errorf("write initramfs: %w", err)
 	}
-	out := output{records: cpio.Newc.Writer(compressor)}
+	out := output{records: cpio.Newc.Writer(compressor), exact: a.exact}
 	if err := uinit.Write(&uinit.Opts{Files: a.files, OutputFile: out}); err != nil {
 		return fmt.Errorf("write initramfs: %w", errors.Join(err, compressor.Close()))
 	}
@@ -186,12 +317,15 @@ func (nopCloser) Close() error { return nil }
 
 // output is the cpio writer that u-root's archiver writes to. It makes modes
 // independent of the builder's umask and of how a file was checked out.
-type output struct{ records cpio.RecordWriter }
+type output struct {
+	records cpio.RecordWriter
+	exact   map[string]string // files whose modes stay
+}
 
 func (o output) OpenWriter() (uinit.Writer, error) { return o, nil }
 
 func (o output) WriteRecord(r cpio.Record) error {
-	if r.Mode&cpio.S_IFMT == cpio.S_IFREG {
+	if _, exact := o.exact[r.Name]; !exact && r.Mode&cpio.S_IFMT == cpio.S_IFREG {
 		r.Mode = cpio.S_IFREG | normalMode(r.Mode)
 	}
 	return o.records.WriteRecord(r)

@@ -9,8 +9,10 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"os"
 	"path/filepath"
+	"strings"
 	"syscall"
 	"testing"
 
@@ -176,10 +178,20 @@ func TestAddRefuses(t *testing.T) {
 		want error
 	}{
 		{"a file that is not there", func(a *initramfs.Archive) error { return a.AddFile(filepath.Join(dir, "none"), "/x") }, os.ErrNotExist},
-		{"a path of the base", func(a *initramfs.Archive) error { return a.AddFile(filepath.Join(dir, "file"), "/etc/passwd") }, initramfs.ErrExist},
+		{"a path of the base", func(a *initramfs.Archive) error { return a.AddFile(filepath.Join(dir, "file"), "/dev/null") }, initramfs.ErrExist},
 		{"a file in place of a directory", func(a *initramfs.Archive) error { return a.AddFile(filepath.Join(dir, "file"), "/bin") }, initramfs.ErrExist},
-		{"a path spelt in another way", func(a *initramfs.Archive) error { return a.AddContent("etc/../etc//passwd", nil) }, initramfs.ErrExist},
-		{"a link in place of a file", func(a *initramfs.Archive) error { return a.AddSymlink("/etc/hosts", "x") }, initramfs.ErrExist},
+		{"a path spelt in another way", func(a *initramfs.Archive) error { return a.AddContent("dev/../dev//null", nil) }, initramfs.ErrExist},
+		{"a link in place of a file", func(a *initramfs.Archive) error { return a.AddSymlink("/dev/null", "x") }, initramfs.ErrExist},
+		{"names of users for a second time", func(a *initramfs.Archive) error {
+			return errors.Join(a.AddFile(filepath.Join(dir, "file"), "/etc/passwd"), a.AddContent("/etc/passwd", nil))
+		}, initramfs.ErrExist},
+		{"an entry in place of a link of a merged /usr", func(a *initramfs.Archive) error {
+			a.MergeUsr()
+			return errors.Join(a.AddSymlink("/bin/x", "y"), a.Add(initramfs.Entry{Name: "/usr/bin/x", Mode: fs.ModeSymlink}))
+		}, initramfs.ErrExist},
+		{"an entry that is a device", func(a *initramfs.Archive) error {
+			return a.Add(initramfs.Entry{Name: "/x", Mode: fs.ModeDevice})
+		}, nil},
 		{"a pipe", func(a *initramfs.Archive) error { return a.AddFile(fifo, "/x") }, nil},
 		{"a directory with a pipe in it", func(a *initramfs.Archive) error { return a.AddFile(dir, "/x") }, nil},
 	} {
@@ -192,6 +204,79 @@ func TestAddRefuses(t *testing.T) {
 				t.Errorf("error %v, want one that is %v", err, tt.want)
 			}
 		})
+	}
+}
+
+// Entries keep what files of the builder's machine lose.
+func TestAddKeepsModesAndOwners(t *testing.T) {
+	dir := tree(t, map[string]os.FileMode{"program": 0o600})
+	a := initramfs.New()
+	for _, e := range []initramfs.Entry{
+		{Name: "/opt", Mode: fs.ModeDir | fs.ModeSticky | 0o730, GID: 105},
+		{Name: "/opt/program", Mode: fs.ModeSetuid | 0o755, Source: filepath.Join(dir, "program"), UID: 3, GID: 42},
+		{Name: "/opt/link", Mode: fs.ModeSymlink | 0o777, Target: "program"},
+	} {
+		if err := a.Add(e); err != nil {
+			t.Fatal(err)
+		}
+	}
+	got := make(map[string]string)
+	err := cpio.ForEachRecord(&cpio.EOFReader{RecordReader: cpio.Newc.Reader(bytes.NewReader(write(t, a, initramfs.None)))}, func(r cpio.Record) error {
+		if strings.HasPrefix(r.Name, "opt") {
+			got[r.Name] = fmt.Sprintf("%o %d:%d", r.Mode, r.UID, r.GID)
+		}
+		return nil
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := map[string]string{"opt": "41730 0:105", "opt/program": "104755 3:42", "opt/link": "120777 0:0"}
+	if diff := cmp.Diff(want, got); diff != "" {
+		t.Errorf("entries (-want +got):\n%s", diff)
+	}
+}
+
+func TestNamesOfUsersMayBeGiven(t *testing.T) {
+	dir := tree(t, map[string]os.FileMode{"passwd": 0o644})
+	a := initramfs.New()
+	if err := a.AddFile(filepath.Join(dir, "passwd"), "/etc/passwd"); err != nil {
+		t.Fatal(err)
+	}
+	if got := list(t, write(t, a, initramfs.None))["etc/passwd"]; got != "100644 passwd" {
+		t.Errorf("/etc/passwd is %q", got)
+	}
+}
+
+func TestMergedUsr(t *testing.T) {
+	dir := tree(t, map[string]os.FileMode{"d/bin/tool": 0o755})
+	a := initramfs.New()
+	a.MergeUsr()
+	for _, err := range []error{
+		a.AddContent("/lib/modules/6.1/modules.dep", nil),
+		a.AddFile(filepath.Join(dir, "d"), "/"),
+		a.AddSymlink("/usr/sbin/short", "../bin/tool"),
+		a.AddSymlink("/sbin/long", "/sbin/short"),
+	} {
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	got := list(t, write(t, a, initramfs.None))
+	for name, want := range map[string]string{
+		"bin": "120777 usr/bin", "sbin": "120777 usr/sbin", "lib": "120777 usr/lib", "lib64": "120777 usr/lib64",
+		"usr/bin/tool": "100755 d/bin/tool", "usr/lib/modules": "40755 ", "usr/lib/modules/6.1/modules.dep": "100644 ",
+	} {
+		if got[name] != want {
+			t.Errorf("%s: got %q, want %q", name, got[name], want)
+		}
+	}
+	for _, name := range []string{"/bin/tool", "/usr/bin/tool", "/sbin/short", "/usr/sbin/long"} {
+		if !a.Contains(name) {
+			t.Errorf("%s is not there", name)
+		}
+		if source, ok := a.Source(name); !ok || source != filepath.Join(dir, "d/bin/tool") {
+			t.Errorf("source of %s is %q", name, source)
+		}
 	}
 }
 

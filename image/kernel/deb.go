@@ -6,7 +6,6 @@ package kernel
 
 import (
 	"archive/tar"
-	"bufio"
 	"context"
 	"encoding/json"
 	"errors"
@@ -16,10 +15,12 @@ import (
 	"os"
 	"path"
 	"path/filepath"
-	"strconv"
+	"regexp"
 	"strings"
 
-	"pault.ag/go/debian/deb"
+	"github.com/umbra-vm/umbra/image/apt"
+	"github.com/umbra-vm/umbra/image/deb"
+	"github.com/umbra-vm/umbra/image/internal/digest"
 )
 
 // The names below kernels/HASH/ in the cache.
@@ -29,9 +30,59 @@ const (
 	recordName  = "kernel.json" // a Kernel without its paths
 )
 
+// A metapackage depends on the kernel it stands for; a kernel depends on
+// tools. Debian's and Ubuntu's names are covered.
+var kernelDep = regexp.MustCompile(`(?:^|, )(linux-image-[0-9][^ ,]*)`)
+
+// openPackage finds the package by name with apt, which also says what its hash
+// has to be, and unpacks it. Nothing is downloaded that was unpacked before.
+func openPackage(ctx context.Context, name string, opts Options) (*Kernel, error) {
+	client := apt.Client{CacheDir: opts.CacheDir, Progress: opts.Progress}
+	pkg, err := follow(ctx, client, name)
+	if err != nil {
+		return nil, packageError(name, err)
+	}
+	if k, err := readCached(kernelDir(opts.CacheDir, pkg.SHA256)); err == nil {
+		return k, nil
+	}
+	files, err := client.Fetch(ctx, pkg)
+	if err != nil {
+		return nil, packageError(name, err)
+	}
+	return openDeb(ctx, files[0], opts)
+}
+
+// follow asks apt for the package and follows a metapackage.
+func follow(ctx context.Context, client apt.Client, name string) (apt.Package, error) {
+	const maxHops = 3 // linux-image-amd64 needs one, Ubuntu's linux-generic two
+	for range maxHops {
+		pkg, err := client.Show(ctx, name)
+		if err != nil {
+			return pkg, err
+		}
+		m := kernelDep.FindStringSubmatch(pkg.Depends)
+		if m == nil {
+			return pkg, nil
+		}
+		name = m[1]
+	}
+	return apt.Package{}, fmt.Errorf("%w: metapackages lead to %s and further", ErrNoKernel, name)
+}
+
+// packageError gives apt's errors our form.
+func packageError(name string, err error) error {
+	switch {
+	case errors.Is(err, apt.ErrUnavailable):
+		err = fmt.Errorf("%w: %w", ErrNoKernel, err)
+	case errors.Is(err, apt.ErrMismatch):
+		err = fmt.Errorf("%w package: %w", ErrBroken, err)
+	}
+	return fmt.Errorf("kernel package %s: %w", name, err)
+}
+
 // openDeb unpacks a kernel package into the cache, once.
 func openDeb(ctx context.Context, name string, opts Options) (*Kernel, error) {
-	sum, err := hashFile(name)
+	sum, _, err := digest.SHA256(name)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, fmt.Errorf("%w: %w", ErrNoKernel, err)
 	}
@@ -86,37 +137,15 @@ func readCached(dir string) (*Kernel, error) {
 }
 
 // unpack writes the kernel and the modules of a package below dir.
-func unpack(ctx context.Context, name, dir string) (k *Kernel, err error) {
-	defer func() {
-		// The decoders of a .deb were not written for hostile bytes.
-		if r := recover(); r != nil {
-			k, err = nil, fmt.Errorf("%w package: %v", ErrBroken, r)
-		}
-	}()
-	if err := checkArchive(name); err != nil {
-		return nil, fmt.Errorf("%w package: %w", ErrBroken, err)
-	}
-	pkg, closePkg, err := deb.LoadFile(name)
-	if err != nil {
-		return nil, fmt.Errorf("%w package: %w", ErrBroken, err)
-	}
-	defer closePkg()
-
-	member := pkg.ArContent["data."+pkg.DataExt]
-	data, err := deb.DecompressorFor(path.Ext(member.Name))(io.NewSectionReader(member.Data, 0, member.Size))
-	if err != nil {
-		return nil, fmt.Errorf("%w package: %s: %w", ErrBroken, member.Name, err)
-	}
-	defer data.Close()
-	ahead := readAhead(data)
-	defer ahead.Close()
+func unpack(ctx context.Context, name, dir string) (*Kernel, error) {
 	x := extractor{dir: dir}
-	if err := x.tar(ctx, ahead); err != nil {
-		return nil, fmt.Errorf("%w package: %s: %w", ErrBroken, member.Name, err)
+	control, err := deb.Read(ctx, name, x.member)
+	if err != nil {
+		return nil, fmt.Errorf("%w package: %w", ErrBroken, err)
 	}
-	k = &Kernel{
+	k := &Kernel{
 		Release: x.release,
-		Origin:  Origin{Package: pkg.Control.Package, Version: pkg.Control.Version.String()},
+		Origin:  Origin{Package: control.Package, Version: control.Version},
 	}
 	if x.release == "" {
 		return nil, fmt.Errorf("%w package: %s %s has no kernel in boot/", ErrBroken, k.Origin.Package, k.Origin.Version)
@@ -137,58 +166,6 @@ func unpack(ctx context.Context, name, dir string) (k *Kernel, err error) {
 	return k, nil
 }
 
-// checkArchive walks over the members of an ar(5) archive. The library that reads
-// it afterwards takes sizes on trust, and goes in circles on a negative one.
-func checkArchive(name string) error {
-	const magic, headerSize = "!<arch>\n", 60
-	f, err := os.Open(name)
-	if err != nil {
-		return err
-	}
-	defer f.Close()
-	info, err := f.Stat()
-	if err != nil {
-		return err
-	}
-	header := make([]byte, headerSize)
-	if _, err := f.ReadAt(header[:len(magic)], 0); err != nil || string(header[:len(magic)]) != magic {
-		return errors.New("not a Debian package")
-	}
-	for at := int64(len(magic)); at < info.Size(); {
-		if _, err := f.ReadAt(header, at); err != nil {
-			return fmt.Errorf("cut off at byte %d", at)
-		}
-		field := strings.TrimSpace(string(header[48:58]))
-		size, err := strconv.ParseUint(field, 10, 63)
-		if err != nil {
-			return fmt.Errorf("byte %d: %q is no size", at, field)
-		}
-		at += headerSize
-		if int64(size) > info.Size()-at {
-			return fmt.Errorf("cut off: %s ends %d bytes after the file", strings.TrimSpace(string(header[:16])), int64(size)-(info.Size()-at))
-		}
-		at += int64(size + size%2)
-	}
-	return nil
-}
-
-// readAhead reads r on a goroutine of its own, so that decompressing and writing
-// to disk overlap. Closing it ends the goroutine.
-func readAhead(r io.Reader) io.ReadCloser {
-	pr, pw := io.Pipe()
-	go func() {
-		defer func() {
-			if v := recover(); v != nil {
-				pw.CloseWithError(fmt.Errorf("decompress: %v", v))
-			}
-		}()
-		w := bufio.NewWriterSize(pw, 1<<20)
-		_, err := io.Copy(w, r)
-		pw.CloseWithError(errors.Join(err, w.Flush()))
-	}()
-	return pr
-}
-
 // extractor takes from a package's data what is of use: kernel and modules,
 // and leaves out System.map, documentation, hooks.
 type extractor struct {
@@ -198,29 +175,11 @@ type extractor struct {
 	modules   int
 }
 
-func (x *extractor) tar(ctx context.Context, data io.Reader) error {
-	tr := tar.NewReader(data)
-	for {
-		if err := ctx.Err(); err != nil {
-			return err
-		}
-		h, err := tr.Next()
-		if err == io.EOF {
-			break
-		}
-		if err != nil {
-			return err
-		}
-		if h.Typeflag != tar.TypeReg {
-			continue
-		}
-		if err := x.file(path.Clean(h.Name), tr); err != nil {
-			return err
-		}
+func (x *extractor) member(h *tar.Header, content io.Reader) error {
+	if h.Typeflag != tar.TypeReg {
+		return nil
 	}
-	// What follows the end of the archive carries the compressor's check sum.
-	_, err := io.Copy(io.Discard, data)
-	return err
+	return x.file(path.Clean(h.Name), content)
 }
 
 func (x *extractor) file(name string, content io.Reader) error {

@@ -264,12 +264,12 @@ func fakeApt(t *testing.T, deb []byte, sum string) {
 	for name, script := range map[string]string{
 		"apt-cache": `case "$3" in
 linux-image-test) printf 'Package: linux-image-test\nVersion: 9\nDepends: linux-image-6.1.0-test (= 1.2-3)\nFilename: pool/meta.deb\nSHA256: 00\n' ;;
-linux-image-6.1.0-test) printf 'Package: linux-image-6.1.0-test\nVersion: 1.2-3\nDepends: kmod, linux-base\nFilename: pool/k_1.2-3_amd64.deb\nSHA256: ` + sum + `\n\nPackage: linux-image-6.1.0-test\nVersion: 0.9\n' ;;
+linux-image-6.1.0-test) printf 'Package: linux-image-6.1.0-test\nVersion: 1.2-3\nDepends: kmod, linux-base\nFilename: pool/linux-image-6.1.0-test_1.2-3_amd64.deb\nSHA256: ` + sum + `\n\nPackage: linux-image-6.1.0-test\nVersion: 0.9\n' ;;
 *) echo 'E: No packages found' >&2; exit 100 ;;
 esac`,
 		"apt-get": `for last; do :; done
 [ "$last" = linux-image-6.1.0-test=1.2-3 ] || { echo "E: asked for $last" >&2; exit 100; }
-cp '` + source + `' k_1.2-3_amd64.deb`,
+cp '` + source + `' linux-image-6.1.0-test_1.2-3_amd64.deb`,
 	} {
 		if err := os.WriteFile(filepath.Join(bin, name), []byte("#!/bin/sh\n"+script+"\n"), 0o755); err != nil {
 			t.Fatal(err)
@@ -292,7 +292,7 @@ func TestOpenPackage(t *testing.T) {
 			t.Errorf("got %+v", k)
 		}
 	}
-	want := []string{"downloading k_1.2-3_amd64.deb", "unpacking k_1.2-3_amd64.deb"}
+	want := []string{"downloading linux-image-6.1.0-test_1.2-3_amd64.deb", "unpacking linux-image-6.1.0-test_1.2-3_amd64.deb"}
 	if diff := cmp.Diff(want, steps); diff != "" {
 		t.Errorf("what was done in two calls (-want +got):\n%s", diff)
 	}

@@ -8,15 +8,14 @@
 package kerneltest
 
 import (
-	"archive/tar"
 	"bytes"
-	"compress/gzip"
 	"debug/elf"
 	"encoding/binary"
-	"fmt"
 	"path"
 	"strings"
 	"testing"
+
+	"github.com/umbra-vm/umbra/image/deb/debtest"
 )
 
 // Release is the release of the kernels that New makes.
@@ -95,44 +94,12 @@ func Module(release string, fields ...string) []byte {
 	return b.Bytes()
 }
 
-// Deb returns a Debian package of that name with the files (deb(5)).
+// Deb returns a Debian package of that name with the files.
 func Deb(tb testing.TB, name string, files []File) []byte {
 	tb.Helper()
-	control := fmt.Sprintf("Package: %s\nVersion: 1.2-3\nArchitecture: amd64\nMaintainer: Nobody <nobody@example.org>\nDescription: a test\n", name)
-	var b bytes.Buffer
-	b.WriteString("!<arch>\n")
-	for _, member := range []File{
-		{"debian-binary", []byte("2.0\n")},
-		{"control.tar.gz", tarball(tb, []File{{"./control", []byte(control)}})},
-		{"data.tar.gz", tarball(tb, files)},
-	} {
-		fmt.Fprintf(&b, "%-16s%-12d%-6d%-6d%-8s%-10d`\n", member.Name, 0, 0, 0, "100644", len(member.Content))
-		b.Write(member.Content)
-		if len(member.Content)%2 == 1 {
-			b.WriteByte('\n')
-		}
-	}
-	return b.Bytes()
-}
-
-func tarball(tb testing.TB, files []File) []byte {
-	tb.Helper()
-	var b bytes.Buffer
-	z := gzip.NewWriter(&b)
-	t := tar.NewWriter(z)
+	var members []debtest.File
 	for _, f := range files {
-		if err := t.WriteHeader(&tar.Header{Name: f.Name, Mode: 0o644, Size: int64(len(f.Content)), Typeflag: tar.TypeReg}); err != nil {
-			tb.Fatal(err)
-		}
-		if _, err := t.Write(f.Content); err != nil {
-			tb.Fatal(err)
-		}
+		members = append(members, debtest.File{Name: f.Name, Content: string(f.Content)})
 	}
-	if err := t.Close(); err != nil {
-		tb.Fatal(err)
-	}
-	if err := z.Close(); err != nil {
-		tb.Fatal(err)
-	}
-	return b.Bytes()
+	return debtest.Deb(tb, debtest.Control(name), members)
 }
