@@ -6,7 +6,6 @@ package kernel
 
 import (
 	"archive/tar"
-	"bufio"
 	"context"
 	"encoding/json"
 	"errors"
@@ -16,10 +15,9 @@ import (
 	"os"
 	"path"
 	"path/filepath"
-	"strconv"
 	"strings"
 
-	"pault.ag/go/debian/deb"
+	"github.com/umbra-vm/umbra/image/debian"
 )
 
 // The names below kernels/HASH/ in the cache.
@@ -31,7 +29,7 @@ const (
 
 // openDeb unpacks a kernel package into the cache, once.
 func openDeb(ctx context.Context, name string, opts Options) (*Kernel, error) {
-	sum, err := hashFile(name)
+	sum, err := debian.Hash(name)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, fmt.Errorf("%w: %w", ErrNoKernel, err)
 	}
@@ -86,37 +84,18 @@ func readCached(dir string) (*Kernel, error) {
 }
 
 // unpack writes the kernel and the modules of a package below dir.
-func unpack(ctx context.Context, name, dir string) (k *Kernel, err error) {
-	defer func() {
-		// The decoders of a .deb were not written for hostile bytes.
-		if r := recover(); r != nil {
-			k, err = nil, fmt.Errorf("%w package: %v", ErrBroken, r)
-		}
-	}()
-	if err := checkArchive(name); err != nil {
-		return nil, fmt.Errorf("%w package: %w", ErrBroken, err)
-	}
-	pkg, closePkg, err := deb.LoadFile(name)
-	if err != nil {
-		return nil, fmt.Errorf("%w package: %w", ErrBroken, err)
-	}
-	defer closePkg()
-
-	member := pkg.ArContent["data."+pkg.DataExt]
-	data, err := deb.DecompressorFor(path.Ext(member.Name))(io.NewSectionReader(member.Data, 0, member.Size))
-	if err != nil {
-		return nil, fmt.Errorf("%w package: %s: %w", ErrBroken, member.Name, err)
-	}
-	defer data.Close()
-	ahead := readAhead(data)
-	defer ahead.Close()
+func unpack(ctx context.Context, name, dir string) (*Kernel, error) {
 	x := extractor{dir: dir}
-	if err := x.tar(ctx, ahead); err != nil {
-		return nil, fmt.Errorf("%w package: %s: %w", ErrBroken, member.Name, err)
+	p, err := debian.Walk(ctx, name, x.entry)
+	if err != nil {
+		if ctx.Err() == nil {
+			err = fmt.Errorf("%w package: %w", ErrBroken, err)
+		}
+		return nil, err
 	}
-	k = &Kernel{
+	k := &Kernel{
 		Release: x.release,
-		Origin:  Origin{Package: pkg.Control.Package, Version: pkg.Control.Version.String()},
+		Origin:  Origin{Package: p.Name, Version: p.Version},
 	}
 	if x.release == "" {
 		return nil, fmt.Errorf("%w package: %s %s has no kernel in boot/", ErrBroken, k.Origin.Package, k.Origin.Version)
@@ -137,58 +116,6 @@ func unpack(ctx context.Context, name, dir string) (k *Kernel, err error) {
 	return k, nil
 }
 
-// checkArchive walks over the members of an ar(5) archive. The library that reads
-// it afterwards takes sizes on trust, and goes in circles on a negative one.
-func checkArchive(name string) error {
-	const magic, headerSize = "!<arch>\n", 60
-	f, err := os.Open(name)
-	if err != nil {
-		return err
-	}
-	defer f.Close()
-	info, err := f.Stat()
-	if err != nil {
-		return err
-	}
-	header := make([]byte, headerSize)
-	if _, err := f.ReadAt(header[:len(magic)], 0); err != nil || string(header[:len(magic)]) != magic {
-		return errors.New("not a Debian package")
-	}
-	for at := int64(len(magic)); at < info.Size(); {
-		if _, err := f.ReadAt(header, at); err != nil {
-			return fmt.Errorf("cut off at byte %d", at)
-		}
-		field := strings.TrimSpace(string(header[48:58]))
-		size, err := strconv.ParseUint(field, 10, 63)
-		if err != nil {
-			return fmt.Errorf("byte %d: %q is no size", at, field)
-		}
-		at += headerSize
-		if int64(size) > info.Size()-at {
-			return fmt.Errorf("cut off: %s ends %d bytes after the file", strings.TrimSpace(string(header[:16])), int64(size)-(info.Size()-at))
-		}
-		at += int64(size + size%2)
-	}
-	return nil
-}
-
-// readAhead reads r on a goroutine of its own, so that decompressing and writing
-// to disk overlap. Closing it ends the goroutine.
-func readAhead(r io.Reader) io.ReadCloser {
-	pr, pw := io.Pipe()
-	go func() {
-		defer func() {
-			if v := recover(); v != nil {
-				pw.CloseWithError(fmt.Errorf("decompress: %v", v))
-			}
-		}()
-		w := bufio.NewWriterSize(pw, 1<<20)
-		_, err := io.Copy(w, r)
-		pw.CloseWithError(errors.Join(err, w.Flush()))
-	}()
-	return pr
-}
-
 // extractor takes from a package's data what is of use: kernel and modules,
 // and leaves out System.map, documentation, hooks.
 type extractor struct {
@@ -198,29 +125,12 @@ type extractor struct {
 	modules   int
 }
 
-func (x *extractor) tar(ctx context.Context, data io.Reader) error {
-	tr := tar.NewReader(data)
-	for {
-		if err := ctx.Err(); err != nil {
-			return err
-		}
-		h, err := tr.Next()
-		if err == io.EOF {
-			break
-		}
-		if err != nil {
-			return err
-		}
-		if h.Typeflag != tar.TypeReg {
-			continue
-		}
-		if err := x.file(path.Clean(h.Name), tr); err != nil {
-			return err
-		}
+// entry takes one entry of the package's data.
+func (x *extractor) entry(h *tar.Header, content io.Reader) error {
+	if h.Typeflag != tar.TypeReg {
+		return nil
 	}
-	// What follows the end of the archive carries the compressor's check sum.
-	_, err := io.Copy(io.Discard, data)
-	return err
+	return x.file(path.Clean(h.Name), content)
 }
 
 func (x *extractor) file(name string, content io.Reader) error {

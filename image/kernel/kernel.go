@@ -13,9 +13,7 @@ package kernel
 import (
 	"bytes"
 	"context"
-	"crypto/sha256"
 	"encoding/binary"
-	"encoding/hex"
 	"errors"
 	"fmt"
 	"io"
@@ -23,6 +21,8 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+
+	"github.com/umbra-vm/umbra/image/debian"
 )
 
 // Source names a kernel: exactly one of Package, Deb, or Vmlinuz together with
@@ -97,7 +97,7 @@ func openFiles(vmlinuz, modules string) (*Kernel, error) {
 	if err := checkModules(modules, release); err != nil {
 		return nil, err
 	}
-	sum, err := hashFile(vmlinuz)
+	sum, err := debian.Hash(vmlinuz)
 	if err != nil {
 		return nil, err
 	}
@@ -148,19 +148,6 @@ func parseRelease(r io.ReaderAt) (string, error) {
 		return "", fmt.Errorf("%w: bzImage without a release", ErrBroken)
 	}
 	return release, nil
-}
-
-func hashFile(name string) (string, error) {
-	f, err := os.Open(name)
-	if err != nil {
-		return "", err
-	}
-	defer f.Close()
-	h := sha256.New()
-	if _, err := io.Copy(h, f); err != nil {
-		return "", fmt.Errorf("hash %s: %w", name, err)
-	}
-	return hex.EncodeToString(h.Sum(nil)), nil
 }
 
 // install makes the directory dst by calling fill on a temporary one beside it
