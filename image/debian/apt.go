@@ -30,7 +30,7 @@ var (
 	// ErrUnknown: apt does not know the package, or not where it is to be had.
 	ErrUnknown = errors.New("no such package")
 	// ErrBroken: the package is there and is not what it should be.
-	ErrBroken = errors.New("broken package")
+	ErrBroken = errors.New("broken")
 )
 
 // Package is what apt knows of a package.
@@ -127,7 +127,7 @@ func Download(ctx context.Context, p Package, dir string, progress func(step str
 		return "", err
 	}
 	if sum != p.SHA256 {
-		return "", fmt.Errorf("%w: downloaded %s has SHA-256 %s, apt says %s", ErrBroken, path.Base(p.Filename), sum, p.SHA256)
+		return "", fmt.Errorf("%w package: downloaded %s has SHA-256 %s, apt says %s", ErrBroken, path.Base(p.Filename), sum, p.SHA256)
 	}
 	if err := os.Rename(debs[0], file); err != nil {
 		return "", err

@@ -31,7 +31,7 @@ func Unpack(ctx context.Context, name, sum, cache string, progress func(step str
 		return "", err
 	}
 	if p.SHA256 != sum {
-		return "", fmt.Errorf("%w: apt says that its SHA-256 is %s, want %s", ErrBroken, p.SHA256, sum)
+		return "", fmt.Errorf("%w package: apt says that its SHA-256 is %s, want %s", ErrBroken, p.SHA256, sum)
 	}
 	file, err := Download(ctx, p, filepath.Join(cache, "packages"), progress)
 	if err != nil {

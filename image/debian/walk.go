@@ -27,22 +27,22 @@ func Walk(ctx context.Context, file string, visit func(h *tar.Header, content io
 	defer func() {
 		// The decoders of a .deb were not written for hostile bytes.
 		if r := recover(); r != nil {
-			p, err = Package{}, fmt.Errorf("%w: %v", ErrBroken, r)
+			p, err = Package{}, fmt.Errorf("%w package: %v", ErrBroken, r)
 		}
 	}()
 	if err := checkArchive(file); err != nil {
-		return Package{}, fmt.Errorf("%w: %w", ErrBroken, err)
+		return Package{}, fmt.Errorf("%w package: %w", ErrBroken, err)
 	}
 	pkg, closePkg, err := deb.LoadFile(file)
 	if err != nil {
-		return Package{}, fmt.Errorf("%w: %w", ErrBroken, err)
+		return Package{}, fmt.Errorf("%w package: %w", ErrBroken, err)
 	}
 	defer closePkg()
 
 	member := pkg.ArContent["data."+pkg.DataExt]
 	data, err := deb.DecompressorFor(path.Ext(member.Name))(io.NewSectionReader(member.Data, 0, member.Size))
 	if err != nil {
-		return Package{}, fmt.Errorf("%w: %s: %w", ErrBroken, member.Name, err)
+		return Package{}, fmt.Errorf("%w package: %s: %w", ErrBroken, member.Name, err)
 	}
 	defer data.Close()
 	ahead := readAhead(data)
@@ -64,7 +64,7 @@ func walk(ctx context.Context, data io.Reader, visit func(*tar.Header, io.Reader
 			break
 		}
 		if err != nil {
-			return fmt.Errorf("%w: %w", ErrBroken, err)
+			return fmt.Errorf("%w package: %w", ErrBroken, err)
 		}
 		if err := visit(h, tr); err != nil {
 			return err
@@ -72,7 +72,7 @@ func walk(ctx context.Context, data io.Reader, visit func(*tar.Header, io.Reader
 	}
 	// What follows the end of the archive carries the compressor's check sum.
 	if _, err := io.Copy(io.Discard, data); err != nil {
-		return fmt.Errorf("%w: %w", ErrBroken, err)
+		return fmt.Errorf("%w package: %w", ErrBroken, err)
 	}
 	return nil
 }

@@ -33,11 +33,8 @@ func openPackage(ctx context.Context, name string, opts Options) (*Kernel, error
 
 // ours makes an error about a package one about a kernel.
 func ours(err error) error {
-	switch {
-	case errors.Is(err, debian.ErrUnknown):
+	if errors.Is(err, debian.ErrUnknown) {
 		return fmt.Errorf("%w: %w", ErrNoKernel, err)
-	case errors.Is(err, debian.ErrBroken):
-		return fmt.Errorf("%w: %w", ErrBroken, err)
 	}
 	return err
 }

@@ -88,9 +88,6 @@ func unpack(ctx context.Context, name, dir string) (*Kernel, error) {
 	x := extractor{dir: dir}
 	p, err := debian.Walk(ctx, name, x.entry)
 	if err != nil {
-		if ctx.Err() == nil {
-			err = fmt.Errorf("%w package: %w", ErrBroken, err)
-		}
 		return nil, err
 	}
 	k := &Kernel{
@@ -137,7 +134,7 @@ func (x *extractor) file(name string, content io.Reader) error {
 	name = strings.TrimPrefix(strings.TrimPrefix(name, "/"), "usr/")
 	if release, ok := strings.CutPrefix(name, "boot/vmlinuz-"); ok {
 		if x.release != "" {
-			return fmt.Errorf("two kernels, %s and %s", x.release, release)
+			return fmt.Errorf("%w package: two kernels, %s and %s", ErrBroken, x.release, release)
 		}
 		x.release = release
 		return writeFile(filepath.Join(x.dir, imageName), content)
@@ -158,7 +155,7 @@ func (x *extractor) file(name string, content io.Reader) error {
 		x.modulesOf = release
 	}
 	if release != x.modulesOf {
-		return fmt.Errorf("modules of two kernels, %s and %s", x.modulesOf, release)
+		return fmt.Errorf("%w package: modules of two kernels, %s and %s", ErrBroken, x.modulesOf, release)
 	}
 	if isModule {
 		x.modules++

@@ -62,7 +62,7 @@ var (
 	// ErrNoKernel: the kernel named is not there.
 	ErrNoKernel = errors.New("no such kernel")
 	// ErrBroken: the package or file is there and is not what it should be.
-	ErrBroken = errors.New("broken")
+	ErrBroken = debian.ErrBroken
 	// ErrMismatch: the modules belong to another kernel.
 	ErrMismatch = errors.New("kernel and modules do not belong together")
 )
