@@ -8,7 +8,6 @@ import (
 	"context"
 	"fmt"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"strings"
 
@@ -55,11 +54,8 @@ func Build(ctx context.Context, opts GuestOptions) (*image.Bundle, error) {
 	fmt.Fprintf(&b, "[[role]]\nname = %q\nclass = \"net\"\n", Role)
 	if !opts.NoWitness {
 		bin := filepath.Join(opts.Dir, "witness")
-		cmd := exec.CommandContext(ctx, "go", "build", "-trimpath", "-buildvcs=false", "-ldflags=-s -w", "-o", bin, witnessPackage)
-		cmd.Dir = src
-		cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
-		if out, err := cmd.CombinedOutput(); err != nil {
-			return nil, fmt.Errorf("build the witness: %w\n%s", err, out)
+		if err := image.BuildGo(ctx, src, witnessPackage, bin); err != nil {
+			return nil, err
 		}
 		args := append([]string{"/bin/witness", "-peer", testbed.WitnessAddr}, opts.Witness...)
 		fmt.Fprintf(&b, "[[service]]\nname = \"witness\"\nexec = [%s]\nfiles = [%q]\nneeds = [%q]\nrestart = \"never\"\n",
