@@ -49,7 +49,7 @@ matrix: deps
 
 # Guests on Xen hosts, which run inside QEMU; half an hour.
 xen-test: deps
-	go test -count=1 -v -timeout 40m ./ci/xentests -xen
+	go test -count=1 -v -timeout 40m ./ci/xentests -args -xen
 
 # The eBPF objects are committed, and so is docs/operations.md. generate makes them
 # anew; generated fails if that makes a difference for the objects, and make test if
