@@ -124,7 +124,7 @@ func code(text string) string {
 
 // Whoever types what a document says gets what it says.
 func TestDocumentsSpeakOfCommandsThatExist(t *testing.T) {
-	targets := unique(regexp.MustCompile(`(?m)^([a-z]+):`), read(t, "Makefile"))
+	targets := unique(regexp.MustCompile(`(?m)^([a-z-]+):`), read(t, "Makefile"))
 	verbs, flags := commands(t)
 	guest := unique(regexp.MustCompile(`(?m)^  ([a-z]+) .*  `), guestUsage(t))
 	if len(targets) < 5 || len(verbs) < 4 || len(flags) < 10 || len(guest) < 5 {
@@ -133,7 +133,7 @@ func TestDocumentsSpeakOfCommandsThatExist(t *testing.T) {
 	for _, doc := range documents(t) {
 		text := code(read(t, doc))
 		for what, known := range map[string][]string{"make": targets, "umbra": verbs, "shadowctl": guest} {
-			for _, word := range unique(regexp.MustCompile(`(?m)(?:^\s*|out/)`+what+` ([a-z]+)\b`), text) {
+			for _, word := range unique(regexp.MustCompile(`(?m)(?:^\s*|out/)`+what+` ([a-z-]+)\b`), text) {
 				if !slices.Contains(known, word) {
 					t.Errorf("%s speaks of %s %s; there are %v", doc, what, word, known)
 				}

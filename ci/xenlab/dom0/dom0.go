@@ -92,7 +92,9 @@ type Dom0 struct {
 	Xen, Kernel, Initramfs string // paths of files
 }
 
-// Build assembles a dom0. Packages are downloaded and unpacked once.
+// Build assembles a dom0. Packages are downloaded and unpacked once. The kernel is the
+// one that images have by default. The same packages, kernel and files give the same
+// bytes.
 func Build(ctx context.Context, opts Options) (*Dom0, error) {
 	if opts.Progress == nil {
 		opts.Progress = func(string) {}
