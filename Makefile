@@ -11,7 +11,7 @@ export GOFLAGS := $(GOFLAGS) -buildvcs=false
 CONTROL ?=
 TIMEOUT ?= 45m
 
-.PHONY: all demo test test-apps unit lint bench matrix generate generated umbra deps clean
+.PHONY: all demo test test-apps unit lint bench matrix xen-test generate generated umbra deps clean
 
 all: umbra
 
@@ -50,6 +50,10 @@ bench: deps
 # Every NIC to every NIC; more than an hour. It goes on where it stopped.
 matrix: deps
 	go run ./ci/matrix/cmd/matrix
+
+# Guests on Xen hosts, which run inside QEMU; half an hour.
+xen-test: deps
+	go test -count=1 -v -timeout 40m ./ci/xentests -args -xen
 
 # The eBPF objects are committed, and so is docs/operations.md. generate makes them
 # anew; generated fails if that makes a difference for the objects, and make test if

@@ -164,7 +164,7 @@ func (c *Config) prepare(ctx context.Context, work string, opts Options) (*parts
 	})
 	g.Go(func() error {
 		opts.Progress("compiling init")
-		if err := buildGo(ctx, opts.Source, opts.Init, p.init); err != nil {
+		if err := BuildGo(ctx, opts.Source, opts.Init, p.init); err != nil {
 			return err
 		}
 		if !c.Image.Debug {

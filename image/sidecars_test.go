@@ -81,7 +81,11 @@ func TestXLConfig(t *testing.T) {
 	}
 	want := map[string]string{
 		"name": `"app"`, "type": `"hvm"`, "kernel": `"vmlinuz"`, "ramdisk": `"initramfs.cpio.zst"`,
-		"cmdline": `"console=ttyS0 panic=-1 quiet"`, "memory": "256", "vcpus": "1", "serial": `"pty"`,
+		"cmdline": `"console=ttyS0 panic=-1 quiet xen_nopv"`, "memory": "256", "vcpus": "1", "serial": `"pty"`,
+		"vga": `"none"`, "vnc": "0",
+		"device_model_args_hvm": `[ "-device", "virtio-serial-pci,id=ctl0,addr=0x7", ` +
+			`"-chardev", "socket,id=ctl,server=on,wait=off,path=` + XenCtl("app") + `", ` +
+			`"-device", "virtserialport,bus=ctl0.0,nr=1,chardev=ctl,name=org.umbra.ctl" ]`,
 		"on_reboot": `"restart"`, "on_crash": `"destroy"`,
 	}
 	if diff := cmp.Diff(want, values); diff != "" {

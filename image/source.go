@@ -74,9 +74,9 @@ func isSource(dir string) bool {
 	return err == nil && moduleLine.Match(text)
 }
 
-// buildGo compiles a Go program for the guest: static, without paths, times or
+// BuildGo compiles a Go program for the guest: static, without paths, times or
 // version control in it, so that the same source gives the same bytes.
-func buildGo(ctx context.Context, source, pkg, out string) error {
+func BuildGo(ctx context.Context, source, pkg, out string) error {
 	_, err := goCommand(ctx, source, "build", "-trimpath", "-buildvcs=false", "-ldflags=-s -w -buildid= -X main.version="+Version(), "-o", out, pkg)
 	if err != nil {
 		return fmt.Errorf("build %s: %w", pkg, err)

@@ -8,7 +8,6 @@ import (
 	"context"
 	"fmt"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"strings"
 
@@ -80,11 +79,8 @@ func Build(ctx context.Context, opts GuestOptions) (*image.Bundle, error) {
 // service builds a program and describes it to the image.
 func service(ctx context.Context, b *strings.Builder, opts GuestOptions, name, pkg string, args ...string) error {
 	bin := filepath.Join(opts.Dir, name)
-	cmd := exec.CommandContext(ctx, "go", "build", "-trimpath", "-buildvcs=false", "-ldflags=-s -w", "-o", bin, pkg)
-	cmd.Dir = opts.Source
-	cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
-	if out, err := cmd.CombinedOutput(); err != nil {
-		return fmt.Errorf("build the %s: %w\n%s", name, err, out)
+	if err := image.BuildGo(ctx, opts.Source, pkg, bin); err != nil {
+		return err
 	}
 	fmt.Fprintf(b, "[[service]]\nname = %q\nexec = [%s]\nfiles = [%q]\nneeds = [%q]\nrestart = \"never\"\n",
 		name, quoted(append([]string{"/bin/" + name}, args...)), bin+":/bin/"+name, Role)

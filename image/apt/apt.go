@@ -77,7 +77,11 @@ func (c Client) Show(ctx context.Context, name string) (Package, error) {
 	if err != nil {
 		return Package{}, fmt.Errorf("%w: apt does not know it%s: %w", ErrUnavailable, hint, err)
 	}
-	return parseStanza(out), nil
+	p := parseStanza(out)
+	if p.Name == "" { // apt-cache takes that for a success
+		return Package{}, fmt.Errorf("%w: apt does not know this version", ErrUnavailable)
+	}
+	return p, nil
 }
 
 // hint is for machines made from container images, which have no lists.

@@ -172,11 +172,7 @@ func (m Machine) Args() ([]string, error) {
 	if m.QMP != "" {
 		a.add("-chardev", socketServer("qmp", m.QMP), "-mon", "chardev=qmp,mode=control")
 	}
-	if m.Ctl != "" {
-		a.add("-device", "virtio-serial-pci,id=ctl0,addr="+CtlSlot,
-			"-chardev", socketServer("ctl", m.Ctl),
-			"-device", "virtserialport,bus=ctl0.0,nr=1,chardev=ctl,name="+CtlPort)
-	}
+	a.add(m.CtlArgs()...)
 	if m.GenerationID != "" {
 		a.add("-device", "vmgenid,id=vmgenid0,guid="+m.GenerationID)
 	}
@@ -191,6 +187,19 @@ func (m Machine) Args() ([]string, error) {
 	}
 	a.add(m.Extra...)
 	return a.list, nil
+}
+
+// CtlArgs are those of the arguments that make the control port, none without one.
+// They are also those of the device model of a Xen guest.
+func (m Machine) CtlArgs() []string {
+	if m.Ctl == "" {
+		return nil
+	}
+	return []string{
+		"-device", "virtio-serial-pci,id=ctl0,addr=" + CtlSlot,
+		"-chardev", socketServer("ctl", m.Ctl),
+		"-device", "virtserialport,bus=ctl0.0,nr=1,chardev=ctl,name=" + CtlPort,
+	}
 }
 
 // Netdev is the id of the back end of the NIC with that id, as a hot-plug of

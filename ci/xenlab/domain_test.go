@@ -1,0 +1,67 @@
+// Copyright 2026 the umbra Authors. All rights reserved.
+// Use of this source code is governed by a BSD-style
+// license that can be found in the LICENSE file.
+
+package xenlab
+
+import (
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/umbra-vm/umbra/image"
+)
+
+// settings reads a file as xl does: of two settings of a name it takes the last.
+func settings(text string) map[string]string {
+	values := make(map[string]string)
+	for line := range strings.Lines(text) {
+		if key, value, ok := strings.Cut(line, "="); ok && !strings.HasPrefix(line, "#") {
+			values[strings.TrimSpace(key)] = strings.TrimSpace(value)
+		}
+	}
+	return values
+}
+
+func TestConfigIsTheBundlesWithWhatIsDifferentHere(t *testing.T) {
+	dir := t.TempDir()
+	b := &image.Bundle{Dir: dir}
+	b.Name, b.Initramfs, b.Cmdline = "app", "initramfs.cpio.zst", "console=ttyS0"
+	const written = "name = \"app\"\ntype = \"hvm\"\nkernel = \"vmlinuz\"\ncmdline = \"console=ttyS0 xen_nopv\"\nserial = \"pty\"\n#pci = [ ]\n"
+	if err := os.WriteFile(filepath.Join(dir, "app.xl.cfg"), []byte(written), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	for _, tt := range []struct {
+		name         string
+		opts         DomainOptions
+		pci, cmdline string
+	}{
+		{"a guest without devices", DomainOptions{}, "[  ]", `"console=ttyS0 xen_nopv"`},
+		{"devices have a slot in the guest", DomainOptions{PCI: []Passed{{"0000:00:04.0", 6}, {"0000:00:05.0", 7}}},
+			`[ "0000:00:04.0@6", "0000:00:05.0@7" ]`, `"console=ttyS0 xen_nopv"`},
+		{"words for the kernel are added", DomainOptions{Cmdline: "loglevel=6"}, "[  ]", `"console=ttyS0 xen_nopv loglevel=6"`},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			tt.opts.Name, tt.opts.Bundle = "guest1", b
+			text, err := tt.opts.config()
+			if err != nil {
+				t.Fatal(err)
+			}
+			got := settings(text)
+			if !strings.Contains(got["device_model_args_hvm"], image.XenCtl("guest1")) {
+				t.Errorf("the control port is %s", got["device_model_args_hvm"])
+			}
+			delete(got, "device_model_args_hvm")
+			want := map[string]string{
+				"name": `"guest1"`, "type": `"hvm"`, "kernel": `"/image/vmlinuz"`, "ramdisk": `"/image/initramfs.cpio.zst"`,
+				"cmdline": tt.cmdline, "pci": tt.pci, "serial": `"file:/run/guest1.console"`,
+			}
+			if diff := cmp.Diff(want, got); diff != "" {
+				t.Errorf("config (-want +got):\n%s", diff)
+			}
+		})
+	}
+}

@@ -1,0 +1,159 @@
+// Copyright 2026 the umbra Authors. All rights reserved.
+// Use of this source code is governed by a BSD-style
+// license that can be found in the LICENSE file.
+
+// Package xenlab is a Xen host inside QEMU: hypervisor, a dom0 assembled from
+// Debian packages, and network cards that the host's domains can be given. Domains
+// are made, asked and moved with Xen's own tools, as an administrator would.
+//
+// It must not judge: what a move has to look like is its users' business.
+package xenlab
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"strings"
+
+	"golang.org/x/crypto/ssh"
+
+	"github.com/umbra-vm/umbra/ci/testbed/vm"
+	"github.com/umbra-vm/umbra/ci/xenlab/dom0"
+	"github.com/umbra-vm/umbra/image/machine"
+)
+
+const (
+	memoryMB     = 3072
+	dom0MemoryMB = 1200
+
+	// cpu is what Xen 4.17 and its guests live with on QEMU 7.2's TCG. Without
+	// -smap dom0 dies before its console (a ring-3 IRET reads its stack as the
+	// supervisor); with XSAVE programs of dom0 find their heap damaged once a
+	// domain runs; HVM guests die of RDTSCP.
+	cpu = "max,-smap,-xsave,-avx,-avx2,-pku,-mpx,-rdtscp"
+
+	// xenCmdline: dom0 has one processor and a fixed part of the memory. Xen
+	// would share the page tables of guests with the IOMMU, which are those of
+	// AMD's SVM and of Intel's VT-d here.
+	xenCmdline = "console=com1 com1=115200,8n1 dom0_mem=%[1]dM,max:%[1]dM dom0_max_vcpus=1 loglvl=info guest_loglvl=info noreboot iommu=no-sharept"
+
+	dom0Cmdline = "console=hvc0 panic=-1 quiet"
+)
+
+// HostOptions describe a host. Name and Dom0 are required.
+type HostOptions struct {
+	Name string
+	Dom0 *dom0.Dom0
+	NICs []machine.NIC // for domains; the address names the slot of the host
+	vm.Options
+}
+
+// A Host is a Xen host that runs.
+type Host struct {
+	Name string
+	VM   *vm.VM
+
+	client *ssh.Client
+}
+
+// ErrCommand is matched by the error of a command that ended with another status
+// than 0.
+var ErrCommand = errors.New("command failed")
+
+// Start boots a host and returns once its dom0 does what it is told.
+func Start(ctx context.Context, opts HostOptions) (*Host, error) {
+	v, err := vm.Start(ctx, machine.Machine{
+		Name:     opts.Name,
+		Kernel:   opts.Dom0.Xen,
+		Cmdline:  fmt.Sprintf(xenCmdline, dom0MemoryMB),
+		Initrd:   opts.Dom0.Kernel + " " + dom0Cmdline + "," + opts.Dom0.Initramfs,
+		MemoryMB: memoryMB,
+		Type:     machine.Q35,
+		CPU:      cpu,
+		Accel:    []string{"tcg,thread=single"},
+		NICs:     opts.NICs,
+		// Devices can be passed through only where an IOMMU is.
+		Extra: []string{"-device", "intel-iommu,intremap=on"},
+	}, opts.Options)
+	if err != nil {
+		return nil, err
+	}
+	h := &Host{Name: opts.Name, VM: v}
+	if h.client, err = connect(ctx, v.Machine.Ctl); err != nil {
+		v.Close()
+		return nil, fmt.Errorf("host %s: dom0: %w", opts.Name, err)
+	}
+	return h, nil
+}
+
+// connect begins to speak with dom0's agent, which answers once it is there.
+func connect(ctx context.Context, path string) (*ssh.Client, error) {
+	var d net.Dialer
+	c, err := d.DialContext(ctx, "unix", path)
+	if err != nil {
+		return nil, err
+	}
+	defer context.AfterFunc(ctx, func() { c.Close() })()
+	sc, channels, requests, err := ssh.NewClientConn(c, path, &ssh.ClientConfig{
+		User: "root",
+		// The other end of the port is nobody else.
+		HostKeyCallback: ssh.InsecureIgnoreHostKey(),
+	})
+	if err != nil {
+		c.Close()
+		return nil, errors.Join(context.Cause(ctx), err)
+	}
+	return ssh.NewClient(sc, channels, requests), nil
+}
+
+// Close ends the host, as a loss of power would.
+func (h *Host) Close() error { return h.VM.Close() }
+
+// Run runs a command in dom0's shell and returns what it printed. A status other
+// than 0 is an error with what the command had to say; it matches [ErrCommand].
+func (h *Host) Run(ctx context.Context, line string) (string, error) {
+	var out bytes.Buffer
+	err := h.Stream(ctx, line, nil, &out)
+	return out.String(), err
+}
+
+// Stream is Run with the command's input from in, unless that is nil, and its
+// output to out.
+func (h *Host) Stream(ctx context.Context, line string, in io.Reader, out io.Writer) error {
+	s, err := h.client.NewSession()
+	if err != nil {
+		return fmt.Errorf("host %s: %s: %w", h.Name, line, err)
+	}
+	defer s.Close()
+	defer context.AfterFunc(ctx, func() { s.Close() })()
+	var complaint bytes.Buffer
+	s.Stdin, s.Stdout, s.Stderr = in, out, &complaint
+	err = s.Run(line)
+	var exit *ssh.ExitError
+	switch {
+	case err == nil:
+		return nil
+	case ctx.Err() != nil:
+		err = context.Cause(ctx)
+	case errors.As(err, &exit):
+		err = fmt.Errorf("%w: status %d", ErrCommand, exit.ExitStatus())
+	}
+	return fmt.Errorf("host %s: %s: %w: %s", h.Name, line, err, strings.TrimSpace(complaint.String()))
+}
+
+// Put writes a file in dom0.
+func (h *Host) Put(ctx context.Context, name string, content io.Reader) error {
+	return h.Stream(ctx, "cat > "+name, content, io.Discard)
+}
+
+// Dial connects to a unix socket in dom0.
+func (h *Host) Dial(path string) (net.Conn, error) {
+	c, err := h.client.Dial("unix", path)
+	if err != nil {
+		return nil, fmt.Errorf("host %s: %s: %w", h.Name, path, err)
+	}
+	return c, nil
+}

@@ -1,0 +1,36 @@
+// Copyright 2026 the umbra Authors. All rights reserved.
+// Use of this source code is governed by a BSD-style
+// license that can be found in the LICENSE file.
+
+package xentests
+
+import (
+	"regexp"
+	"strings"
+	"testing"
+)
+
+// TestDom0 is what the other tests stand on: a host that can pass devices through to
+// HVM guests, and does.
+func TestDom0(t *testing.T) {
+	l := open(t)
+	h := l.host("xen-A", "e1000e", "rtl8139")
+	info, err := h.Run(l.ctx, "xl info")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, want := range []string{`(?m)^xen_version .*: 4\.17\.`, `(?m)^virt_caps .*\bhvm_directio\b`} {
+		if !regexp.MustCompile(want).MatchString(info) {
+			t.Errorf("xl info does not say %q:\n%s", want, info)
+		}
+	}
+	free, err := h.Run(l.ctx, "xl pci-assignable-list")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for n := range 2 {
+		if !strings.Contains(free, device(n)) {
+			t.Errorf("%s cannot be given to a domain, these can:\n%s", device(n), free)
+		}
+	}
+}

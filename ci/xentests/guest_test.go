@@ -1,0 +1,370 @@
+// Copyright 2026 the umbra Authors. All rights reserved.
+// Use of this source code is governed by a BSD-style
+// license that can be found in the LICENSE file.
+
+package xentests
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"flag"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/umbra-vm/umbra/ci/rig"
+	"github.com/umbra-vm/umbra/ci/testbed"
+	"github.com/umbra-vm/umbra/ci/testbed/vm"
+	"github.com/umbra-vm/umbra/ci/testbed/vmtest"
+	"github.com/umbra-vm/umbra/ci/xenlab"
+	"github.com/umbra-vm/umbra/ci/xenlab/dom0"
+	"github.com/umbra-vm/umbra/image"
+	"github.com/umbra-vm/umbra/image/machine"
+	"github.com/umbra-vm/umbra/shadow/ctl"
+)
+
+// run is set by "make xen-test": a Xen host inside QEMU is slow, and no part of
+// "make test".
+var run = flag.Bool("xen", false, "run the tests, which take half an hour")
+
+// patience ends a test that hangs. It is no bound that anything has to meet.
+const patience = 390 * time.Second
+
+// poll is how often a guest is asked that is waited for.
+const poll = time.Second
+
+// A lab is a Xen host and the network that its cards are on.
+type lab struct {
+	t     *testing.T
+	ctx   context.Context
+	began time.Time
+	bed   *testbed.Bed
+	parts *parts
+
+	// guest is where the guest is, or was to be.
+	guest *xenlab.Domain
+	moves int
+}
+
+// parts are built once for all tests.
+type parts struct {
+	bundle *image.Bundle
+	dom0   *dom0.Dom0
+}
+
+var build = sync.OnceValues(func() (*parts, error) {
+	ctx := context.Background()
+	src, err := image.FindSource(ctx, "")
+	if err != nil {
+		return nil, err
+	}
+	cache, err := os.UserCacheDir()
+	if err != nil {
+		return nil, err
+	}
+	say := func(step string) { fmt.Fprintln(os.Stderr, "xentests:", step) }
+	// A guest inside of a guest has no time for more.
+	pace := []string{"-udp-interval", "50ms", "-tcp-interval", "50ms"}
+	p := new(parts)
+	p.bundle, err = rig.Build(ctx, rig.GuestOptions{
+		Dir: filepath.Join(workDir, "guest"), Drivers: []string{"e1000", "e1000e", "8139cp"}, Witness: pace,
+		Options: image.Options{Source: src, Progress: say},
+	})
+	if err != nil {
+		return nil, err
+	}
+	p.dom0, err = dom0.Build(ctx, dom0.Options{
+		CacheDir: filepath.Join(cache, "umbra"), Source: src, Dir: workDir,
+		Files: xenlab.ImageFiles(p.bundle), Progress: say,
+	})
+	return p, err
+})
+
+// workDir is where dom0 and image are built.
+var workDir string
+
+func TestMain(m *testing.M) {
+	flag.Parse()
+	var err error
+	if workDir, err = os.MkdirTemp("", "umbra-xen-"); err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		os.Exit(1)
+	}
+	code := m.Run()
+	os.RemoveAll(workDir)
+	os.Exit(code)
+}
+
+// open builds what is missing and makes the network.
+func open(t *testing.T) *lab {
+	t.Helper()
+	if testing.Short() || !*run {
+		t.Skip("a Xen test: make xen-test")
+	}
+	p, err := build()
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithTimeoutCause(vmtest.Context(t), patience, errors.New("the test hangs"))
+	t.Cleanup(cancel)
+	l := &lab{t: t, ctx: ctx, began: time.Now(), parts: p}
+	if l.bed, err = testbed.Open(ctx, testbed.Options{Dir: vmtest.Dir(t)}); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { l.bed.Close() })
+	l.heartbeat()
+	return l
+}
+
+// heartbeat tells, as long as the test lasts, what the peer has had of the guest.
+func (l *lab) heartbeat() {
+	ctx, cancel := context.WithCancel(l.ctx)
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		for {
+			select {
+			case <-ctx.Done():
+				return
+			case <-time.After(20 * time.Second):
+				v := l.bed.Witness.Snapshot()
+				l.say("the peer has %d records and %d datagrams", v.FromGuest.Records, v.UDPOut.Received)
+			}
+		}
+	}()
+	l.t.Cleanup(func() { cancel(); <-done })
+}
+
+// say shows a line at once, so that somebody who waits sees that it goes on.
+func (l *lab) say(format string, args ...any) {
+	line := fmt.Sprintf("%6.1fs ", time.Since(l.began).Seconds()) + fmt.Sprintf(format, args...)
+	fmt.Fprintln(os.Stderr, line)
+}
+
+// host boots a host with NICs of these models in slots from 4 on.
+func (l *lab) host(name string, models ...string) *xenlab.Host {
+	l.t.Helper()
+	opts := xenlab.HostOptions{Name: name, Dom0: l.parts.dom0}
+	opts.Dir = vmtest.Dir(l.t)
+	opts.OnLine = func(line vm.Line) { l.say("%s: %s", name, line.Text) }
+	var devices []string
+	for i, model := range models {
+		netdev, _, err := l.bed.Plug(fmt.Sprintf("%s-%s", name, model))
+		if err != nil {
+			l.t.Fatal(err)
+		}
+		opts.NICs = append(opts.NICs, machine.NIC{
+			ID: fmt.Sprint("nic", i), Model: model, Address: fmt.Sprint(firstSlot + i), Netdev: netdev,
+			MAC: fmt.Sprintf("52:54:00:75:6d:%02x", len(l.bed.Switch.Ports())),
+		})
+		devices = append(devices, device(i))
+	}
+	h, err := xenlab.Start(l.ctx, opts)
+	if err != nil {
+		l.t.Fatal(err)
+	}
+	l.t.Cleanup(func() { h.Close() })
+	l.t.Cleanup(func() {
+		if l.t.Failed() {
+			l.dump(h)
+		}
+	})
+	l.say("%s: dom0 answers", name)
+	if err := h.Assign(l.ctx, devices...); err != nil {
+		l.t.Fatal(err)
+	}
+	return h
+}
+
+const firstSlot = 4
+
+// device is the address of the n-th NIC of a host.
+func device(n int) string { return fmt.Sprintf("0000:00:%02x.0", firstSlot+n) }
+
+// passed is the n-th NIC of a host, in a slot of the guest.
+func passed(n, slot int) []xenlab.Passed {
+	return []xenlab.Passed{{Device: device(n), Slot: slot}}
+}
+
+// create boots the guest on a host and waits until its witness has gone on.
+func (l *lab) create(h *xenlab.Host, pci []xenlab.Passed) {
+	l.t.Helper()
+	opts := xenlab.DomainOptions{Name: "guest0", Bundle: l.parts.bundle, PCI: pci, Cmdline: "loglevel=6"}
+	l.say("creating the guest with %v", pci)
+	d, err := h.Create(l.ctx, opts)
+	if err != nil {
+		l.t.Fatal(err)
+	}
+	l.guest = d
+	l.watch()
+	l.say("created")
+	if err := l.bed.Witness.Wait(l.ctx); err != nil {
+		l.t.Fatalf("the guest's witness did not connect: %v", err)
+	}
+	l.say("the witness is connected")
+	l.traffic()
+}
+
+// move moves the guest to a host, which may be the one that it is on, and waits until
+// its role has recovered and its witness has gone on.
+func (l *lab) move(to *xenlab.Host, pci []xenlab.Passed) {
+	l.t.Helper()
+	l.moves++
+	opts := l.guest.DomainOptions
+	opts.Name, opts.PCI = fmt.Sprint("guest", l.moves), pci
+	l.say("moving the guest to %s with %v", to.Name, pci)
+	d, at, err := l.guest.Move(l.ctx, to, opts)
+	if err != nil {
+		l.t.Fatal(err)
+	}
+	l.guest = d
+	l.watch()
+	l.say("restored after %.1f s; saved after %.1f s", at.Restored.Sub(at.Began).Seconds(), at.Saved.Sub(at.Began).Seconds())
+	tl := l.timeline(l.moves)
+	l.traffic()
+	var b strings.Builder
+	if err := ctl.RenderTimeline(&b, tl); err != nil {
+		l.t.Fatal(err)
+	}
+	l.say("recovered, by the guest's clock:\n%s", b.String())
+	l.say("longest gap seen by the peer: %v", l.bed.Witness.Snapshot().FromGuest.LongestGap.Round(time.Millisecond))
+}
+
+// watch shows what the guest prints where it is, until the test has ended.
+func (l *lab) watch() {
+	d := l.guest
+	ctx, cancel := context.WithCancel(l.ctx)
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		// It ends with an error, because it is ended.
+		_ = d.Follow(ctx, &lines{show: func(s string) { l.say("%s: %s", d.Name, s) }})
+	}()
+	l.t.Cleanup(func() { cancel(); <-done })
+}
+
+// lines calls show for every line written.
+type lines struct {
+	show func(string)
+	rest []byte
+}
+
+func (w *lines) Write(b []byte) (int, error) {
+	w.rest = append(w.rest, b...)
+	for {
+		line, rest, ok := bytes.Cut(w.rest, []byte("\n"))
+		if !ok {
+			return len(b), nil
+		}
+		w.show(strings.TrimSpace(string(line)))
+		w.rest = rest
+	}
+}
+
+// timeline waits until the guest's role has had n recoveries that ended in passive
+// mode, the boot not counted, and returns the last one.
+func (l *lab) timeline(n int) ctl.Timeline {
+	l.t.Helper()
+	var last error
+	for {
+		tls, err := timelines(l.ctx, l.guest)
+		if err == nil && len(tls) > n {
+			if _, done := tls[n].Stamp(ctl.StampPassive); done {
+				return tls[n]
+			}
+			err = fmt.Errorf("stamps %v, %s", tls[n].Stamps, tls[n].Error)
+		} else if err == nil {
+			err = fmt.Errorf("%d timelines, the boot's included", len(tls))
+		}
+		last = err
+		select {
+		case <-l.ctx.Done():
+			l.t.Fatalf("waiting for recovery %d: %v", n, last)
+		case <-time.After(poll):
+		}
+	}
+}
+
+// callTimeout ends a question to an agent that died over it.
+const callTimeout = 20 * time.Second
+
+func timelines(ctx context.Context, d *xenlab.Domain) ([]ctl.Timeline, error) {
+	ctx, cancel := context.WithTimeout(ctx, callTimeout)
+	defer cancel()
+	c, err := d.Ctl()
+	if err != nil {
+		return nil, err
+	}
+	defer c.Close()
+	var tls []ctl.Timeline
+	return tls, c.Call(ctx, ctl.CmdTimeline, ctl.RoleArgs{Role: rig.Role}, &tls)
+}
+
+// traffic waits until the witness has gone on in both directions, and by UDP.
+func (l *lab) traffic() {
+	l.t.Helper()
+	const enough = 20
+	first := l.bed.Witness.Snapshot()
+	for {
+		now := l.bed.Witness.Snapshot()
+		if now.FromGuest.Records >= first.FromGuest.Records+enough &&
+			now.ToGuest.Records >= first.ToGuest.Records+enough &&
+			now.UDPOut.Received >= first.UDPOut.Received+enough {
+			return
+		}
+		select {
+		case <-l.ctx.Done():
+			l.t.Fatalf("the witness stands still: from %+v to %+v", first.Verdict, now.Verdict)
+		case <-time.After(poll):
+		}
+	}
+}
+
+// unharmed ends the run: nothing was reset, lost or altered.
+func (l *lab) unharmed() {
+	l.t.Helper()
+	v, err := l.bed.Witness.Final(l.ctx)
+	if err != nil {
+		l.t.Errorf("the witness did not finish: %v", err)
+	}
+	if err := l.bed.Fault(); err != nil {
+		l.t.Errorf("not the guest's fault: %v", err)
+	}
+	if err := v.Err(); err != nil {
+		l.t.Error(err)
+	}
+	l.t.Logf("verdict: %d resets, %d of %d bytes lost, %d of %d datagrams missing, longest gap %v",
+		v.Resets, v.BytesLost, v.BytesSent, v.UDPOut.Missing, v.UDPOut.Sent, v.FromGuest.LongestGap.Round(time.Millisecond))
+}
+
+// dump shows what a person needs to see of a test that failed.
+func (l *lab) dump(h *xenlab.Host) {
+	ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
+	defer cancel()
+	for _, line := range []string{
+		"xl list", "tail -n 40 /var/log/xen/*", "xl dmesg | tail -n 60", "cat /run/guest*.cfg", "free", "ls /run /run/xen",
+	} {
+		out, err := h.Run(ctx, line)
+		l.t.Logf("%s (%v):\n%s", line, err, out)
+	}
+	if l.guest == nil || l.guest.Host != h {
+		return
+	}
+	if tls, err := timelines(ctx, l.guest); err == nil {
+		for _, tl := range tls {
+			var b strings.Builder
+			if err := ctl.RenderTimeline(&b, tl); err == nil {
+				l.t.Logf("%s%s", b.String(), tl.Error)
+			}
+		}
+	}
+	if v, err := json.MarshalIndent(l.bed.Witness.Snapshot().Verdict, "", " "); err == nil {
+		l.t.Logf("witness: %s", v)
+	}
+}
