@@ -123,6 +123,17 @@ compile() {
 	"compile_$1" "$2" "$3"
 }
 
+# test_precopy runs the sender of the source built in the directory $1 against a
+# device that writes while it sends.
+test_precopy() {
+	guest=$1/tools/libs/guest
+	gcc -std=gnu11 -Wall -Werror -D_GNU_SOURCE -D__XEN_TOOLS__ \
+		-D__XEN_INTERFACE_VERSION__=__XEN_LATEST_INTERFACE_VERSION__ -include "$1/tools/config.h" \
+		-I"$guest" -I"$1/tools/include" -I"$1/tools/libs/ctrl" -o "$1/device_writes" \
+		"$patches/tests/device_writes.c" "$guest/xg_sr_save.o" "$guest/xg_sr_common.o"
+	"$1/device_writes"
+}
+
 compile_hypervisor() {
 	cp "$1/debian/xen-kconfig" "$1/xen/.config"
 	make -C "$1/xen" olddefconfig
@@ -147,6 +158,7 @@ compile_tools() {
 	make -C "$1/tools/include"
 	# Debian's libxl is built without libnl, which is for Remus.
 	make -C "$1/tools/libs" -j"$jobs" CONFIG_LIBNL=n
+	test_precopy "$1"
 	make -C "$1/tools/xl" -j"$jobs"
 	make -C "$1/tools/firmware/hvmloader" -j"$jobs"
 
@@ -172,28 +184,30 @@ changes() {
 		keep'
 }
 
-# part builds the part $1, which depends on what the series does below the path $2,
-# unless it is in the cache, and copies it into $3.
+# part builds the part $1, which depends on what the series does below the path $2
+# and on further files, unless it is in the cache, and copies it into $3.
 part() {
-	key=$({ cat "$patches/base" "$self" && changes "$2"; } | sha256sum | cut -c1-16)
-	built=$cache/$1-$key
+	part=$1 below=$2 root=$3
+	shift 3
+	key=$({ cat "$patches/base" "$self" "$@" && changes "$below"; } | sha256sum | cut -c1-16)
+	built=$cache/$part-$key
 	if [ ! -d "$built" ]; then
 		fetch
-		work=$cache/work-$1
+		work=$cache/work-$part
 		rm -rf "$work" # what a run that was cut off left
 		mkdir -p "$work"
 		unpack "$work/xen"
 		apply "$work/xen"
-		say "building Xen's $1, some minutes; log: ${work#"$PWD"/}/log"
+		say "building Xen's $part, some minutes; log: ${work#"$PWD"/}/log"
 		# A process of its own, which ends when something fails.
-		sh "$self" compile "$1" "$work/xen" "$work/root" >"$work/log" 2>&1 || {
+		sh "$self" compile "$part" "$work/xen" "$work/root" >"$work/log" 2>&1 || {
 			tail -n 20 "$work/log" >&2
 			die "the build failed"
 		}
 		mv "$work/root" "$built"
 		rm -rf "$work"
 	fi
-	cp -a "$built/." "$3"
+	cp -a "$built/." "$root"
 }
 
 build() {
@@ -201,7 +215,7 @@ build() {
 	rm -rf "$new"
 	mkdir -p "$new"
 	part hypervisor xen/ "$new"
-	part tools '' "$new"
+	part tools '' "$new" "$patches"/tests/*
 	rm -rf out/xen
 	mv "$new" out/xen
 	say "out/xen has the hypervisor, libraries, hvmloader and xl, laid out as Debian's packages are"
