@@ -123,15 +123,38 @@ compile() {
 	"compile_$1" "$2" "$3"
 }
 
-# test_precopy runs the sender of the source built in the directory $1 against a
-# device that writes while it sends.
-test_precopy() {
+# test_guest runs parts of libxenguest, built in the directory $1, on domains that are
+# played: see the tests.
+test_guest() {
 	guest=$1/tools/libs/guest
-	gcc -std=gnu11 -Wall -Werror -D_GNU_SOURCE -D__XEN_TOOLS__ \
-		-D__XEN_INTERFACE_VERSION__=__XEN_LATEST_INTERFACE_VERSION__ -include "$1/tools/config.h" \
-		-I"$guest" -I"$1/tools/include" -I"$1/tools/libs/ctrl" -o "$1/device_writes" \
-		"$patches/tests/device_writes.c" "$guest/xg_sr_save.o" "$guest/xg_sr_common.o"
-	"$1/device_writes"
+	run() { # run TEST OBJECT...
+		name=$1
+		shift
+		(
+			cd "$guest"
+			gcc -std=gnu11 -Wall -Werror -D_GNU_SOURCE -D__XEN_TOOLS__ \
+				-D__XEN_INTERFACE_VERSION__=__XEN_LATEST_INTERFACE_VERSION__ -include ../../config.h \
+				-I. -I../../include -I../ctrl -no-pie -Wl,--unresolved-symbols=ignore-all \
+				-o "$name" "$tests/$name.c" "$@"
+			"./$name"
+		)
+	}
+	tests=$PWD/$patches/tests
+	run device_writes xg_sr_save.o xg_sr_common.o
+	run device_pages xg_sr_save_x86_pv.o xg_sr_restore_x86_pv.o xg_sr_common_x86_pv.o
+}
+
+# test_dsdt runs the handler of the hot-plug GPE that hvmloader, built in the directory
+# $1, has for guests: with the bit for domains that opted in, all memory being ones,
+# the VM generation ID device is notified, without it nothing is.
+test_dsdt() {
+	(
+		cd "$1/tools/firmware/hvmloader"
+		iasl -vs -p handler dsdt_anycpu_qemu_xen.asl
+		handle() { acpiexec -fv "$1" -b 'execute \_GPE._E01' handler.aml </dev/null; }
+		handle 255 | grep 'Notify on \[VGID\].*Value 0x80'
+		! handle 0 | grep 'Notify on'
+	)
 }
 
 compile_hypervisor() {
@@ -158,9 +181,10 @@ compile_tools() {
 	make -C "$1/tools/include"
 	# Debian's libxl is built without libnl, which is for Remus.
 	make -C "$1/tools/libs" -j"$jobs" CONFIG_LIBNL=n
-	test_precopy "$1"
+	test_guest "$1"
 	make -C "$1/tools/xl" -j"$jobs"
 	make -C "$1/tools/firmware/hvmloader" -j"$jobs"
+	test_dsdt "$1"
 
 	lib=$2/usr/lib/x86_64-linux-gnu
 	bin=$2/usr/lib/xen-$release/bin

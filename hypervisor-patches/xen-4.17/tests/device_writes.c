@@ -1,6 +1,4 @@
-// Copyright 2026 the umbra Authors. All rights reserved.
-// Use of this source code is governed by a BSD-style
-// license that can be found in the LICENSE file.
+// SPDX-License-Identifier: BSD-3-Clause
 
 /*
  * device_writes runs the sender of a live migration, libxenguest's own objects, on a
