@@ -2,7 +2,8 @@
 # deps.sh installs what umbra needs on this machine and says so: QEMU for the
 # demo and the VM tests, apt's list of packages for the guest's kernel; with the
 # argument "test" the tools that some tests take into the guest, with "clang" the
-# compiler of the eBPF objects. Kernel package and Go modules are fetched by the
+# compiler of the eBPF objects, with "xen-source" and "xen" what it takes to patch
+# and to build Xen. Kernel package, Xen's source and Go modules are fetched by the
 # programs themselves.
 set -eu
 
@@ -26,8 +27,31 @@ packages=
 want() { # want COMMAND PACKAGE
 	command -v "$1" >/dev/null 2>&1 || packages="$packages $2"
 }
+want_installed() { # want_installed PACKAGE... for what has no command to look for
+	for p in "$@"; do
+		dpkg-query -W -f '${Status}' "$p" 2>/dev/null | grep -q ' installed$' || packages="$packages $p"
+	done
+}
 want qemu-system-x86_64 qemu-system-x86
 case ${1:-} in
+xen-source | xen)
+	want dpkg-source dpkg-dev
+	want patch patch
+	want xz xz-utils
+	;;
+esac
+case ${1:-} in
+xen)
+	want gcc gcc
+	want bison bison
+	want flex flex
+	want iasl acpica-tools
+	want autoconf autoconf
+	want pkg-config pkg-config
+	# Headers, and the BIOS that libxl gives HVM guests.
+	want_installed libc6-dev python3-dev zlib1g-dev liblzma-dev libbz2-dev libzstd-dev libncurses-dev \
+		uuid-dev libyajl-dev libaio-dev seabios
+	;;
 test)
 	want ip iproute2
 	want ethtool ethtool
