@@ -16,7 +16,7 @@ import (
 // MigrationNode is where a patched toolstack writes that and how the guest arrived,
 // before it lets it run (hypervisor-patches/xen-4.17/README.md). On stock Xen it
 // does not exist, and is watched all the same.
-const MigrationNode = "control/migration"
+const MigrationNode = "control/arrival"
 
 // Xenstore is a [Watcher] of Xen's xenstore: each watch fires once when a guest goes
 // on after a migration or a restore, whatever the toolstack writes.
