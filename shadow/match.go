@@ -61,9 +61,9 @@ type Assignment struct {
 // Assign decides which free device takes which role, and which one stands by for it.
 // It is a pure function of its arguments: roles in the order of the config, devices in
 // bus order. A configured rule is never broken: a role whose rules fit no device
-// stays vacant. Among the devices that a role's rules accept, the one with the role's
-// own MAC wins, then the one most like its last device: same MAC, then same address,
-// then same ids, then the first in bus order. Roles with rules choose before roles without, and
+// stays vacant. Among the devices that a role's rules accept, one with the role's own MAC
+// wins, if it is no paravirtual one, then the one most like its last device: same MAC,
+// then same address, then same ids, then the first in bus order. Roles with rules choose before roles without, and
 // likenesses of all roles are compared before anybody takes "the first".
 //
 // A device that stands by for one role is no other role's device, unless that has a
@@ -175,9 +175,11 @@ func (s Seat) claims(id Identity, devices []Identity) bool {
 	return s.Role.Standby.accepts(id, s.Device, s.MAC)
 }
 
+// likeness ranks a device by what it has in common with the role and its last device. A
+// paravirtual one with the role's MAC may be meant to stand by: it has to be like the last.
 func likeness(s Seat, id Identity) int {
 	switch {
-	case is(s.MAC, id.MAC):
+	case is(s.MAC, id.MAC) && !id.Paravirtual:
 		return 0
 	case is(s.Last.MAC, id.MAC):
 		return 1
