@@ -17,8 +17,8 @@ const seconds = 120
 
 const sshPort = 22
 
-// increments is how often redis-cli counts in that time, with a pause of 50 ms.
-const increments = seconds * 20
+// increments is how often redis-cli counts in that time, with a pause of 100 ms.
+const increments = seconds * 10
 
 // kilobytes is what rsync, held back to 100 KiB/s, sends in that time.
 const kilobytes = seconds * 100
@@ -49,7 +49,7 @@ var programs = []program{
 	{
 		name: "redis and a client that counts", port: 6379, connections: 1,
 		ready:  at("test \"$(redis-cli -h SERVER ping)\" = PONG"),
-		client: at("redis-cli -h SERVER -r %d -i 0.05 incr counter", increments),
+		client: at("redis-cli -h SERVER -r %d -i 0.1 incr counter", increments),
 		check:  checkRedis,
 	},
 	{
