@@ -114,8 +114,8 @@ func (m *Manager) seatOn(ctx context.Context, r *role, dev drivers.Device, sig S
 	if had.Address != "" {
 		if r.rec == nil {
 			r.rec = NewRecovery(r.Name, sig.Cause, m.follow(r))
+			r.rec.Between(onStandby(had), "")
 		}
-		r.rec.Between(onStandby(had), "")
 		r.carried, r.passive = r.passive, false
 	}
 	r.dev, r.opening = dev, true
