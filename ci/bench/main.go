@@ -7,8 +7,8 @@
 //
 //   - steady: instructions of the guest for sending and for receiving, proxy
 //     against bare NIC;
-//   - recovery: resumed until the first frame on the new NIC, against what the
-//     new NIC's driver needs alone;
+//   - recovery: resumed until the first frame on the new NIC, against what its
+//     driver, and in the same slot the old one, needs alone;
 //   - eight: the recovery of eight roles at once against that of one;
 //   - detection: resumed until the guest knows that it moved;
 //   - peers: how long connections with a Linux guest stand still after a recovery,
@@ -92,9 +92,9 @@ func run(ctx context.Context, args []string, say io.Writer) (err error) {
 	fs.StringVar(&b.out, "out", "out/bench", "`directory` of bench.json, the consoles and the image")
 	fs.StringVar(&only, "only", "", "benchmarks to run, of boot,recovery,eight,detection,steady,peers (default all)")
 	fs.StringVar(&nics, "nics", "virtio-net-pci,rtl8139,vmxnet3,e1000", "NICs to recover to, `names` as QEMU's")
-	fs.IntVar(&b.rounds, "rounds", 3, "moves to each NIC")
+	fs.IntVar(&b.rounds, "rounds", 3, "moves to each NIC, each way")
 	fs.StringVar(&clocks, "clocks", "guest,wall", "`clocks` to time the moves by")
-	fs.StringVar(&ways, "ways", "other,same", "where the new NIC is: in another `slot` or in the same one")
+	fs.StringVar(&ways, "ways", "other,same", "`ways` to move: the new NIC is in another slot, or in the same")
 	fs.StringVar(&b.cmdline, "cmdline", "", "`words` to add to the kernel command line of every guest")
 	fs.StringVar(&b.image.CacheDir, "cache", "", "`directory` that keeps kernels and tools between builds")
 	if err := fs.Parse(args); err != nil {
@@ -105,11 +105,11 @@ func run(ctx context.Context, args []string, say io.Writer) (err error) {
 		return errUsage
 	}
 	b.nics = strings.Split(nics, ",")
-	var err1, err2 error
-	b.clocks, err1 = words(clocks, GuestClock, WallClock)
-	b.ways, err2 = words(ways, OtherSlot, SameSlot)
-	if err := errors.Join(err1, err2); err != nil {
-		return errors.Join(errUsage, err)
+	if b.clocks, err = words(clocks, GuestClock, WallClock); err != nil {
+		return fmt.Errorf("-clocks: %w", err)
+	}
+	if b.ways, err = words(ways, OtherSlot, SameSlot); err != nil {
+		return fmt.Errorf("-ways: %w", err)
 	}
 	if err := os.MkdirAll(b.out, 0o755); err != nil {
 		return err

@@ -333,7 +333,8 @@ func (g *bareGuest) move(ctx context.Context, nic rig.NIC, m *Move) error {
 	}
 	m.Driver = r.Driver
 	m.Bare = Bare{
-		Unload: ms(time.Duration(r.Unload)), Scan: ms(time.Duration(r.Scan)), Probe: ms(time.Duration(r.Probe)), Open: ms(time.Duration(r.Open)), Link: ms(time.Duration(r.Link)),
+		Unload: ms(time.Duration(r.Unload)), Scan: ms(time.Duration(r.Scan)),
+		Probe: ms(time.Duration(r.Probe)), Open: ms(time.Duration(r.Open)), Link: ms(time.Duration(r.Link)),
 	}
 	return nil
 }
@@ -343,7 +344,8 @@ func ms(d time.Duration) float64 { return float64(d) / float64(time.Millisecond)
 // stampOrder are the stamps up to the first frame, which the NIC sends right
 // after "link".
 var stampOrder = []string{
-	ctl.StampDetected, ctl.StampActive, ctl.StampHarvested, ctl.StampUnloaded, ctl.StampScanned, ctl.StampProbed, ctl.StampOpened, ctl.StampLink,
+	ctl.StampDetected, ctl.StampActive, ctl.StampHarvested, ctl.StampUnloaded,
+	ctl.StampScanned, ctl.StampProbed, ctl.StampOpened, ctl.StampLink,
 }
 
 // chain tells, in the order of time, what each of the named points added.
