@@ -265,9 +265,6 @@ func (s *netShadow) Open(ctx context.Context, dev drivers.Device, rec *shadow.Re
 	if err := s.fitMTU(ctx, bond, iface); err != nil {
 		return err
 	}
-	if err := s.proxy.enslave(bond, l, mac); err != nil {
-		return err
-	}
 	if iface == s.standby { // a port already, maybe since the role had another MAC
 		if err := s.proxy.wear(l, mac); err != nil && !errors.As(err, new(*refusedError)) {
 			return err
