@@ -9,7 +9,7 @@ export CGO_ENABLED = 0
 export GOFLAGS := $(GOFLAGS) -buildvcs=false
 
 CONTROL ?=
-TIMEOUT ?= 45m
+TIMEOUT ?= 60m
 
 .PHONY: all demo test test-apps unit lint bench matrix generate generated xen xen-check xen-test umbra deps clean
 
