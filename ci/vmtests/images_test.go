@@ -43,8 +43,8 @@ var (
 	fullImage = buildOnce("full")
 	// e1000Image has one driver and no other.
 	e1000Image = buildOnce("e1000", "e1000")
-	// shaperImage has two drivers, and what the nemesis shapes traffic with.
-	shaperImage = buildOnce("shaper", "e1000e", "8139cp", "sch_prio", "cls_matchall")
+	// shaperImage has three drivers, and what the nemesis shapes traffic with.
+	shaperImage = buildOnce("shaper", "e1000e", "8139cp", "virtio_net", "sch_prio", "cls_matchall")
 	// vlanImage has what VLANs need.
 	vlanImage = buildOnce("vlan", "virtio_net", "8139cp", "8021q")
 	// stackImage has what VLANs, macvlans and namespaces need.

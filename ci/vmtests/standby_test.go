@@ -98,7 +98,7 @@ func TestStandby(t *testing.T) {
 func TestStandbySettings(t *testing.T) {
 	from, back := rig.NIC{Model: "e1000e", Slot: "2"}, rig.NIC{Model: "e1000e", Slot: "5"}
 	const proxy = "mtu 1400, promisc true, gso 16000, gro false, "
-	g := startAll(t, fullImage, []rig.NIC{from, standbyAt6}, cmdline("nemesis=settings"))
+	g := startAll(t, shaperImage, []rig.NIC{from, standbyAt6}, cmdline("nemesis=settings"))
 	g.waitConsole("settings of e1000e: " + proxy)
 	g.paired("e1000e")
 	g.traffic()
