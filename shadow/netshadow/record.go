@@ -107,8 +107,12 @@ func (r *recorder) fresh() bool {
 	return r.state == nil
 }
 
-// aside calls do, which changes the proxy in passive mode, and takes what comes of it for
-// nobody's wish: a bond's features follow from those of all its ports.
+// ofPorts are the settings of a bond that follow from those of all its ports
+// (drivers/net/bonding/bond_main.c, bond_compute_features).
+var ofPorts = []string{"net.gso.max-size", "net.gso.max-segs"}
+
+// aside calls do, which changes the ports of the proxy in passive mode, and takes what
+// comes of it for nobody's wish. What somebody changes meanwhile is recorded.
 func (r *recorder) aside(ctx context.Context, do func() error) error {
 	r.mu.Lock()
 	w, iface, listening := r.watcher, r.iface, r.listening
@@ -123,12 +127,19 @@ func (r *recorder) aside(ctx context.Context, do func() error) error {
 		r.log.Error("settings are no longer recorded", "err", werr)
 		return err
 	}
+	derived := make(settings.Values)
+	for _, key := range ofPorts {
+		if value, ok := now[r.proxy][key]; ok {
+			derived[key] = value
+		}
+	}
 	r.mu.Lock()
-	defer r.mu.Unlock()
 	r.listening = true
-	r.state.Rebase(now[iface].In(settings.Device))
-	r.state.Rebase(now[r.proxy].In(settings.Proxy))
+	r.state.Rebase(derived)
 	r.note(r.journal.Fact(factRecorder, r.state))
+	r.mu.Unlock()
+	r.observe(ofInterface(now[r.proxy], settings.Proxy))
+	r.observe(ofInterface(now[iface], settings.Device))
 	return err
 }
 
