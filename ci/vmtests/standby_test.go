@@ -92,41 +92,6 @@ func TestStandby(t *testing.T) {
 		alone.standby, alone.others, beside.standby, beside.others)
 }
 
-// TestStandbySettings has the settings of a user on a device, on the standby while that
-// carries alone, as far as it can have them, and on the next device. That a second port
-// joins or leaves the proxy is nobody's setting.
-func TestStandbySettings(t *testing.T) {
-	from, back := rig.NIC{Model: "e1000e", Slot: "2"}, rig.NIC{Model: "e1000e", Slot: "5"}
-	const proxy = "mtu 1400, promisc true, gso 16000, gro false, "
-	g := startAll(t, fullImage, []rig.NIC{from, standbyAt6}, cmdline("nemesis=settings"))
-	g.waitConsole("settings of e1000e: " + proxy)
-	g.paired("e1000e")
-	g.traffic()
-	g.logged(map[string]string{"net.mtu": "1400", "net.ring.rx": "512"}, nil)
-	before := g.settings()
-	g.move(noNIC, standbyAt6)
-	g.waitConsole("settings of virtio_net: " + proxy)
-	g.over(1)
-	g.plug(back)
-	g.back(2)
-	g.traffic()
-	after := g.settings()
-	for key, value := range before {
-		if after[key] != value {
-			t.Errorf("the log has %s=%q, it had %q", key, after[key], value)
-		}
-		delete(after, key)
-	}
-	// What sysfs changed is read when the device is left.
-	for _, late := range []string{"net.rps.flows.rx-0", "net.gso.max-size"} {
-		delete(after, late)
-	}
-	if len(after) != 0 {
-		t.Errorf("the log has what nobody has set: %v", after)
-	}
-	g.oneConnection()
-}
-
 // settings are the operations in the role's log.
 func (g *guest) settings() map[string]string {
 	g.t.Helper()
@@ -220,7 +185,11 @@ func (g *guest) over(n int) {
 	if _, ok := tl.Stamp(ctl.StampStandby); !ok || !strings.Contains(tl.To, "(standby)") {
 		g.t.Errorf("recovery %d to %q has no stamp %q: %v", n, tl.To, ctl.StampStandby, tl.Stamps)
 	}
-	g.t.Logf("recovery %d: the standby carried after %.0f ms", n, tl.Milliseconds()[ctl.StampStandby])
+	var shown strings.Builder
+	if err := ctl.RenderTimeline(&shown, tl); err != nil {
+		g.t.Error(err)
+	}
+	g.t.Log(shown.String())
 }
 
 // back waits until the n-th recovery has ended on a device, with nothing held or harvested.
