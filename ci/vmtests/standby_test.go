@@ -220,7 +220,11 @@ func (g *guest) over(n int) {
 	if _, ok := tl.Stamp(ctl.StampStandby); !ok || !strings.Contains(tl.To, "(standby)") {
 		g.t.Errorf("recovery %d to %q has no stamp %q: %v", n, tl.To, ctl.StampStandby, tl.Stamps)
 	}
-	g.t.Logf("recovery %d: the standby carried after %.0f ms", n, tl.Milliseconds()[ctl.StampStandby])
+	var shown strings.Builder
+	if err := ctl.RenderTimeline(&shown, tl); err != nil {
+		g.t.Error(err)
+	}
+	g.t.Log(shown.String())
 }
 
 // back waits until the n-th recovery has ended on a device, with nothing held or harvested.
