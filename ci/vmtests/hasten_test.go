@@ -51,7 +51,7 @@ func TestHasten(t *testing.T) {
 			// A peer whose segment was on its way when the guest left has to wait, but it
 			// need not have been.
 			found := false
-			for i := 0; i < 5 && !found; i++ {
+			for i := 0; i < 20 && !found; i++ {
 				p.trace.Take()
 				p.move([]rig.NIC{virtioAt5, rtl8139At2}[i%2])
 				p.lossless(p.recovered(i + 1))

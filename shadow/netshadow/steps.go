@@ -86,7 +86,7 @@ func (s *netShadow) Activate(ctx context.Context, old shadow.Old, rec *shadow.Re
 		return err
 	}
 	s.receive(true)
-	s.confess(rec)
+	s.confess(ctx, rec)
 	bond := ifindex(s.proxy.name)
 	s.arm(ctx, old, rec)
 	if err := s.openTap(ctx); err != nil {
@@ -139,7 +139,7 @@ func (s *netShadow) field() (*harvest.Field, error) {
 
 // confess counts what a predecessor took with it, and takes over its harvest. The
 // recovery that it left may go on at any step.
-func (s *netShadow) confess(rec *shadow.Recovery) {
+func (s *netShadow) confess(ctx context.Context, rec *shadow.Recovery) {
 	lost, seen, armed := s.account.claim()
 	if lost > 0 {
 		s.log.Warn("frames were lost with the last agent", "frames", lost)
@@ -149,11 +149,31 @@ func (s *netShadow) confess(rec *shadow.Recovery) {
 		return
 	}
 	f, err := s.field()
-	if err != nil || !f.Armed() {
+	if err == nil && !f.Armed() {
+		s.confessEnded(ctx, f, seen, rec)
+		return
+	}
+	if err != nil {
 		s.log.Error("the harvest ended with the last agent: frames lost since are not counted", "err", err)
 		return
 	}
 	s.armed, s.counters = true, harvest.Counters{Seen: seen}
+}
+
+// confessEnded counts what a predecessor had harvested that was killed as it ended the
+// harvest. It may have come as far as the shelf: what is there is re-sent, and counted as
+// lost all the same.
+func (s *netShadow) confessEnded(ctx context.Context, f *harvest.Field, seen uint64, rec *shadow.Recovery) {
+	if err := f.Sync(ctx); err != nil {
+		s.log.Error("frames that were harvested last are lost, and not counted", "err", err)
+		return
+	}
+	if now := f.Counters().Seen; now > seen {
+		s.log.Warn("frames were lost with the last agent", "frames", now-seen)
+		rec.Count(ctl.Frames{Dropped: int(now - seen)})
+	}
+	s.counters = f.Counters()
+	s.account.collected(s.counters.Seen, false)
 }
 
 // arm turns the harvest to the device's interface. Without eBPF a recovery works all
@@ -221,7 +241,7 @@ func (s *netShadow) aim(t harvest.Target) {
 // Open makes dev's interface a port of the proxy, creating the proxy for the
 // role's first device.
 func (s *netShadow) Open(ctx context.Context, dev drivers.Device, rec *shadow.Recovery) error {
-	s.confess(rec)
+	s.confess(ctx, rec)
 	l, err := waitLink(ctx, s.class.Hardware, dev)
 	if err != nil {
 		return err
