@@ -141,23 +141,27 @@ func (s *netShadow) field() (*harvest.Field, error) {
 // recovery that it left may go on at any step.
 func (s *netShadow) confess(ctx context.Context, rec *shadow.Recovery) {
 	lost, seen, armed := s.account.claim()
-	if lost > 0 {
-		s.log.Warn("frames were lost with the last agent", "frames", lost)
-		rec.Count(ctl.Frames{Dropped: lost})
-	}
+	s.lostWithLast(lost, rec)
 	if !armed {
 		return
 	}
 	f, err := s.field()
-	if err == nil && !f.Armed() {
-		s.confessEnded(ctx, f, seen, rec)
-		return
-	}
-	if err != nil {
+	switch {
+	case err != nil:
 		s.log.Error("the harvest ended with the last agent: frames lost since are not counted", "err", err)
-		return
+	case f.Armed():
+		s.armed, s.counters = true, harvest.Counters{Seen: seen}
+	default:
+		s.confessEnded(ctx, f, seen, rec)
 	}
-	s.armed, s.counters = true, harvest.Counters{Seen: seen}
+}
+
+// lostWithLast counts frames that a predecessor had in its memory only.
+func (s *netShadow) lostWithLast(frames int, rec *shadow.Recovery) {
+	if frames > 0 {
+		s.log.Warn("frames were lost with the last agent", "frames", frames)
+		rec.Count(ctl.Frames{Dropped: frames})
+	}
 }
 
 // confessEnded counts what a predecessor had harvested that was killed as it ended the
@@ -168,11 +172,8 @@ func (s *netShadow) confessEnded(ctx context.Context, f *harvest.Field, seen uin
 		s.log.Error("frames that were harvested last are lost, and not counted", "err", err)
 		return
 	}
-	if now := f.Counters().Seen; now > seen {
-		s.log.Warn("frames were lost with the last agent", "frames", now-seen)
-		rec.Count(ctl.Frames{Dropped: int(now - seen)})
-	}
 	s.counters = f.Counters()
+	s.lostWithLast(int(s.counters.Seen)-int(seen), rec)
 	s.account.collected(s.counters.Seen, false)
 }
 

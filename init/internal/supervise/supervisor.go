@@ -74,8 +74,8 @@ func (s *Supervisor) Add(spec Spec) {
 }
 
 // SetRole notes that the network of a role, or whatever else a Spec needs by the name,
-// came up or went down. Programs that wait for it are started; none is stopped, for a network that is down is what
-// the shadow keeps from them.
+// came up or went down. Programs that wait for it are started; none is stopped, for a
+// network that is down is what the shadow keeps from them.
 func (s *Supervisor) SetRole(role string, up bool) (changed bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()

@@ -146,19 +146,32 @@ func carried(r ctl.RoleStatus) bool { return passive(r) && r.OnStandby && r.Devi
 
 // roleIs reports whether the role is as is says.
 func roleIs(ctx context.Context, is func(ctl.RoleStatus) bool) bool {
-	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
-	defer cancel()
-	c, err := ctl.Dial(ctx, ctl.SocketPath, nil)
-	if err != nil {
-		return false
-	}
-	defer c.Close()
-	var st ctl.Status
-	err = c.Call(ctx, ctl.CmdStatus, nil, &st)
-	return err == nil && slices.ContainsFunc(st.Roles, func(r ctl.RoleStatus) bool { return r.Name == role && is(r) })
+	return withAgent(ctx, func(ctx context.Context, c *ctl.Client) bool {
+		var st ctl.Status
+		err := c.Call(ctx, ctl.CmdStatus, nil, &st)
+		return err == nil && slices.ContainsFunc(st.Roles, func(r ctl.RoleStatus) bool { return r.Name == role && is(r) })
+	})
 }
 
 func reached(ctx context.Context, stamp string) bool {
+	return withAgent(ctx, func(ctx context.Context, c *ctl.Client) bool {
+		for {
+			var tls []ctl.Timeline
+			if err := c.Call(ctx, ctl.CmdTimeline, ctl.RoleArgs{Role: role}, &tls); err != nil {
+				return false
+			}
+			for _, tl := range tls {
+				if _, ok := tl.Stamp(stamp); ok && tl.Recovery == 0 && tl.Cause != "boot" {
+					return true
+				}
+			}
+			time.Sleep(time.Millisecond)
+		}
+	})
+}
+
+// withAgent returns what ask finds out from the agent, false if that cannot be reached.
+func withAgent(ctx context.Context, ask func(context.Context, *ctl.Client) bool) bool {
 	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
 	defer cancel()
 	c, err := ctl.Dial(ctx, ctl.SocketPath, nil)
@@ -166,18 +179,7 @@ func reached(ctx context.Context, stamp string) bool {
 		return false
 	}
 	defer c.Close()
-	for {
-		var tls []ctl.Timeline
-		if err := c.Call(ctx, ctl.CmdTimeline, ctl.RoleArgs{Role: role}, &tls); err != nil {
-			return false
-		}
-		for _, tl := range tls {
-			if _, ok := tl.Stamp(stamp); ok && tl.Recovery == 0 && tl.Cause != "boot" {
-				return true
-			}
-		}
-		time.Sleep(time.Millisecond)
-	}
+	return ask(ctx, c)
 }
 
 func pidOf(program string) (int, error) {
