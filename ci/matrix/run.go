@@ -103,6 +103,10 @@ type guest struct {
 	console io.WriteCloser
 	count   uint64 // recoveries so far
 	carried int64  // by the bulk stream
+
+	// told is the account of the moves so far. What the next one cost is counted from
+	// there, and not from an instant in which a datagram on its way counts as missing.
+	told witness.Verdict
 }
 
 func (r *Runner) start(ctx context.Context, name string, s Setup, nic rig.NIC) (_ *guest, err error) {
@@ -170,7 +174,6 @@ func (g *guest) close() {
 
 // move migrates the guest and waits until its traffic is as before.
 func (g *guest) move(ctx context.Context, nic rig.NIC, res *Result) error {
-	before := g.bed.Witness.Snapshot()
 	rep, err := g.Move(ctx, nic) // the host lives as long as ctx
 	if rep == nil {
 		return fmt.Errorf("migration: %w", err)
@@ -197,7 +200,7 @@ func (g *guest) move(ctx context.Context, nic rig.NIC, res *Result) error {
 	}
 	gap := g.bed.Witness.Stalls(rep.StoppedAt.Add(-time.Second), time.Now()).TCP()
 	res.StallMS = float64(gap.Duration().Microseconds()) / 1000
-	g.account(res, tl, before.Verdict, after.Verdict)
+	g.account(res, tl, after.Verdict)
 	switch bulk := g.bulk.Snapshot(); {
 	case after.Resets+after.Reconnects+bulk.Resets+bulk.Reconnects > 0:
 		return errors.New("a connection was lost")
@@ -226,16 +229,17 @@ func (g *guest) settled(ctx context.Context) (witness.Snapshot, error) {
 	return best, nil
 }
 
-func (g *guest) account(res *Result, tl ctl.Timeline, before, after witness.Verdict) {
+func (g *guest) account(res *Result, tl ctl.Timeline, after witness.Verdict) {
 	f := tl.Frames
 	res.Held, res.Harvested, res.Resent, res.Dropped = f.Held, f.Harvested, f.Resent, f.Dropped
 	for _, d := range tl.Deferred {
 		res.Deferred = append(res.Deferred, d.Op+": "+d.Reason)
 	}
 	slices.Sort(res.Deferred)
-	res.Missing = max(0, after.UDPOut.Missing) - max(0, before.UDPOut.Missing)
-	res.Duplicated = after.UDPOut.Duplicated - before.UDPOut.Duplicated
-	res.Reordered = after.UDPOut.Reordered - before.UDPOut.Reordered
+	res.Missing = max(0, after.UDPOut.Missing) - max(0, g.told.UDPOut.Missing)
+	res.Duplicated = after.UDPOut.Duplicated - g.told.UDPOut.Duplicated
+	res.Reordered = after.UDPOut.Reordered - g.told.UDPOut.Reordered
+	g.told = after
 	carried := g.bulk.Snapshot().BytesSent
 	res.BulkBytes, g.carried = carried-g.carried, carried
 }
@@ -255,14 +259,16 @@ func flows(ctx context.Context, p *witness.Peer, since time.Time) error {
 }
 
 // finish ends the programs in good order and takes the verdict on all moves.
-// Missing datagrams were told move by move.
+// The datagrams that are missing have been told move by move: there must not be more.
 func (g *guest) finish(ctx context.Context) error {
 	ctx, cancel := context.WithTimeoutCause(ctx, moveLimit, errors.New("the guest's programs do not finish"))
 	defer cancel()
 	var errs []error
 	for _, p := range []*witness.Peer{g.bulk, g.bed.Witness} {
 		v, err := p.Final(ctx)
-		v.UDPOut.Missing = 0
+		if p == g.bed.Witness {
+			v.UDPOut.Missing -= max(0, g.told.UDPOut.Missing)
+		}
 		errs = append(errs, err, v.Err())
 	}
 	return errors.Join(errs...)
