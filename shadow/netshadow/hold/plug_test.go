@@ -62,7 +62,7 @@ func (k *kernel) list(r netlink.Message) ([]netlink.Message, error) {
 		queue = binary.NativeEndian.AppendUint32(queue, uint32(q.stats.Bytes))
 		queue = binary.NativeEndian.AppendUint32(queue, uint32(q.stats.Drops))
 		queue = append(queue, make([]byte, 8)...)
-		basic := binary.NativeEndian.AppendUint32(make([]byte, 8), uint32(q.stats.Passed))
+		basic := append(binary.NativeEndian.AppendUint64(nil, q.stats.Passed), make([]byte, 4)...)
 		stats := appendAttribute(nil, statsQueue, queue)
 		b = appendAttribute(b, tcaStats2, appendAttribute(stats, statsBasic, basic))
 		msgs = append(msgs, netlink.Message{Header: netlink.Header{
@@ -228,16 +228,17 @@ func TestReleaseCountsPortDrops(t *testing.T) {
 }
 
 func TestAQueueHasSettledWhenWhatItHeldAtFirstHasLeft(t *testing.T) {
-	first := Stats{Frames: 10, Passed: 1<<32 - 3, Drops: 5}
+	first := Stats{Frames: 10, Bytes: 1000, Passed: 5000}
 	for name, tt := range map[string]struct {
 		now  Stats
 		want bool
 	}{
-		"nothing has left":                       {first, false},
-		"some have, and others came":             {Stats{Frames: 20, Passed: 1<<32 - 1, Drops: 5}, false},
-		"all are sent, the counter wrapped":      {Stats{Frames: 20, Passed: 7, Drops: 5}, true},
-		"all are sent or dropped":                {Stats{Frames: 20, Passed: 1<<32 - 1, Drops: 13}, true},
-		"it is empty: another discipline counts": {Stats{}, true},
+		"nothing has left": {first, false},
+		"as much has, but what came later may have overtaken": {Stats{Frames: 20, Passed: 6000}, false},
+		"so much has that each flow had its turn":             {Stats{Frames: 20, Passed: 13000}, true},
+		"it was dropped, and others came":                     {Stats{Frames: 20, Passed: 5000, Drops: 10}, false},
+		"it is empty: another discipline counts":              {Stats{}, true},
+		"another discipline counts":                           {Stats{Frames: 3}, true},
 	} {
 		t.Run(name, func(t *testing.T) {
 			if got := tt.now.settled(first); got != tt.want {
@@ -278,12 +279,12 @@ func TestSettle(t *testing.T) {
 	for _, tt := range []struct {
 		name   string
 		frames []int    // in the queue, one look after the other
-		passed []uint64 // let through by then
+		passed []uint64 // bytes let through by then
 		want   error
 	}{
 		{"an empty queue is not waited for", []int{0}, []uint64{7}, nil},
 		{"a queue is waited for until it was empty", []int{9, 4, 0}, []uint64{7, 8, 9}, nil},
-		{"what comes after is not waited for", []int{3, 9, 9, 9}, []uint64{7, 8, 9, 10}, nil},
+		{"what comes after is not waited for", []int{3, 9, 9, 9}, []uint64{7, 8, 2006, 7 + 300*fair}, nil},
 		{"a queue that does not move is given up in the end", []int{3}, []uint64{7}, context.DeadlineExceeded},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
@@ -292,7 +293,7 @@ func TestSettle(t *testing.T) {
 			p.conn = nltest.Dial(func(reqs []netlink.Message) ([]netlink.Message, error) {
 				if reqs[0].Header.Type == unix.RTM_GETQDISC {
 					at := min(looks, len(tt.frames)-1)
-					k.roots[port].stats = Stats{Frames: tt.frames[at], Passed: tt.passed[at]}
+					k.roots[port].stats = Stats{Frames: tt.frames[at], Bytes: 100 * tt.frames[at], Passed: tt.passed[at]}
 					looks++
 				}
 				return k.serve(reqs)

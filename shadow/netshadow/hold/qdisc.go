@@ -95,11 +95,16 @@ func parseQdisc(b []byte) (ifindex int, parent uint32, q qdisc, err error) {
 	return ifindex, parent, q, d.Err()
 }
 
-// settled reports whether all that was queued at first has left the queue. The
-// counters are the kernel's, of 32 bits.
+// fair is how many times its own bytes may be overtaken by later ones: a fair queue
+// serves its flows by turns, each with as many bytes (fq_codel_dequeue()). So many
+// flows that never end are reckoned with.
+const fair = 8
+
+// settled reports whether all that was queued at first has left the queue. Frames
+// cannot be counted on the way out: the kernel counts a segment each there, and what is
+// yet to be segmented as one while it waits.
 func (s Stats) settled(first Stats) bool {
-	left := uint32(s.Passed-first.Passed) + uint32(s.Drops-first.Drops)
-	return s.Frames == 0 || left >= uint32(first.Frames)
+	return s.Frames == 0 || s.Passed-first.Passed >= fair*uint64(first.Bytes)
 }
 
 func (s *Stats) decode(d *netlink.AttributeDecoder) error {
@@ -110,7 +115,7 @@ func (s *Stats) decode(d *netlink.AttributeDecoder) error {
 			if len(b) < 12 {
 				return fmt.Errorf("gnet_stats_basic of %d bytes", len(b))
 			}
-			s.Passed = uint64(binary.NativeEndian.Uint32(b[8:]))
+			s.Passed = binary.NativeEndian.Uint64(b)
 		case statsQueue: // u32 qlen, backlog, drops, requeues, overlimits
 			if len(b) < 20 {
 				return fmt.Errorf("gnet_stats_queue of %d bytes", len(b))
