@@ -119,13 +119,13 @@ func lastOf(lines []Line) uint64 {
 	return lines[len(lines)-1].N
 }
 
-// FollowLogs returns the lines that a program, or any when the name is empty, printed
-// after line n: some of them, the oldest first. It waits for one, up to [LogsWait], and
-// then returns none. PID 1 answers at once if too many wait.
-func (c *Client) FollowLogs(ctx context.Context, program string, n uint64) ([]Line, error) {
+// LogsAfter returns the lines that a program, or any when the name is empty, printed
+// after line n: some of them, the oldest first. If there is none and it is told to wait,
+// it waits for one, up to [LogsWait], unless too many do.
+func (c *Client) LogsAfter(ctx context.Context, program string, n uint64, wait bool) ([]Line, error) {
 	ctx, cancel := context.WithTimeout(ctx, LogsWait+defaultTimeout)
 	defer cancel()
-	r, err := c.do(ctx, Request{Op: Logs, Name: program, After: n, Wait: true}, nil)
+	r, err := c.do(ctx, Request{Op: Logs, Name: program, After: n, Wait: wait}, nil)
 	if err != nil {
 		return nil, err
 	}
