@@ -13,17 +13,17 @@ import (
 	"os/signal"
 	"path/filepath"
 	"runtime/debug"
-	"slices"
 	"sync/atomic"
 	"syscall"
 	"time"
 
-	"github.com/umbra-vm/umbra/init/config"
 	"github.com/umbra-vm/umbra/init/internal/boot"
+	"github.com/umbra-vm/umbra/init/internal/cgroup"
 	"github.com/umbra-vm/umbra/init/internal/console"
 	"github.com/umbra-vm/umbra/init/internal/control"
 	"github.com/umbra-vm/umbra/init/internal/fdstore"
 	"github.com/umbra-vm/umbra/init/internal/kmsg"
+	"github.com/umbra-vm/umbra/init/internal/logs"
 	"github.com/umbra-vm/umbra/init/internal/power"
 	"github.com/umbra-vm/umbra/init/internal/supervise"
 	"github.com/umbra-vm/umbra/init/internal/xenctl"
@@ -31,8 +31,11 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// ringBytes is how much of the console's lines is remembered.
-const ringBytes = 256 << 10
+// initLog is the name of init's own lines, of which logBytes are remembered.
+const (
+	initLog  = "init"
+	logBytes = 256 << 10
+)
 
 // pid1 is the state of process 1. If it ends the kernel panics, so each of its
 // goroutines is guarded and none of its errors is fatal.
@@ -41,7 +44,8 @@ type pid1 struct {
 	level      slog.LevelVar
 	kmsg       atomic.Pointer[kmsg.Writer]
 	console    *console.Console
-	ring       *console.Ring
+	book       logs.Book
+	following  atomic.Int32 // clients that may wait for a line
 	reaper     *supervise.Reaper
 	supervisor *supervise.Supervisor
 	fds        fdstore.Store
@@ -51,16 +55,17 @@ type pid1 struct {
 // beInit is process 1. It never returns.
 func beInit() {
 	p := &pid1{
-		ring:     console.NewRing(ringBytes),
 		reaper:   supervise.NewReaper(),
 		requests: make(chan power.Request, 8),
 	}
-	p.console = console.New(os.Stdout, p.ring)
+	p.book.Limit(initLog, logBytes)
+	p.console = console.New(os.Stdout)
 	p.log = slog.New(kmsg.NewHandler(&p.level, p.toConsole, p.toKernel))
 	p.supervisor = supervise.New(supervise.Config{
 		Reaper: p.reaper,
 		Output: p.output,
 		Files:  &p.fds,
+		Groups: cgroup.NewTree(cgroup.Root, "services"),
 		Env:    []string{"PATH=/bin:/sbin:/usr/bin:/usr/sbin:/bbin", "HOME=/", "TERM=linux"},
 		Logger: p.log,
 	})
@@ -116,6 +121,9 @@ func (p *pid1) up(context.Context) {
 	p.listen()
 	p.background("power button", p.watchButton)
 	p.background("Xen", p.watchXen)
+	for _, s := range cfg.Services {
+		p.book.Limit(s.Name, s.LogBytes)
+	}
 	for _, spec := range specs(cfg) {
 		p.supervisor.Add(spec)
 	}
@@ -133,7 +141,10 @@ func (p *pid1) earlyDevices() error {
 }
 
 // toConsole is where people look: they see when and what.
-func (p *pid1) toConsole(_ slog.Level, line string) { p.console.Print(stamped(line)) }
+func (p *pid1) toConsole(_ slog.Level, line string) {
+	p.book.Add(initLog, line)
+	p.console.Print(stamped(line))
+}
 
 // toKernel is where machines look, from the moment the device is there.
 func (p *pid1) toKernel(level slog.Level, line string) {
@@ -147,16 +158,21 @@ func stamped(line string) string {
 	return fmt.Sprintf("umbra: %.2fs %s", boot.Uptime().Seconds(), line)
 }
 
-// output gives a program a pipe whose lines go to the console. Lines of our
-// own daemons look like ours.
+// output gives a program a pipe whose lines go into the book and to the console. Lines
+// of our own daemons look like ours.
 func (p *pid1) output(name string) (*os.File, <-chan struct{}, error) {
 	r, w, err := os.Pipe()
 	if err != nil {
 		return nil, nil, err
 	}
-	show := func(line string) { p.console.PrintWait(name + ": " + line) }
-	if isDaemon(name) {
-		show = func(line string) { p.console.PrintWait(stamped(line)) }
+	show := func(line string) {
+		p.book.Add(name, line)
+		if isDaemon(name) {
+			line = stamped(line)
+		} else {
+			line = name + ": " + line
+		}
+		p.console.PrintWait(line)
 	}
 	drained := make(chan struct{})
 	go func() {
@@ -203,8 +219,8 @@ func (p *pid1) Handle(req notify.Request, fd int) notify.Reply {
 		p.ask(power.Request{Action: power.Halt, Source: "control socket"})
 	case notify.Report:
 		return notify.Reply{OK: true, Status: p.report()}
-	case notify.Output:
-		return notify.Reply{OK: true, Lines: p.lines(req.Name)}
+	case notify.Logs:
+		return p.lines(req)
 	}
 	if err != nil {
 		return notify.Reply{Error: err.Error()}
@@ -279,82 +295,4 @@ func (p *pid1) guarded(name string, f func(context.Context)) (returned bool) {
 	}()
 	f(context.Background())
 	return true
-}
-
-// Stages of the stop: services first, while there is a network; then what
-// keeps the network; the shadow last.
-const (
-	stageShadow = iota
-	stageNetwork
-	stageServices
-)
-
-// daemons are our own programs, in the order of their start.
-func daemons() []supervise.Spec {
-	var specs []supervise.Spec
-	for _, d := range []struct {
-		name  string
-		stage int
-		fds   bool
-	}{{"shadowd", stageShadow, true}, {"netcfgd", stageNetwork, false}} {
-		if programs()[d.name] == nil {
-			continue
-		}
-		specs = append(specs, supervise.Spec{
-			Name: d.name, Path: "/sbin/" + d.name, Argv: []string{d.name}, Dir: "/",
-			Restart: supervise.Always, Backoff: supervise.Backoff{Min: 20 * time.Millisecond, Max: 5 * time.Second},
-			Stage: d.stage, StopTimeout: supervise.DefaultStopTimeout, KeepsFDs: d.fds, OOMScoreAdj: -900,
-		})
-	}
-	return specs
-}
-
-// recorded, behind a role's name, stands for the recording of its settings: what a
-// service changes as soon as it runs is to be in the log.
-const recorded = "/recorded"
-
-func isDaemon(name string) bool { return name == "shadowd" || name == "netcfgd" }
-
-// specs returns what is to run: our daemons, the services of the configuration
-// and, for debugging, a shell on the console.
-func specs(cfg *config.Config) []supervise.Spec {
-	specs := daemons()
-	for _, s := range cfg.Services {
-		needs := slices.Clone(s.Needs)
-		if cfg.Shadow.Enabled() {
-			for _, role := range s.Needs {
-				needs = append(needs, role+recorded)
-			}
-		}
-		least, most := s.Backoff.Bounds()
-		specs = append(specs, supervise.Spec{
-			Name: s.Name, Path: s.Argv[0], Argv: s.Argv, Env: s.Env, Dir: s.Dir, Needs: needs,
-			Restart: supervise.Policy(s.Restart), Backoff: supervise.Backoff{Min: least, Max: most},
-			Stage: stageServices, StopTimeout: supervise.DefaultStopTimeout,
-		})
-	}
-	if cfg.Debug {
-		if sh, ok := shell(); ok {
-			specs = append(specs, sh)
-		}
-	}
-	return specs
-}
-
-// shell returns the first shell the image has, on the console.
-func shell() (supervise.Spec, bool) {
-	tty, err := boot.ConsoleTTY()
-	if err != nil {
-		return supervise.Spec{}, false
-	}
-	for _, path := range []string{"/bin/sh", "/bbin/gosh", "/bbin/elvish"} {
-		if _, err := os.Stat(path); err == nil {
-			return supervise.Spec{
-				Name: "shell", Path: path, Argv: []string{path}, Dir: "/", Terminal: tty,
-				Restart: supervise.Always, Backoff: supervise.Backoff{Min: 100 * time.Millisecond, Max: 5 * time.Second},
-				Stage: stageServices, StopTimeout: time.Second,
-			}, true
-		}
-	}
-	return supervise.Spec{}, false
 }

@@ -10,12 +10,14 @@ import (
 	"log/slog"
 	"os"
 	"runtime/debug"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
 	"syscall"
 	"time"
 
+	"github.com/umbra-vm/umbra/init/internal/cgroup"
 	"golang.org/x/sys/unix"
 )
 
@@ -51,9 +53,11 @@ type service struct {
 	done     chan struct{} // closed when the program was stopped
 
 	// Of the goroutine alone.
-	proc    *Process
-	drained <-chan struct{}
-	resume  time.Time // end of the back-off
+	proc     *Process
+	drained  <-chan struct{}
+	resume   time.Time // end of the back-off
+	group    *cgroup.Group
+	oomKills int // in the group, before the present start
 
 	mu     sync.Mutex // guards status
 	status Status
@@ -137,6 +141,9 @@ func (s *service) stepWaiting() bool {
 		st.Starts++
 	})
 	s.log.Info("started", "pid", s.proc.PID)
+	if !s.spec.Oneshot {
+		s.provide()
+	}
 	return true
 }
 
@@ -145,6 +152,7 @@ func (s *service) stepRunning() bool {
 	case <-s.proc.Done():
 	case <-s.stop:
 		exit, ended := s.terminate()
+		s.killGroup()
 		if ended {
 			s.log.Info("stopped", "exit", exit)
 		} else {
@@ -154,9 +162,22 @@ func (s *service) stepRunning() bool {
 		return false
 	}
 	uptime := time.Since(s.proc.Started)
+	s.killGroup()
 	awaitClosed(s.drained, drainLimit)
-	s.after(s.proc.Exit(), uptime)
+	exit := s.proc.Exit()
+	exit.OutOfMemory = s.countOOMKills()
+	s.after(exit, uptime)
+	if s.spec.Oneshot && (exit.OK() || exit.Asks()) {
+		s.provide()
+	}
 	return true
+}
+
+// provide lets those start that need the program.
+func (s *service) provide() {
+	if s.spec.Provides != "" {
+		s.sup.SetRole(s.spec.Provides, true)
+	}
 }
 
 // after decides what follows an end.
@@ -165,7 +186,7 @@ func (s *service) after(exit Exit, uptime time.Duration) {
 	s.set(func(st *Status) { series = st.Series })
 	d := Decide(s.spec.Restart, s.spec.Backoff, exit, uptime, series)
 	level := slog.LevelWarn
-	if exit.OK() {
+	if exit.OK() || exit.Asks() {
 		level = slog.LevelInfo
 	}
 	if d.Restart {
@@ -202,6 +223,53 @@ func (s *service) terminate() (exit Exit, ended bool) {
 	return Exit{}, false
 }
 
+// killGroup kills what the program left behind.
+func (s *service) killGroup() {
+	if s.group == nil {
+		return
+	}
+	if err := s.group.Kill(); err != nil {
+		s.log.Warn("what it left behind goes on", "err", err)
+	}
+}
+
+// countOOMKills reports whether the kernel killed any of the group since it last counted.
+func (s *service) countOOMKills() (more bool) {
+	if s.group == nil {
+		return false
+	}
+	n, err := s.group.OOMKills()
+	if err != nil {
+		s.log.Warn("it is not known why it ended", "err", err)
+		return false
+	}
+	more = n > s.oomKills
+	s.oomKills = n
+	return more
+}
+
+// joinGroup makes the program a child of its control group, which the caller closes.
+func (s *service) joinGroup(sys *syscall.SysProcAttr) (close func() error, err error) {
+	limits := s.spec.Limits
+	if limits == nil || s.sup.groups == nil {
+		return func() error { return nil }, nil
+	}
+	s.group, err = s.sup.groups.Make(s.spec.Name, *limits)
+	if err != nil && *limits == (cgroup.Limits{}) {
+		s.log.Warn("what it leaves behind may go on", "err", err)
+		return func() error { return nil }, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	dir, err := s.group.Open()
+	if err != nil {
+		return nil, err
+	}
+	sys.UseCgroupFD, sys.CgroupFD = true, int(dir.Fd())
+	return dir.Close, nil
+}
+
 // start starts the program once.
 func (s *service) start() error {
 	out, drained, err := s.sup.output(s.spec.Name)
@@ -216,9 +284,14 @@ func (s *service) start() error {
 	defer stdin.Close()
 	attr := &syscall.ProcAttr{
 		Dir:   s.spec.Dir,
-		Env:   append(append([]string(nil), s.sup.env...), s.spec.Env...),
 		Files: []uintptr{stdin.Fd(), out.Fd(), out.Fd()},
+		Sys:   new(syscall.SysProcAttr),
 	}
+	leave, err := s.joinGroup(attr.Sys)
+	if err != nil {
+		return err
+	}
+	defer leave()
 	if s.spec.Terminal != "" {
 		tty, err := os.OpenFile(s.spec.Terminal, os.O_RDWR|unix.O_NOCTTY, 0)
 		if err != nil {
@@ -226,13 +299,13 @@ func (s *service) start() error {
 		}
 		defer tty.Close()
 		attr.Files = []uintptr{tty.Fd(), tty.Fd(), tty.Fd()}
-		attr.Sys = &syscall.SysProcAttr{Setctty: true, Ctty: 0}
+		attr.Sys.Setctty, attr.Sys.Ctty = true, 0
 	}
 	launch := func(fds []int, env []string) error {
 		for _, fd := range fds {
 			attr.Files = append(attr.Files, uintptr(fd))
 		}
-		attr.Env = append(attr.Env, env...)
+		attr.Env = environment(s.sup.env, s.spec.Env, env)
 		s.proc, err = s.sup.reaper.Start(s.spec.Path, s.spec.Argv, attr)
 		return err
 	}
@@ -252,6 +325,22 @@ func (s *service) start() error {
 		}
 	}
 	return nil
+}
+
+// environment joins lists of NAME=value. Of one name the last counts, and it alone is
+// given: which of two a program sees is its own choice.
+func environment(lists ...[]string) (env []string) {
+	at := make(map[string]int)
+	for _, kv := range slices.Concat(lists...) {
+		name, _, _ := strings.Cut(kv, "=")
+		if i, known := at[name]; known {
+			env[i] = kv
+			continue
+		}
+		at[name] = len(env)
+		env = append(env, kv)
+	}
+	return env
 }
 
 func (s *service) askStop() { s.stopOnce.Do(func() { close(s.stop) }) }
