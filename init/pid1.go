@@ -24,6 +24,7 @@ import (
 	"github.com/umbra-vm/umbra/init/internal/control"
 	"github.com/umbra-vm/umbra/init/internal/fdstore"
 	"github.com/umbra-vm/umbra/init/internal/kmsg"
+	"github.com/umbra-vm/umbra/init/internal/logs"
 	"github.com/umbra-vm/umbra/init/internal/power"
 	"github.com/umbra-vm/umbra/init/internal/supervise"
 	"github.com/umbra-vm/umbra/init/internal/xenctl"
@@ -31,8 +32,11 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// ringBytes is how much of the console's lines is remembered.
-const ringBytes = 256 << 10
+// initLog is the name of init's own lines, of which logBytes are remembered.
+const (
+	initLog  = "init"
+	logBytes = 256 << 10
+)
 
 // pid1 is the state of process 1. If it ends the kernel panics, so each of its
 // goroutines is guarded and none of its errors is fatal.
@@ -41,7 +45,8 @@ type pid1 struct {
 	level      slog.LevelVar
 	kmsg       atomic.Pointer[kmsg.Writer]
 	console    *console.Console
-	ring       *console.Ring
+	book       logs.Book
+	following  atomic.Int32 // clients that may wait for a line
 	reaper     *supervise.Reaper
 	supervisor *supervise.Supervisor
 	fds        fdstore.Store
@@ -51,11 +56,11 @@ type pid1 struct {
 // beInit is process 1. It never returns.
 func beInit() {
 	p := &pid1{
-		ring:     console.NewRing(ringBytes),
 		reaper:   supervise.NewReaper(),
 		requests: make(chan power.Request, 8),
 	}
-	p.console = console.New(os.Stdout, p.ring)
+	p.book.Limit(initLog, logBytes)
+	p.console = console.New(os.Stdout)
 	p.log = slog.New(kmsg.NewHandler(&p.level, p.toConsole, p.toKernel))
 	p.supervisor = supervise.New(supervise.Config{
 		Reaper: p.reaper,
@@ -133,7 +138,10 @@ func (p *pid1) earlyDevices() error {
 }
 
 // toConsole is where people look: they see when and what.
-func (p *pid1) toConsole(_ slog.Level, line string) { p.console.Print(stamped(line)) }
+func (p *pid1) toConsole(_ slog.Level, line string) {
+	p.book.Add(initLog, line)
+	p.console.Print(stamped(line))
+}
 
 // toKernel is where machines look, from the moment the device is there.
 func (p *pid1) toKernel(level slog.Level, line string) {
@@ -147,16 +155,21 @@ func stamped(line string) string {
 	return fmt.Sprintf("umbra: %.2fs %s", boot.Uptime().Seconds(), line)
 }
 
-// output gives a program a pipe whose lines go to the console. Lines of our
-// own daemons look like ours.
+// output gives a program a pipe whose lines go into the book and to the console. Lines
+// of our own daemons look like ours.
 func (p *pid1) output(name string) (*os.File, <-chan struct{}, error) {
 	r, w, err := os.Pipe()
 	if err != nil {
 		return nil, nil, err
 	}
-	show := func(line string) { p.console.PrintWait(name + ": " + line) }
-	if isDaemon(name) {
-		show = func(line string) { p.console.PrintWait(stamped(line)) }
+	show := func(line string) {
+		p.book.Add(name, line)
+		if isDaemon(name) {
+			line = stamped(line)
+		} else {
+			line = name + ": " + line
+		}
+		p.console.PrintWait(line)
 	}
 	drained := make(chan struct{})
 	go func() {
@@ -203,8 +216,8 @@ func (p *pid1) Handle(req notify.Request, fd int) notify.Reply {
 		p.ask(power.Request{Action: power.Halt, Source: "control socket"})
 	case notify.Report:
 		return notify.Reply{OK: true, Status: p.report()}
-	case notify.Output:
-		return notify.Reply{OK: true, Lines: p.lines(req.Name)}
+	case notify.Logs:
+		return p.lines(req)
 	}
 	if err != nil {
 		return notify.Reply{Error: err.Error()}

@@ -34,10 +34,25 @@ func (p *pid1) report() *notify.Status {
 	return st
 }
 
-// lines returns the last lines of a program, or of everything: a quarter of
-// what fits into a reply, for JSON may need several bytes for one.
-func (p *pid1) lines(name string) []string {
-	return p.ring.Tail(notify.MaxReply/4, func(line string) bool {
-		return name == "" || strings.HasPrefix(line, name+": ")
-	})
+// followers bounds for how many clients PID 1 waits for a line at once: each takes a
+// connection of the control socket.
+const followers = 8
+
+// linesBytes of the book fit into a reply: JSON may need six bytes for one.
+const linesBytes = notify.MaxReply / 8
+
+// lines answers a request for lines.
+func (p *pid1) lines(req notify.Request) notify.Reply {
+	var patience time.Duration
+	if req.Wait && p.following.Add(1) <= followers {
+		patience = notify.LogsWait
+	}
+	if req.Wait {
+		defer p.following.Add(-1)
+	}
+	r := notify.Reply{OK: true, Last: p.book.Last()}
+	for _, l := range p.book.Follow(req.Name, req.After, linesBytes, patience) {
+		r.Lines = append(r.Lines, notify.Line{N: l.N, At: l.At, From: l.Source, Text: l.Text})
+	}
+	return r
 }

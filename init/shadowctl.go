@@ -29,7 +29,7 @@ const shadowctlUsage = `usage: shadowctl [--json] COMMAND
   timeline [ROLE]  what each recovery took, oldest first
   reload ROLE      put the role's driver out and in again, without downtime
   services         programs that init looks after
-  output [NAME]    the last lines a program has printed, or all of them
+  logs [NAME]      the last lines a program has printed, or all of them
 
 Exit status: 0 done, 1 failed, 2 not understood.
 `
@@ -78,7 +78,7 @@ func shadowctlRun(ctx context.Context, w io.Writer, words []string, asJSON bool)
 		most = 0
 	case ctl.CmdReload:
 		least = 1
-	case ctl.CmdLog, ctl.CmdTimeline, "output":
+	case ctl.CmdLog, ctl.CmdTimeline, "logs":
 	default:
 		return fmt.Errorf("%w: %q", errUsage, cmd)
 	}
@@ -95,8 +95,8 @@ func shadowctlRun(ctx context.Context, w io.Writer, words []string, asJSON bool)
 	switch cmd {
 	case "services":
 		return p.services(ctx)
-	case "output":
-		return p.output(ctx, name)
+	case "logs":
+		return p.logs(ctx, name)
 	}
 	return p.agent(ctx, cmd, ctl.RoleArgs{Role: name})
 }
@@ -191,15 +191,15 @@ func renderServices(w io.Writer, st *notify.Status) error {
 	return err
 }
 
-// output shows the last lines of a program.
-func (p printer) output(ctx context.Context, name string) error {
-	lines, err := notify.NewClient("").Output(ctx, name)
+// logs shows the last lines of a program, or of all.
+func (p printer) logs(ctx context.Context, name string) error {
+	lines, err := notify.NewClient("").Logs(ctx, name)
 	if err != nil {
 		return err
 	}
 	return p.show(lines, func() error {
 		for _, l := range lines {
-			if _, err := fmt.Fprintln(p.w, l); err != nil {
+			if _, err := fmt.Fprintf(p.w, "%s %s: %s\n", l.At.UTC().Format(time.RFC3339), l.From, l.Text); err != nil {
 				return err
 			}
 		}

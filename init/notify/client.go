@@ -5,6 +5,7 @@
 package notify
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -94,10 +95,37 @@ func (c *Client) Status(ctx context.Context) (*Status, error) {
 	return r.Status, nil
 }
 
-// Output returns the last lines a service has printed, or all services and
-// init itself when the name is empty.
-func (c *Client) Output(ctx context.Context, service string) ([]string, error) {
-	r, err := c.do(ctx, Request{Op: Output, Name: service}, nil)
+// Logs returns the lines that PID 1 remembers of a program, or of all and of itself when
+// the name is empty, up to those that came meanwhile.
+func (c *Client) Logs(ctx context.Context, program string) ([]Line, error) {
+	var all []Line
+	for end := uint64(0); ; {
+		r, err := c.do(ctx, Request{Op: Logs, Name: program, After: lastOf(all)}, nil)
+		if err != nil {
+			return nil, err
+		}
+		all = append(all, r.Lines...)
+		end = cmp.Or(end, r.Last)
+		if len(r.Lines) == 0 || lastOf(all) >= end {
+			return all, nil
+		}
+	}
+}
+
+func lastOf(lines []Line) uint64 {
+	if len(lines) == 0 {
+		return 0
+	}
+	return lines[len(lines)-1].N
+}
+
+// FollowLogs returns the lines that a program, or any when the name is empty, printed
+// after line n: some of them, the oldest first. It waits for one, up to [LogsWait], and
+// then returns none. PID 1 answers at once if too many wait.
+func (c *Client) FollowLogs(ctx context.Context, program string, n uint64) ([]Line, error) {
+	ctx, cancel := context.WithTimeout(ctx, LogsWait+defaultTimeout)
+	defer cancel()
+	r, err := c.do(ctx, Request{Op: Logs, Name: program, After: n, Wait: true}, nil)
 	if err != nil {
 		return nil, err
 	}
@@ -111,8 +139,11 @@ func (c *Client) do(ctx context.Context, req Request, oob []byte) (_ *Reply, err
 			err = fmt.Errorf("init: %s: %w", strings.TrimSpace(string(req.Op)+" "+req.Name), err)
 		}
 	}()
-	ctx, cancel := context.WithTimeout(ctx, defaultTimeout)
-	defer cancel()
+	if _, bounded := ctx.Deadline(); !bounded {
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithTimeout(ctx, defaultTimeout)
+		defer cancel()
+	}
 	var d net.Dialer
 	conn, err := d.DialContext(ctx, "unixpacket", c.path)
 	if err != nil {

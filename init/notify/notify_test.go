@@ -24,8 +24,10 @@ func TestParseRequest(t *testing.T) {
 		want       Request
 		ok         bool
 	}{
-		{"a role is up", `{"op":"ready","name":"net0"}`, Request{Ready, "net0"}, true},
-		{"a key of a newer client is let pass", `{"op":"ready","name":"net0","since":7}`, Request{Ready, "net0"}, true},
+		{"a role is up", `{"op":"ready","name":"net0"}`, Request{Op: Ready, Name: "net0"}, true},
+		{"a key of a newer client is let pass", `{"op":"ready","name":"net0","since":7}`, Request{Op: Ready, Name: "net0"}, true},
+		{"lines after a number are waited for", `{"op":"logs","name":"app","after":7,"wait":true}`,
+			Request{Op: Logs, Name: "app", After: 7, Wait: true}, true},
 		{"status needs no name", `{"op":"status"}`, Request{Op: Report}, true},
 		{"so does what says that a role is recorded", `{"op":"recorded"}`, Request{}, false},
 		{"ready needs one", `{"op":"ready"}`, Request{}, false},
@@ -33,7 +35,7 @@ func TestParseRequest(t *testing.T) {
 		{"an unknown operation", `{"op":"halt now"}`, Request{}, false},
 		{"no object", `"ready"`, Request{}, false},
 		{"nothing", ``, Request{}, false},
-		{"too much", `{"op":"output","name":"` + strings.Repeat("x", MaxRequest) + `"}`, Request{}, false},
+		{"too much", `{"op":"logs","name":"` + strings.Repeat("x", MaxRequest) + `"}`, Request{}, false},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			got, err := ParseRequest([]byte(tt.text))

@@ -16,7 +16,11 @@
 //	{"op":"recorded","name":"net0"}      what is changed of it is recorded
 //	{"op":"poweroff"}, {"op":"reboot"}, {"op":"halt"}
 //	{"op":"status"}                      answered with Reply.Status
-//	{"op":"output","name":"witness"}     answered with Reply.Lines; no name: all
+//	{"op":"logs","name":"app","after":7} answered with Reply.Lines; no name: of all
+//
+// Lines of programs are numbered. An answer has the oldest that are there with a number
+// above "after", as many as fit; with "wait":true, PID 1 waits up to [LogsWait] for one.
+// Those of PID 1 itself are under the name "init".
 //
 // Only root may speak. The package imports nothing of umbra.
 package notify
@@ -38,6 +42,10 @@ const (
 	MaxReply   = 64 << 10
 )
 
+// LogsWait is how long PID 1 waits for a line. It does so for a few clients at once, and
+// answers more of them at once.
+const LogsWait = 20 * time.Second
+
 // Op is what is asked for.
 type Op string
 
@@ -52,7 +60,7 @@ const (
 	Reboot   Op = "reboot"
 	Halt     Op = "halt"
 	Report   Op = "status"
-	Output   Op = "output"
+	Logs     Op = "logs"
 )
 
 // ErrRequest is matched by every error about the form of a request.
@@ -62,14 +70,27 @@ var ErrRequest = errors.New("bad request")
 type Request struct {
 	Op   Op     `json:"op"`
 	Name string `json:"name,omitempty"`
+
+	// Of [Logs].
+	After uint64 `json:"after,omitempty"`
+	Wait  bool   `json:"wait,omitempty"`
 }
 
 // Reply answers a Request.
 type Reply struct {
-	OK     bool     `json:"ok"`
-	Error  string   `json:"error,omitempty"`
-	Status *Status  `json:"status,omitempty"`
-	Lines  []string `json:"lines,omitempty"`
+	OK     bool    `json:"ok"`
+	Error  string  `json:"error,omitempty"`
+	Status *Status `json:"status,omitempty"`
+	Lines  []Line  `json:"lines,omitempty"`
+	Last   uint64  `json:"last,omitempty"` // number of the newest line of all
+}
+
+// Line is one line that a program printed.
+type Line struct {
+	N    uint64    `json:"n"` // counts the lines of all programs together, from 1, without gaps
+	At   time.Time `json:"at"`
+	From string    `json:"from"` // the program's name
+	Text string    `json:"text"`
 }
 
 // Status is what PID 1 knows of itself and its children.
@@ -106,7 +127,7 @@ func ParseRequest(datagram []byte) (Request, error) {
 		if r.Name == "" {
 			return Request{}, fmt.Errorf("%w: %s needs a name", ErrRequest, r.Op)
 		}
-	case PowerOff, Reboot, Halt, Report, Output:
+	case PowerOff, Reboot, Halt, Report, Logs:
 	default:
 		return Request{}, fmt.Errorf("%w: unknown op %q", ErrRequest, string(r.Op))
 	}

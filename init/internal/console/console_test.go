@@ -52,31 +52,10 @@ func FuzzLines(f *testing.F) {
 	})
 }
 
-func TestRing(t *testing.T) {
-	all := func(string) bool { return true }
-	r := NewRing(10)
-	for i := range 8 {
-		r.Add(fmt.Sprintf("l%02d", i))
-	}
-	if diff := cmp.Diff([]string{"l05", "l06", "l07"}, r.Tail(100, all)); diff != "" {
-		t.Errorf("a ring of 10 bytes keeps three lines of 3 (-want +got):\n%s", diff)
-	}
-	if diff := cmp.Diff([]string{"l06", "l07"}, r.Tail(7, all)); diff != "" {
-		t.Errorf("a tail of 7 bytes is two lines (-want +got):\n%s", diff)
-	}
-	if diff := cmp.Diff([]string{"l06"}, r.Tail(100, func(l string) bool { return l == "l06" })); diff != "" {
-		t.Errorf("only what is asked for is told (-want +got):\n%s", diff)
-	}
-	r.Add(strings.Repeat("x", 11))
-	if got := r.Tail(100, all); len(got) != 0 {
-		t.Errorf("a line beyond the limit is not kept, got %q", got)
-	}
-}
-
 func TestPrintNeverWaits(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		r, w := io.Pipe() // a console nobody reads
-		c := New(w, NewRing(1<<20))
+		c := New(w)
 		go c.Run()
 		for i := range 2 * queueLines {
 			c.Print(fmt.Sprintf("line %d", i))
@@ -86,15 +65,12 @@ func TestPrintNeverWaits(t *testing.T) {
 		synctest.Wait()
 		close(c.queue)
 		_ = r
-		if got := len(c.ring.Tail(1<<20, func(string) bool { return true })); got != 2*queueLines {
-			t.Errorf("the ring has %d lines, want all %d", got, 2*queueLines)
-		}
 	})
 }
 
 func TestDroppedLinesAreCounted(t *testing.T) {
 	var out strings.Builder
-	c := New(&out, NewRing(1<<20))
+	c := New(&out)
 	for range queueLines + 7 {
 		c.Print("x")
 	}

@@ -40,11 +40,11 @@ func (r *recorder) Handle(req notify.Request, fd int) notify.Reply {
 		return notify.Reply{Error: "no descriptor of that name"}
 	case notify.Report:
 		return notify.Reply{OK: true, Status: &notify.Status{Uptime: time.Second, Roles: map[string]bool{"net0": true}}}
-	case notify.Output:
+	case notify.Logs:
 		if req.Name == "huge" {
-			return notify.Reply{OK: true, Lines: []string{strings.Repeat("x", notify.MaxReply)}}
+			return notify.Reply{OK: true, Lines: []notify.Line{{Text: strings.Repeat("x", notify.MaxReply)}}}
 		}
-		return notify.Reply{OK: true, Lines: []string{"a", "b"}}
+		return notify.Reply{OK: true, Lines: []notify.Line{{N: req.After + 1}, {N: req.After + 2}}, Last: 4 + req.After}
 	}
 	return notify.Reply{OK: true}
 }
@@ -104,15 +104,21 @@ func TestConversation(t *testing.T) {
 	if st, err := c.Status(ctx); err != nil || !st.Roles["net0"] || st.Uptime != time.Second {
 		t.Errorf("status %+v, %v", st, err)
 	}
-	if lines, err := c.Output(ctx, "app"); err != nil || len(lines) != 2 {
-		t.Errorf("output %q, %v", lines, err)
+	// Two lines a reply, and more of them all the time: those that were there at first.
+	if lines, err := c.Logs(ctx, "app"); err != nil || len(lines) != 4 || lines[3].N != 4 {
+		t.Errorf("lines %v, %v", lines, err)
 	}
-	if _, err := c.Output(ctx, "huge"); !errors.Is(err, notify.ErrRefused) {
+	if lines, err := c.FollowLogs(ctx, "", 7); err != nil || len(lines) != 2 || lines[0].N != 8 {
+		t.Errorf("lines that follow %v, %v", lines, err)
+	}
+	if _, err := c.Logs(ctx, "huge"); !errors.Is(err, notify.ErrRefused) {
 		t.Errorf("a reply that is too long is told as %v", err)
 	}
 	want := []notify.Request{
 		{Op: notify.FDStore, Name: "net0-tap"}, {Op: notify.Ready, Name: "net0"}, {Op: notify.Unready, Name: "net0"},
-		{Op: notify.FDRemove, Name: "x"}, {Op: notify.Reboot}, {Op: notify.Report}, {Op: notify.Output, Name: "app"}, {Op: notify.Output, Name: "huge"},
+		{Op: notify.FDRemove, Name: "x"}, {Op: notify.Reboot}, {Op: notify.Report},
+		{Op: notify.Logs, Name: "app"}, {Op: notify.Logs, Name: "app", After: 2},
+		{Op: notify.Logs, After: 7, Wait: true}, {Op: notify.Logs, Name: "huge"},
 	}
 	rec.mu.Lock()
 	defer rec.mu.Unlock()
