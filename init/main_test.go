@@ -17,7 +17,6 @@ import (
 	"github.com/google/go-cmp/cmp"
 	"github.com/umbra-vm/umbra/init/config"
 	"github.com/umbra-vm/umbra/init/internal/supervise"
-	"github.com/umbra-vm/umbra/init/notify"
 )
 
 // allowed are the modules the guest's binary may be made of, beside the
@@ -159,20 +158,38 @@ func TestShadowctlFlags(t *testing.T) {
 	}
 }
 
-func TestRenderServices(t *testing.T) {
-	var out strings.Builder
-	err := renderServices(&out, &notify.Status{Services: []notify.Service{
-		{Name: "app", State: "running", PID: 71, For: 90 * time.Second, Starts: 2, LastExit: "exit code 1"},
-		{Name: "once", State: "waiting"},
-	}})
-	if err != nil {
-		t.Fatal(err)
-	}
-	want := "" +
-		"SERVICE          STATE           PID        FOR STARTS  LAST END\n" +
-		"app              running          71      1m30s      2  exit code 1\n" +
-		"once             waiting           -          -      0  \n"
-	if diff := cmp.Diff(want, out.String()); diff != "" {
-		t.Errorf("table (-want +got):\n%s", diff)
+func TestTheStatusPageIsOffUnlessAskedFor(t *testing.T) {
+	for _, tt := range []struct {
+		name   string
+		status config.StatusPage
+		argv   string // none if empty
+		needs  []string
+	}{
+		{"nobody asked", config.StatusPage{}, "", nil},
+		{"on the loopback interface", config.StatusPage{Listen: "127.0.0.1:9100"},
+			"statusd -listen 127.0.0.1:9100 -agent /run/umbra/look.sock -user 65533", nil},
+		{"for a role, when its network is up", config.StatusPage{Role: "net0"},
+			"statusd -listen :9100 -agent /run/umbra/look.sock -user 65533 -interface net0", []string{"net0"}},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			cfg := &config.Config{Status: tt.status}
+			cfg.SetDefaults()
+			var argv string
+			var needs []string
+			for _, s := range specs(cfg) {
+				if s.Name == statusd {
+					argv, needs = strings.Join(s.Argv, " "), s.Needs
+					if s.KeepsFDs || s.OOMScoreAdj <= 0 || s.Restart != supervise.Always {
+						t.Errorf("spec %+v", s)
+					}
+				}
+			}
+			if argv != tt.argv {
+				t.Errorf("started as %q, want %q", argv, tt.argv)
+			}
+			if diff := cmp.Diff(tt.needs, needs); diff != "" {
+				t.Errorf("needs (-want +got):\n%s", diff)
+			}
+		})
 	}
 }

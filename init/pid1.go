@@ -14,6 +14,7 @@ import (
 	"path/filepath"
 	"runtime/debug"
 	"slices"
+	"strconv"
 	"sync/atomic"
 	"syscall"
 	"time"
@@ -29,6 +30,7 @@ import (
 	"github.com/umbra-vm/umbra/init/internal/supervise"
 	"github.com/umbra-vm/umbra/init/internal/xenctl"
 	"github.com/umbra-vm/umbra/init/notify"
+	"github.com/umbra-vm/umbra/shadow/ctl"
 	"golang.org/x/sys/unix"
 )
 
@@ -326,12 +328,38 @@ func daemons() []supervise.Spec {
 // service changes as soon as it runs is to be in the log.
 const recorded = "/recorded"
 
-func isDaemon(name string) bool { return name == "shadowd" || name == "netcfgd" }
+// statusPage is the program that serves the page, and nothing that others need: it is
+// the first to go when memory is short.
+func statusPage(cfg *config.Config) (supervise.Spec, bool) {
+	s := cfg.Status
+	if !s.Enabled() {
+		return supervise.Spec{}, false
+	}
+	spec := supervise.Spec{
+		Name: statusd, Path: "/sbin/" + statusd, Dir: "/",
+		Argv:    []string{statusd, "-listen", s.Listen, "-agent", ctl.LookPath, "-user", strconv.Itoa(config.StatusUser)},
+		Restart: supervise.Always, Backoff: supervise.Backoff{Min: 100 * time.Millisecond, Max: 5 * time.Second},
+		Stage: stageServices, StopTimeout: time.Second, OOMScoreAdj: 900,
+	}
+	if s.Role != "" {
+		spec.Argv = append(spec.Argv, "-interface", s.Role)
+		spec.Needs = []string{s.Role}
+	}
+	return spec, true
+}
+
+// statusd is the program of the status page.
+const statusd = "statusd"
+
+func isDaemon(name string) bool { return name == "shadowd" || name == "netcfgd" || name == statusd }
 
 // specs returns what is to run: our daemons, the services of the configuration
 // and, for debugging, a shell on the console.
 func specs(cfg *config.Config) []supervise.Spec {
 	specs := daemons()
+	if page, ok := statusPage(cfg); ok {
+		specs = append(specs, page)
+	}
 	for _, s := range cfg.Services {
 		needs := slices.Clone(s.Needs)
 		if cfg.Shadow.Enabled() {

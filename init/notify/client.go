@@ -100,13 +100,13 @@ func (c *Client) Status(ctx context.Context) (*Status, error) {
 func (c *Client) Logs(ctx context.Context, program string) ([]Line, error) {
 	var all []Line
 	for end := uint64(0); ; {
-		r, err := c.do(ctx, Request{Op: Logs, Name: program, After: lastOf(all)}, nil)
+		lines, last, err := c.LinesAfter(ctx, program, lastOf(all), false)
 		if err != nil {
 			return nil, err
 		}
-		all = append(all, r.Lines...)
-		end = cmp.Or(end, r.Last)
-		if len(r.Lines) == 0 || lastOf(all) >= end {
+		all = append(all, lines...)
+		end = cmp.Or(end, last)
+		if len(lines) == 0 || lastOf(all) >= end {
 			return all, nil
 		}
 	}
@@ -123,13 +123,23 @@ func lastOf(lines []Line) uint64 {
 // after line n: some of them, the oldest first. It waits for one, up to [LogsWait], and
 // then returns none. PID 1 answers at once if too many wait.
 func (c *Client) FollowLogs(ctx context.Context, program string, n uint64) ([]Line, error) {
-	ctx, cancel := context.WithTimeout(ctx, LogsWait+defaultTimeout)
-	defer cancel()
-	r, err := c.do(ctx, Request{Op: Logs, Name: program, After: n, Wait: true}, nil)
-	if err != nil {
-		return nil, err
+	lines, _, err := c.LinesAfter(ctx, program, n, true)
+	return lines, err
+}
+
+// LinesAfter is FollowLogs, which waits only if told so, and returns the number of the
+// newest line of all programs, too.
+func (c *Client) LinesAfter(ctx context.Context, program string, n uint64, wait bool) ([]Line, uint64, error) {
+	if wait {
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithTimeout(ctx, LogsWait+defaultTimeout)
+		defer cancel()
 	}
-	return r.Lines, nil
+	r, err := c.do(ctx, Request{Op: Logs, Name: program, After: n, Wait: wait}, nil)
+	if err != nil {
+		return nil, 0, err
+	}
+	return r.Lines, r.Last, nil
 }
 
 // do makes one request.

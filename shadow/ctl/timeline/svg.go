@@ -182,7 +182,7 @@ func (d *drawing) ticks(top, bottom int, a axis) {
 			anchor = "end"
 		}
 		d.printf(`<line x1="%s" y1="%d" x2="%s" y2="%d" stroke="#9aa0a6" stroke-opacity="0.4"/>`, x, top, x, bottom)
-		d.text(x, bottom+14, `text-anchor="`+anchor+`" fill-opacity="0.75" font-size="11"`, fmt.Sprintf("%.0f ms", t))
+		d.text(x, bottom+14, `text-anchor="`+anchor+`" fill-opacity="0.75" font-size="11"`, fmt.Sprintf("%.4g ms", t))
 	}
 }
 

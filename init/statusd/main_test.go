@@ -1,0 +1,121 @@
+// Copyright 2026 the umbra Authors. All rights reserved.
+// Use of this source code is governed by a BSD-style
+// license that can be found in the LICENSE file.
+
+package main
+
+import (
+	"bufio"
+	"context"
+	"fmt"
+	"io"
+	"net/http"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"strings"
+	"testing"
+
+	"golang.org/x/sys/unix"
+)
+
+// TestMain is statusd where the tests start themselves as that.
+func TestMain(m *testing.M) {
+	if os.Getenv("UMBRA_TEST_STATUSD") != "" {
+		main()
+		os.Exit(0)
+	}
+	os.Exit(m.Run())
+}
+
+// start runs statusd with a free port, and returns where it is served.
+func start(t *testing.T, args ...string) (cmd *exec.Cmd, url string) {
+	t.Helper()
+	cmd = exec.Command(os.Args[0], append([]string{"-listen", "127.0.0.1:0"}, args...)...)
+	cmd.Env = append(os.Environ(), "UMBRA_TEST_STATUSD=1")
+	out, err := cmd.StderrPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	ended := false
+	t.Cleanup(func() {
+		if !ended {
+			cmd.Process.Kill()
+			cmd.Wait()
+		}
+	})
+	said := bufio.NewScanner(out)
+	var all strings.Builder
+	for said.Scan() {
+		fmt.Fprintln(&all, said.Text())
+		if m := regexp.MustCompile(`served" at=(\S+)`).FindStringSubmatch(said.Text()); m != nil {
+			return cmd, "http://" + m[1]
+		}
+	}
+	ended = true
+	t.Fatalf("it ended with %v, and said:\n%s", cmd.Wait(), all.String())
+	return nil, ""
+}
+
+func TestServesAndEnds(t *testing.T) {
+	cmd, url := start(t, "-interface", "lo", "-agent", filepath.Join(t.TempDir(), "none.sock"))
+	r, err := http.Get(url)
+	if err != nil {
+		t.Fatal(err)
+	}
+	text, err := io.ReadAll(r.Body)
+	r.Body.Close()
+	if err != nil || r.StatusCode != http.StatusServiceUnavailable || !strings.Contains(string(text), "does not answer") {
+		t.Errorf("without an agent: %s, %v\n%s", r.Status, err, text)
+	}
+	if err := cmd.Process.Signal(unix.SIGTERM); err != nil {
+		t.Fatal(err)
+	}
+	if err := cmd.Wait(); err != nil {
+		t.Errorf("asked to end, it ended with %v", err)
+	}
+}
+
+func TestListensOnNothingElse(t *testing.T) {
+	for _, o := range []options{
+		{listen: "127.0.0.1:0", iface: "nosuch0"},
+		{listen: "192.0.2.1:9100"}, // of nobody (RFC 5737)
+	} {
+		if err := run(context.Background(), o, nil); err == nil {
+			t.Errorf("served with %+v", o)
+		}
+	}
+}
+
+// TestGivesUpPrivileges reads of every thread what the kernel says.
+func TestGivesUpPrivileges(t *testing.T) {
+	if os.Geteuid() != 0 {
+		t.Skip("only root has any to give up; TestStatusPage sees it in a guest")
+	}
+	cmd, url := start(t, "-user", "65533")
+	if _, err := http.Get(url); err != nil { // with more threads
+		t.Fatal(err)
+	}
+	tasks, err := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/status", cmd.Process.Pid))
+	if err != nil || len(tasks) < 2 {
+		t.Fatalf("threads %v, %v", tasks, err)
+	}
+	for _, task := range tasks {
+		text, err := os.ReadFile(task)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, want := range []string{
+			`Uid:\s+65533\s+65533\s+65533\s+65533`, `Gid:\s+65533\s+65533\s+65533\s+65533`, `Groups:\s*`, `NoNewPrivs:\s+1`,
+			`CapInh:\s+0+`, `CapPrm:\s+0+`, `CapEff:\s+0+`, `CapBnd:\s+0+`, `CapAmb:\s+0+`,
+		} {
+			if !regexp.MustCompile(`(?m)^` + want + `$`).Match(text) {
+				t.Errorf("%s does not say %s:\n%s", task, want, text)
+			}
+		}
+	}
+}
