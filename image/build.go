@@ -186,15 +186,11 @@ func (c *Config) prepare(ctx context.Context, work string, opts Options) (*parts
 
 // build writes every file of the bundle into dir, which is empty.
 func (c *Config) build(ctx context.Context, p *parts, dir string, opts Options) (*Bundle, error) {
-	guest := c.guest(p.modules.boot, p.modules.prefetch)
-	if err := guest.Validate(); err != nil {
-		return nil, fmt.Errorf("configuration of the guest: %w", err)
-	}
 	a := initramfs.New()
 	if len(p.pkgs) > 0 {
 		a.MergeUsr()
 	}
-	if err := addSystem(a, p.init, guest); err != nil {
+	if err := addSystem(a, p.init); err != nil {
 		return nil, err
 	}
 	if p.statusd != "" {
@@ -220,6 +216,9 @@ func (c *Config) build(ctx context.Context, p *parts, dir string, opts Options) 
 	if err := c.checkPrograms(a); err != nil {
 		return nil, err
 	}
+	if err := c.addGuest(a, p.modules); err != nil {
+		return nil, err
+	}
 	if err := ctx.Err(); err != nil {
 		return nil, err
 	}
@@ -235,19 +234,31 @@ func (c *Config) build(ctx context.Context, p *parts, dir string, opts Options) 
 
 func (c *Config) initramfsFile() string { return "initramfs.cpio." + c.Image.Compression.Suffix() }
 
-// addSystem adds init under all its names, and its configuration.
-func addSystem(a *initramfs.Archive, initFile string, guest *config.Config) error {
-	var text bytes.Buffer
-	if err := guest.Encode(&text); err != nil {
-		return err
-	}
+// addSystem adds init under all its names.
+func addSystem(a *initramfs.Archive, initFile string) error {
 	if err := a.AddFile(initFile, "/init"); err != nil {
 		return err
 	}
-	for _, link := range []string{"/sbin/shadowd", "/sbin/netcfgd", "/sbin/poweroff", "/sbin/reboot", "/sbin/halt", "/bin/shadowctl"} {
+	for _, link := range []string{"/sbin/shadowd", "/sbin/netcfgd", "/sbin/logd", "/sbin/exec-service", "/sbin/poweroff", "/sbin/reboot", "/sbin/halt", "/bin/shadowctl"} {
 		if err := a.AddSymlink(link, "/init"); err != nil {
 			return err
 		}
+	}
+	return nil
+}
+
+// addGuest adds the configuration of the guest, for which everything else must be there.
+func (c *Config) addGuest(a *initramfs.Archive, m *selection) error {
+	guest := c.guest(m.boot, m.prefetch)
+	if err := c.findUsers(a, guest); err != nil {
+		return err
+	}
+	if err := guest.Validate(); err != nil {
+		return fmt.Errorf("configuration of the guest: %w", err)
+	}
+	var text bytes.Buffer
+	if err := guest.Encode(&text); err != nil {
+		return err
 	}
 	return a.AddContent(config.Path, text.Bytes())
 }

@@ -40,6 +40,7 @@ type Config struct {
 	Drivers  Drivers           `toml:"drivers"`
 	Roles    []config.Role     `toml:"role"`
 	Services []Service         `toml:"service"`
+	Log      config.Log        `toml:"log"`
 	Status   config.StatusPage `toml:"status"`
 	Machine  MachineDefaults   `toml:"machine"`
 
@@ -101,14 +102,28 @@ type Drivers struct {
 
 // Service is a program of the user that init supervises.
 type Service struct {
-	Name    string         `toml:"name"`
-	Exec    []string       `toml:"exec"`
-	Files   []string       `toml:"files"` // "source:path in the guest"
-	Env     []string       `toml:"env"`
-	Dir     string         `toml:"dir"`
-	Needs   []string       `toml:"needs"`
-	Restart config.Restart `toml:"restart"`
-	Backoff config.Backoff `toml:"backoff_ms"`
+	Name  string   `toml:"name"`
+	Exec  []string `toml:"exec"`
+	Files []string `toml:"files"` // "source:path in the guest"
+	Env   []string `toml:"env"`
+	Dir   string   `toml:"dir"`
+	Needs []string `toml:"needs"` // roles and services
+
+	Type        config.ServiceType `toml:"type"`
+	Restart     config.Restart     `toml:"restart"`
+	Backoff     config.Backoff     `toml:"backoff_ms"`
+	StopTimeout int                `toml:"stop_timeout_ms"`
+	Limits      config.Limits      `toml:"limits"`
+	LogBytes    int                `toml:"log_bytes"`
+
+	// User is USER, USER:GROUP or their numbers, as the image's /etc/passwd and
+	// /etc/group have them; root if empty. Groups are further ones.
+	User            string        `toml:"user"`
+	Groups          []string      `toml:"groups"`
+	Capabilities    []string      `toml:"capabilities"`
+	NoNewPrivileges config.Switch `toml:"no_new_privileges"`
+	ReadOnlyRoot    config.Switch `toml:"read_only_root"`
+	Writable        []string      `toml:"writable"`
 }
 
 // MachineDefaults shape the files for hypervisors written beside the image.
@@ -258,6 +273,7 @@ func (c *Config) validate() error {
 	}
 	errs = append(errs, c.validateKernel()...)
 	errs = append(errs, c.validatePackages()...)
+	errs = append(errs, c.validateUsers()...)
 	if c.Machine.MemoryMB < 64 {
 		fail("machine.memory_mb", "%d: the kernel alone needs 64", c.Machine.MemoryMB)
 	}
@@ -345,13 +361,17 @@ func (c *Config) guest(modules, prefetch []string) *config.Config {
 		Modules:  modules,
 		Prefetch: prefetch,
 		Roles:    slices.Clone(c.Roles),
+		Log:      c.Log,
 		Shadow:   c.Image.Shadow,
 		Status:   c.Status,
 		Debug:    c.Image.Debug,
 	}
 	for _, s := range c.Services {
 		g.Services = append(g.Services, config.Service{
-			Name: s.Name, Argv: s.Exec, Env: s.Env, Dir: s.Dir, Needs: s.Needs, Restart: s.Restart, Backoff: s.Backoff,
+			Name: s.Name, Argv: s.Exec, Env: s.Env, Dir: s.Dir, Needs: s.Needs,
+			Type: s.Type, Restart: s.Restart, Backoff: s.Backoff, StopTimeout: s.StopTimeout, Limits: s.Limits, LogBytes: s.LogBytes,
+			User: s.user(), Capabilities: s.Capabilities, NoNewPrivileges: s.NoNewPrivileges,
+			ReadOnlyRoot: s.ReadOnlyRoot, Writable: s.Writable,
 		})
 	}
 	g.SetDefaults()

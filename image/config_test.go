@@ -106,7 +106,7 @@ func TestExampleShowsEveryKeyAndIsValid(t *testing.T) {
 		t.Errorf("as it is: %v", err)
 	}
 	// With every key that is commented out, the alternatives of kernel aside.
-	whole := regexp.MustCompile(`(?m)^#(\[|[a-z]+ = )`).ReplaceAllString(Example, "$1")
+	whole := regexp.MustCompile(`(?m)^#(\[|[a-z_]+ = )`).ReplaceAllString(Example, "$1")
 	whole = regexp.MustCompile(`(?m)^(deb|vmlinuz|modules) = "[^"]*linux[^"]*".*|^(vmlinuz|modules) = "/.*`).ReplaceAllString(whole, "")
 	if _, err := Parse("app.toml", []byte(whole)); err != nil {
 		t.Errorf("with everything in it: %v", err)
@@ -156,6 +156,11 @@ func TestParseRefuses(t *testing.T) {
 		{"a fault in an inline table", "[[role]]\nname = 'a'\nclass = 'net'\nnetwork = { gateway = 'x' }\n", `app.toml:4: role[0].network.gateway: "x": `},
 		{"a program without a path", "[[service]]\nname = 's'\nexec = ['s']\n", `app.toml:3: service[0].exec[0]: "s": `},
 		{"a need no role meets", "[[service]]\nname = 's'\nexec = ['/s']\nneeds = [\n'net0']\n", `app.toml:5: service[0].needs[0]: "net0": `},
+		{"services that wait for each other", "[[service]]\nname = 'a'\nexec = ['/a']\nneeds = ['b']\n[[service]]\nname = 'b'\nexec = ['/b']\nneeds = ['a']\n",
+			`app.toml:4: service[0].needs[0]: "b": a waits for itself: a needs b needs a`},
+		{"groups of nobody", "[[service]]\nname = 's'\nexec = ['/s']\ngroups = ['tty']\n", "app.toml:4: service[0].groups: "},
+		{"a capability there is not", "[[service]]\nname = 's'\nexec = ['/s']\ncapabilities = ['CAP_ALL']\n", `app.toml:4: service[0].capabilities[0]: "CAP_ALL": `},
+		{"a syslog server without an address", "[log]\nsyslog = 'udp://logs'\n", `app.toml:2: log.syslog: "udp://logs": `},
 		{"a host name that is none", "[image]\nhostname = 'a b'\n", "app.toml:2: image.hostname: "},
 	} {
 		t.Run(tt.name, func(t *testing.T) {

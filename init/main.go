@@ -8,6 +8,8 @@
 //	(as process 1)          mounts, supervises, reaps, powers off
 //	shadowd                 the agent: loads drivers, keeps roles alive
 //	netcfgd                 configures the interfaces of network roles
+//	logd                    sends what programs print to a syslog server
+//	exec-service            gives up privileges and becomes a service
 //	shadowctl               shows what the shadow knows, for people and tools
 //	poweroff, reboot, halt  ask process 1
 //
@@ -23,6 +25,7 @@ import (
 	"strings"
 
 	"github.com/umbra-vm/umbra/init/config"
+	"github.com/umbra-vm/umbra/init/internal/confine"
 	"github.com/umbra-vm/umbra/init/internal/kmsg"
 )
 
@@ -36,10 +39,13 @@ func programs() map[string]program {
 	return map[string]program{
 		"shadowd":   shadowd,
 		"netcfgd":   netcfgd,
+		"logd":      logd,
 		"shadowctl": shadowctl,
 		"poweroff":  askPower,
 		"reboot":    askPower,
 		"halt":      askPower,
+
+		confine.Helper: confine.Main,
 	}
 }
 

@@ -16,6 +16,8 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 	"github.com/umbra-vm/umbra/init/config"
+	"github.com/umbra-vm/umbra/init/internal/cgroup"
+	"github.com/umbra-vm/umbra/init/internal/confine"
 	"github.com/umbra-vm/umbra/init/internal/supervise"
 )
 
@@ -23,6 +25,7 @@ import (
 // standard library and umbra itself. Whatever is added here is added to PID 1.
 var allowed = []string{
 	"github.com/cilium/ebpf",
+	"github.com/crewjam/rfc5424",
 	"github.com/insomniacslk/dhcp",
 	"github.com/josharian/native",
 	"github.com/klauspost/compress",
@@ -42,6 +45,8 @@ var allowed = []string{
 	"golang.org/x/net",
 	"golang.org/x/sync",
 	"golang.org/x/sys",
+	"kernel.org/pub/linux/libs/security/libcap/cap",
+	"kernel.org/pub/linux/libs/security/libcap/psx",
 }
 
 // heavy are packages of the standard library that would double the binary.
@@ -80,7 +85,7 @@ func TestSpecs(t *testing.T) {
 		Roles: []config.Role{{Name: "net0", Class: config.ClassNet}},
 		Services: []config.Service{{
 			Name: "app", Argv: []string{"/bin/app", "-v"}, Env: []string{"K=V"}, Dir: "/data", Needs: []string{"net0"},
-			Restart: config.RestartOnFailure, Backoff: config.Backoff{Min: 50, Max: 1000},
+			Restart: config.RestartOnFailure, Backoff: config.Backoff{Min: 50, Max: 1000}, StopTimeout: 5000,
 		}},
 	}
 	got := specs(cfg)
@@ -93,9 +98,9 @@ func TestSpecs(t *testing.T) {
 	}
 	want := supervise.Spec{
 		Name: "app", Path: "/bin/app", Argv: []string{"/bin/app", "-v"}, Env: []string{"K=V"}, Dir: "/data",
-		Needs:   []string{"net0", "net0/recorded"},
+		Needs: []string{"net0", "net0/recorded"}, Provides: "app/ready",
 		Restart: supervise.OnFailure, Backoff: supervise.Backoff{Min: 50 * time.Millisecond, Max: time.Second},
-		Stage: stageServices, StopTimeout: supervise.DefaultStopTimeout,
+		Stage: stageServices, StopTimeout: 5 * time.Second, Limits: new(cgroup.Limits),
 	}
 	if diff := cmp.Diff(want, got[2]); diff != "" {
 		t.Errorf("the service (-want +got):\n%s", diff)
@@ -117,6 +122,42 @@ func TestSpecs(t *testing.T) {
 	}
 }
 
+func TestSpecOfAConfinedService(t *testing.T) {
+	cfg := &config.Config{
+		Log: config.Log{Syslog: "udp://10.0.2.2"},
+		Services: []config.Service{
+			{Name: "prepare", Argv: []string{"/bin/prepare"}, Type: config.TypeOneshot},
+			{
+				Name: "app", Argv: []string{"/bin/app", "-v"}, Env: []string{"HOME=/data"}, Needs: []string{"prepare"},
+				User:   &config.User{UID: 101, GID: 102, Groups: []int{5}, Name: "app", Home: "/var/lib/app"},
+				Limits: config.Limits{MemoryMB: 64, CPUPercent: 50, CPUWeight: 10, PIDs: 7},
+			},
+		},
+	}
+	cfg.SetDefaults()
+	got := specs(cfg)
+	app := got[len(got)-1]
+	if diff := cmp.Diff([]string{"prepare/ready"}, app.Needs); diff != "" {
+		t.Errorf("needs (-want +got):\n%s", diff)
+	}
+	if !got[len(got)-2].Oneshot || app.Oneshot {
+		t.Error("prepare is the oneshot of the two")
+	}
+	if diff := cmp.Diff(&cgroup.Limits{Memory: 64 << 20, CPUPercent: 50, CPUWeight: 10, PIDs: 7}, app.Limits); diff != "" {
+		t.Errorf("limits (-want +got):\n%s", diff)
+	}
+	want := confine.Spec{Name: "app", User: &confine.User{UID: 101, GID: 102, Groups: []int{5}}, NoNewPrivileges: true}
+	if diff := cmp.Diff(want.Args("/bin/app", []string{"/bin/app", "-v"}), app.Argv); diff != "" || app.Path != "/sbin/exec-service" {
+		t.Errorf("%s is started with (-want +got):\n%s", app.Path, diff)
+	}
+	if diff := cmp.Diff([]string{"USER=app", "LOGNAME=app", "HOME=/var/lib/app", "HOME=/data"}, app.Env); diff != "" {
+		t.Errorf("environment, of which the last counts (-want +got):\n%s", diff)
+	}
+	if diff := cmp.Diff([][]string{{"app"}, {"prepare"}, {"logd"}, {"netcfgd"}, {"shadowd"}}, supervise.StopOrder(got)); diff != "" {
+		t.Errorf("order of the stop (-want +got):\n%s", diff)
+	}
+}
+
 func TestPolicyNamesAgree(t *testing.T) {
 	for c, s := range map[config.Restart]supervise.Policy{
 		config.RestartAlways: supervise.Always, config.RestartOnFailure: supervise.OnFailure, config.RestartNever: supervise.Never,
@@ -132,6 +173,7 @@ func TestShadowctlRefusesWhatItDoesNotUnderstand(t *testing.T) {
 		{"no command", ""},
 		{"an unknown command", "frobnicate"},
 		{"status takes no role", "status net0"},
+		{"logs are one program's or all", "logs a b"},
 		{"reload needs one", "reload"},
 		{"one role at most", "timeline net0 net1"},
 	} {
@@ -167,21 +209,29 @@ func TestTheStatusPageIsOffUnlessAskedFor(t *testing.T) {
 	}{
 		{"nobody asked", config.StatusPage{}, "", nil},
 		{"on the loopback interface", config.StatusPage{Listen: "127.0.0.1:9100"},
-			"statusd -listen 127.0.0.1:9100 -agent /run/umbra/look.sock -user 65533", nil},
+			"/sbin/statusd -listen 127.0.0.1:9100 -agent /run/umbra/look.sock", nil},
 		{"for a role, when its network is up", config.StatusPage{Role: "net0"},
-			"statusd -listen :9100 -agent /run/umbra/look.sock -user 65533 -interface net0", []string{"net0"}},
+			"/sbin/statusd -listen :9100 -agent /run/umbra/look.sock -interface net0", []string{"net0", "net0/recorded"}},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
-			cfg := &config.Config{Status: tt.status}
+			cfg := &config.Config{Status: tt.status, Roles: []config.Role{{Name: "net0", Class: config.ClassNet}}}
 			cfg.SetDefaults()
 			var argv string
 			var needs []string
 			for _, s := range specs(cfg) {
-				if s.Name == statusd {
-					argv, needs = strings.Join(s.Argv, " "), s.Needs
-					if s.KeepsFDs || s.OOMScoreAdj <= 0 || s.Restart != supervise.Always {
-						t.Errorf("spec %+v", s)
-					}
+				if s.Name != statusd {
+					continue
+				}
+				argv, needs = strings.Join(s.Argv[3:], " "), s.Needs
+				if s.KeepsFDs || s.OOMScoreAdj <= 0 || s.Restart != supervise.Always || s.Limits.Memory == 0 {
+					t.Errorf("spec %+v", s)
+				}
+				least := confine.Spec{
+					Name: statusd, User: &confine.User{UID: 65533, GID: 65533}, Capabilities: []string{},
+					NoNewPrivileges: true, ReadOnlyRoot: true,
+				}
+				if diff := cmp.Diff(least.Args("/sbin/statusd", nil), s.Argv[:3]); diff != "" || s.Path != "/sbin/exec-service" {
+					t.Errorf("%s may (-want +got):\n%s", s.Path, diff)
 				}
 			}
 			if argv != tt.argv {

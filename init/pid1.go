@@ -13,14 +13,12 @@ import (
 	"os/signal"
 	"path/filepath"
 	"runtime/debug"
-	"slices"
-	"strconv"
 	"sync/atomic"
 	"syscall"
 	"time"
 
-	"github.com/umbra-vm/umbra/init/config"
 	"github.com/umbra-vm/umbra/init/internal/boot"
+	"github.com/umbra-vm/umbra/init/internal/cgroup"
 	"github.com/umbra-vm/umbra/init/internal/console"
 	"github.com/umbra-vm/umbra/init/internal/control"
 	"github.com/umbra-vm/umbra/init/internal/fdstore"
@@ -30,7 +28,6 @@ import (
 	"github.com/umbra-vm/umbra/init/internal/supervise"
 	"github.com/umbra-vm/umbra/init/internal/xenctl"
 	"github.com/umbra-vm/umbra/init/notify"
-	"github.com/umbra-vm/umbra/shadow/ctl"
 	"golang.org/x/sys/unix"
 )
 
@@ -68,6 +65,7 @@ func beInit() {
 		Reaper: p.reaper,
 		Output: p.output,
 		Files:  &p.fds,
+		Groups: cgroup.NewTree(cgroup.Root, "services"),
 		Env:    []string{"PATH=/bin:/sbin:/usr/bin:/usr/sbin:/bbin", "HOME=/", "TERM=linux"},
 		Logger: p.log,
 	})
@@ -123,6 +121,9 @@ func (p *pid1) up(context.Context) {
 	p.listen()
 	p.background("power button", p.watchButton)
 	p.background("Xen", p.watchXen)
+	for _, s := range cfg.Services {
+		p.book.Limit(s.Name, s.LogBytes)
+	}
 	for _, spec := range specs(cfg) {
 		p.supervisor.Add(spec)
 	}
@@ -294,108 +295,4 @@ func (p *pid1) guarded(name string, f func(context.Context)) (returned bool) {
 	}()
 	f(context.Background())
 	return true
-}
-
-// Stages of the stop: services first, while there is a network; then what
-// keeps the network; the shadow last.
-const (
-	stageShadow = iota
-	stageNetwork
-	stageServices
-)
-
-// daemons are our own programs, in the order of their start.
-func daemons() []supervise.Spec {
-	var specs []supervise.Spec
-	for _, d := range []struct {
-		name  string
-		stage int
-		fds   bool
-	}{{"shadowd", stageShadow, true}, {"netcfgd", stageNetwork, false}} {
-		if programs()[d.name] == nil {
-			continue
-		}
-		specs = append(specs, supervise.Spec{
-			Name: d.name, Path: "/sbin/" + d.name, Argv: []string{d.name}, Dir: "/",
-			Restart: supervise.Always, Backoff: supervise.Backoff{Min: 20 * time.Millisecond, Max: 5 * time.Second},
-			Stage: d.stage, StopTimeout: supervise.DefaultStopTimeout, KeepsFDs: d.fds, OOMScoreAdj: -900,
-		})
-	}
-	return specs
-}
-
-// recorded, behind a role's name, stands for the recording of its settings: what a
-// service changes as soon as it runs is to be in the log.
-const recorded = "/recorded"
-
-// statusPage is the program that serves the page, and nothing that others need: it is
-// the first to go when memory is short.
-func statusPage(cfg *config.Config) (supervise.Spec, bool) {
-	s := cfg.Status
-	if !s.Enabled() {
-		return supervise.Spec{}, false
-	}
-	spec := supervise.Spec{
-		Name: statusd, Path: "/sbin/" + statusd, Dir: "/",
-		Argv:    []string{statusd, "-listen", s.Listen, "-agent", ctl.LookPath, "-user", strconv.Itoa(config.StatusUser)},
-		Restart: supervise.Always, Backoff: supervise.Backoff{Min: 100 * time.Millisecond, Max: 5 * time.Second},
-		Stage: stageServices, StopTimeout: time.Second, OOMScoreAdj: 900,
-	}
-	if s.Role != "" {
-		spec.Argv = append(spec.Argv, "-interface", s.Role)
-		spec.Needs = []string{s.Role}
-	}
-	return spec, true
-}
-
-// statusd is the program of the status page.
-const statusd = "statusd"
-
-func isDaemon(name string) bool { return name == "shadowd" || name == "netcfgd" || name == statusd }
-
-// specs returns what is to run: our daemons, the services of the configuration
-// and, for debugging, a shell on the console.
-func specs(cfg *config.Config) []supervise.Spec {
-	specs := daemons()
-	if page, ok := statusPage(cfg); ok {
-		specs = append(specs, page)
-	}
-	for _, s := range cfg.Services {
-		needs := slices.Clone(s.Needs)
-		if cfg.Shadow.Enabled() {
-			for _, role := range s.Needs {
-				needs = append(needs, role+recorded)
-			}
-		}
-		least, most := s.Backoff.Bounds()
-		specs = append(specs, supervise.Spec{
-			Name: s.Name, Path: s.Argv[0], Argv: s.Argv, Env: s.Env, Dir: s.Dir, Needs: needs,
-			Restart: supervise.Policy(s.Restart), Backoff: supervise.Backoff{Min: least, Max: most},
-			Stage: stageServices, StopTimeout: supervise.DefaultStopTimeout,
-		})
-	}
-	if cfg.Debug {
-		if sh, ok := shell(); ok {
-			specs = append(specs, sh)
-		}
-	}
-	return specs
-}
-
-// shell returns the first shell the image has, on the console.
-func shell() (supervise.Spec, bool) {
-	tty, err := boot.ConsoleTTY()
-	if err != nil {
-		return supervise.Spec{}, false
-	}
-	for _, path := range []string{"/bin/sh", "/bbin/gosh", "/bbin/elvish"} {
-		if _, err := os.Stat(path); err == nil {
-			return supervise.Spec{
-				Name: "shell", Path: path, Argv: []string{path}, Dir: "/", Terminal: tty,
-				Restart: supervise.Always, Backoff: supervise.Backoff{Min: 100 * time.Millisecond, Max: 5 * time.Second},
-				Stage: stageServices, StopTimeout: time.Second,
-			}, true
-		}
-	}
-	return supervise.Spec{}, false
 }

@@ -17,11 +17,11 @@ import (
 func (p *pid1) report() *notify.Status {
 	st := &notify.Status{
 		Uptime:  boot.Uptime(),
-		Roles:   p.supervisor.Roles(),
+		Roles:   p.supervisor.Up(),
 		FDs:     p.fds.Names(),
 		Orphans: p.reaper.Adopted(),
 	}
-	maps.DeleteFunc(st.Roles, func(role string, _ bool) bool { return strings.HasSuffix(role, recorded) })
+	maps.DeleteFunc(st.Roles, func(role string, _ bool) bool { return strings.Contains(role, "/") })
 	for _, s := range p.supervisor.Status() {
 		svc := notify.Service{
 			Name: s.Name, State: string(s.State), PID: s.PID, Starts: s.Starts, LastExit: s.LastExit,

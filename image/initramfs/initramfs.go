@@ -258,6 +258,19 @@ func (a *Archive) Source(name string) (string, bool) {
 	return "", false
 }
 
+// Content returns what is in the file at the path. The error matches [fs.ErrNotExist] if
+// there is none.
+func (a *Archive) Content(name string) ([]byte, error) {
+	if source, ok := a.Source(name); ok {
+		return os.ReadFile(source)
+	}
+	r, ok := a.files.Records[a.place(name)]
+	if !ok || r.Mode&cpio.S_IFMT != cpio.S_IFREG {
+		return nil, &fs.PathError{Op: "read", Path: name, Err: fs.ErrNotExist}
+	}
+	return io.ReadAll(io.NewSectionReader(r, 0, int64(r.FileSize)))
+}
+
 // Paths returns every path added, sorted.
 func (a *Archive) Paths() []string {
 	names := slices.Collect(maps.Keys(a.files.Files))

@@ -30,6 +30,7 @@ type Config struct {
 
 	Roles    []Role    `json:"roles,omitempty"`
 	Services []Service `json:"services,omitempty"`
+	Log      Log       `json:"log,omitzero"`
 
 	// Shadow turns the shadows off: a role's hardware is then used directly,
 	// and a change of hardware costs a plain driver reload. It exists to be
@@ -193,11 +194,33 @@ type Service struct {
 	Env  []string `json:"env,omitempty"` // K=V
 	Dir  string   `json:"dir,omitempty"` // working directory, / if empty
 
-	// Needs names the roles whose network must be up, and recorded, before the service is
-	// first started.
-	Needs   []string `json:"needs,omitempty"`
-	Restart Restart  `json:"restart,omitempty"`
-	Backoff Backoff  `json:"backoff_ms,omitzero"`
+	// Needs names the roles whose network must be up, and recorded, and the services that
+	// must have been started or, if they are oneshots, have ended well, before the
+	// service is first started.
+	Needs   []string    `json:"needs,omitempty"`
+	Type    ServiceType `json:"type,omitempty"`
+	Restart Restart     `json:"restart,omitempty"`
+	Backoff Backoff     `json:"backoff_ms,omitzero"`
+
+	// StopTimeout is how long it may take from SIGTERM to its end, in milliseconds; then
+	// it gets SIGKILL.
+	StopTimeout int    `json:"stop_timeout_ms,omitempty"`
+	Limits      Limits `json:"limits,omitzero"`
+	LogBytes    int    `json:"log_bytes,omitempty"` // of its output that are remembered
+
+	User *User `json:"user,omitempty"` // root if nil
+
+	// Capabilities are those that it, and whatever it starts, may have at most; a user
+	// other than root has them, too. Nil is all for root and none for others.
+	Capabilities []string `json:"capabilities,omitzero"`
+
+	// NoNewPrivileges keeps setuid programs from giving more.
+	NoNewPrivileges Switch `json:"no_new_privileges,omitempty"`
+
+	// ReadOnlyRoot lets it write only to /dev/shm, /run, /tmp, /var/tmp, /var/lib/NAME,
+	// and to what is Writable.
+	ReadOnlyRoot Switch   `json:"read_only_root,omitempty"`
+	Writable     []string `json:"writable,omitempty"`
 }
 
 // Backoff is the wait before a restart, in milliseconds: Min after the first
@@ -265,6 +288,7 @@ func (c *Config) SetDefaults() {
 		if s.Dir == "" {
 			s.Dir = "/"
 		}
+		s.setConfinementDefaults()
 		if s.Restart == "" {
 			s.Restart = RestartAlways
 		}

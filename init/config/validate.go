@@ -11,6 +11,7 @@ import (
 	"net/netip"
 	"path"
 	"regexp"
+	"slices"
 	"strconv"
 	"strings"
 )
@@ -81,6 +82,8 @@ func (c *Config) Validate() error {
 			services[c.Services[i].Name] = i
 		}
 	}
+	k.needs(c.Services, roles, services)
+	k.log(c.Log)
 	return errors.Join(k.errs...)
 }
 
@@ -259,8 +262,13 @@ func (k *checker) service(field string, s *Service, roles map[string]int) {
 	switch {
 	case s.Name == "":
 		k.fail(field+".name", "", "missing")
-	case !serviceName.MatchString(s.Name):
-		k.fail(field+".name", s.Name, "want letters, digits and . _ @ -")
+	case len(s.Name) > maxServiceName || !serviceName.MatchString(s.Name):
+		k.fail(field+".name", s.Name, "want letters, digits and . _ @ -, at most %d of them", maxServiceName)
+	case slices.Contains(reserved, s.Name):
+		k.fail(field+".name", s.Name, "is a name of init's own")
+	}
+	if i, taken := roles[s.Name]; taken {
+		k.fail(field+".name", s.Name, "already the name of roles[%d]", i)
 	}
 	switch {
 	case len(s.Argv) == 0:
@@ -281,16 +289,13 @@ func (k *checker) service(field string, s *Service, roles map[string]int) {
 	if s.Dir != "" && !path.IsAbs(s.Dir) {
 		k.fail(field+".dir", s.Dir, "want an absolute path in the guest")
 	}
-	for i, need := range s.Needs {
-		if _, ok := roles[need]; !ok {
-			k.fail(fmt.Sprintf("%s.needs[%d]", field, i), need, "no role has that name")
-		}
-	}
 	switch s.Restart {
 	case RestartAlways, RestartOnFailure, RestartNever, "":
 	default:
 		k.fail(field+".restart", string(s.Restart), "want always, on-failure or never")
 	}
+	k.supervision(field, s)
+	k.confinement(field, s)
 	if s.Backoff.Min < 0 {
 		k.fail(field+".backoff_ms.min", "", "%d is negative", s.Backoff.Min)
 	}

@@ -119,22 +119,18 @@ func lastOf(lines []Line) uint64 {
 	return lines[len(lines)-1].N
 }
 
-// FollowLogs returns the lines that a program, or any when the name is empty, printed
-// after line n: some of them, the oldest first. It waits for one, up to [LogsWait], and
-// then returns none. PID 1 answers at once if too many wait.
-func (c *Client) FollowLogs(ctx context.Context, program string, n uint64) ([]Line, error) {
-	lines, _, err := c.LinesAfter(ctx, program, n, true)
+// LogsAfter returns the lines that a program, or any when the name is empty, printed
+// after line n: some of them, the oldest first. If there is none and it is told to wait,
+// it waits for one, up to [LogsWait], unless too many do.
+func (c *Client) LogsAfter(ctx context.Context, program string, n uint64, wait bool) ([]Line, error) {
+	lines, _, err := c.LinesAfter(ctx, program, n, wait)
 	return lines, err
 }
 
-// LinesAfter is FollowLogs, which waits only if told so, and returns the number of the
-// newest line of all programs, too.
+// LinesAfter is LogsAfter that also returns the number of the newest line of all.
 func (c *Client) LinesAfter(ctx context.Context, program string, n uint64, wait bool) ([]Line, uint64, error) {
-	if wait {
-		var cancel context.CancelFunc
-		ctx, cancel = context.WithTimeout(ctx, LogsWait+defaultTimeout)
-		defer cancel()
-	}
+	ctx, cancel := context.WithTimeout(ctx, LogsWait+defaultTimeout)
+	defer cancel()
 	r, err := c.do(ctx, Request{Op: Logs, Name: program, After: n, Wait: wait}, nil)
 	if err != nil {
 		return nil, 0, err

@@ -5,9 +5,9 @@
 // Statusd serves a guest's state over HTTP: see package page. PID 1 starts it, and only
 // in images whose configuration asks for it.
 //
-// It is a program of its own because it is the one that strangers speak with: it has no
-// privilege, knows of the agent no more than a socket that changes nothing, and what HTTP
-// and TLS weigh is not in PID 1.
+// It is a program of its own because it is the one that strangers speak with: PID 1 gives
+// it no privilege, it knows of the agent no more than a socket that changes nothing, and
+// what HTTP and TLS weigh is in no other process.
 package main
 
 import (
@@ -34,17 +34,13 @@ import (
 // maxConns bounds how many clients are served at once.
 const maxConns = 32
 
-type options struct {
-	listen, iface, agent string
-	user                 int
-}
+type options struct{ listen, iface, agent string }
 
 func main() {
 	var o options
 	flag.StringVar(&o.listen, "listen", "127.0.0.1:9100", "`address:port` to listen on")
 	flag.StringVar(&o.iface, "interface", "", "network interface that clients have to come by; any if empty")
 	flag.StringVar(&o.agent, "agent", ctl.LookPath, "`socket` of the agent")
-	flag.IntVar(&o.user, "user", 0, "`number` of the user and the group to become; 0 for none")
 	flag.Parse()
 	log := slog.New(slog.NewTextHandler(os.Stderr, nil))
 	ctx, stop := signal.NotifyContext(context.Background(), unix.SIGTERM, unix.SIGINT)
@@ -63,11 +59,6 @@ func run(ctx context.Context, o options, log *slog.Logger) error {
 		return err
 	}
 	defer l.Close()
-	if o.user != 0 {
-		if err := become(o.user); err != nil {
-			return fmt.Errorf("giving up privileges: %w", err)
-		}
-	}
 	log.Info("the status page is served", "at", l.Addr())
 	srv := server(page.New(state.NewReader(o.agent), log), log)
 	defer context.AfterFunc(ctx, func() {
@@ -109,39 +100,4 @@ func bindTo(iface string) func(network, address string, c syscall.RawConn) error
 		}
 		return err
 	}
-}
-
-// become makes this process that of a user without privileges who cannot gain any: all
-// of its threads, as the kernel keeps them for each.
-func become(user int) error {
-	prctl := func(op, arg uintptr) error {
-		if _, _, errno := syscall.AllThreadsSyscall6(unix.SYS_PRCTL, op, arg, 0, 0, 0, 0); errno != 0 {
-			return errno
-		}
-		return nil
-	}
-	for c := uintptr(0); ; c++ {
-		err := prctl(unix.PR_CAPBSET_DROP, c)
-		if errors.Is(err, unix.EINVAL) { // beyond the last that this kernel has
-			break
-		}
-		if err != nil {
-			return fmt.Errorf("capability %d: %w", c, err)
-		}
-	}
-	if err := prctl(unix.PR_SET_NO_NEW_PRIVS, 1); err != nil {
-		return fmt.Errorf("no new privileges: %w", err)
-	}
-	// The last of these takes the capabilities away (capabilities(7), "Effect of user
-	// ID changes").
-	if err := syscall.Setgroups([]int{}); err != nil {
-		return fmt.Errorf("groups: %w", err)
-	}
-	if err := syscall.Setresgid(user, user, user); err != nil {
-		return fmt.Errorf("group %d: %w", user, err)
-	}
-	if err := syscall.Setresuid(user, user, user); err != nil {
-		return fmt.Errorf("user %d: %w", user, err)
-	}
-	return nil
 }

@@ -90,32 +90,3 @@ func TestListensOnNothingElse(t *testing.T) {
 		}
 	}
 }
-
-// TestGivesUpPrivileges reads of every thread what the kernel says.
-func TestGivesUpPrivileges(t *testing.T) {
-	if os.Geteuid() != 0 {
-		t.Skip("only root has any to give up; TestStatusPage sees it in a guest")
-	}
-	cmd, url := start(t, "-user", "65533")
-	if _, err := http.Get(url); err != nil { // with more threads
-		t.Fatal(err)
-	}
-	tasks, err := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/status", cmd.Process.Pid))
-	if err != nil || len(tasks) < 2 {
-		t.Fatalf("threads %v, %v", tasks, err)
-	}
-	for _, task := range tasks {
-		text, err := os.ReadFile(task)
-		if err != nil {
-			t.Fatal(err)
-		}
-		for _, want := range []string{
-			`Uid:\s+65533\s+65533\s+65533\s+65533`, `Gid:\s+65533\s+65533\s+65533\s+65533`, `Groups:\s*`, `NoNewPrivs:\s+1`,
-			`CapInh:\s+0+`, `CapPrm:\s+0+`, `CapEff:\s+0+`, `CapBnd:\s+0+`, `CapAmb:\s+0+`,
-		} {
-			if !regexp.MustCompile(`(?m)^` + want + `$`).Match(text) {
-				t.Errorf("%s does not say %s:\n%s", task, want, text)
-			}
-		}
-	}
-}

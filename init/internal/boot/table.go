@@ -36,6 +36,7 @@ func Table(self string) []Creator {
 		Mount{"devpts", "/dev/pts", unix.MS_NOSUID | unix.MS_NOEXEC, "gid=5,mode=620,ptmxmode=666"},
 		Mount{"tmpfs", "/dev/shm", noDev, "mode=1777"},
 		Mount{"bpf", "/sys/fs/bpf", noExec, "mode=0700"},
+		Mount{"cgroup2", "/sys/fs/cgroup", noExec, ""},
 		Dir{RunDir, 0o755},
 		Link{"/dev/fd", "/proc/self/fd"},
 		Link{"/dev/stdin", "/proc/self/fd/0"},
@@ -59,7 +60,7 @@ func Table(self string) []Creator {
 		Func{"limit of open files", raiseFileLimit},
 		Func{"Ctrl-Alt-Del", ctrlAltDel},
 	}
-	for _, name := range []string{"/sbin/poweroff", "/sbin/reboot", "/sbin/halt", "/sbin/shadowd", "/sbin/netcfgd", "/bin/shadowctl"} {
+	for _, name := range []string{"/sbin/poweroff", "/sbin/reboot", "/sbin/halt", "/sbin/shadowd", "/sbin/netcfgd", "/sbin/logd", "/sbin/exec-service", "/bin/shadowctl"} {
 		t = append(t, Link{name, self})
 	}
 	return t

@@ -108,7 +108,7 @@ func TestConversation(t *testing.T) {
 	if lines, err := c.Logs(ctx, "app"); err != nil || len(lines) != 4 || lines[3].N != 4 {
 		t.Errorf("lines %v, %v", lines, err)
 	}
-	if lines, err := c.FollowLogs(ctx, "", 7); err != nil || len(lines) != 2 || lines[0].N != 8 {
+	if lines, err := c.LogsAfter(ctx, "", 7, true); err != nil || len(lines) != 2 || lines[0].N != 8 {
 		t.Errorf("lines that follow %v, %v", lines, err)
 	}
 	if _, err := c.Logs(ctx, "huge"); !errors.Is(err, notify.ErrRefused) {

@@ -5,7 +5,9 @@
 package supervise
 
 import (
+	"cmp"
 	"fmt"
+	"maps"
 	"slices"
 	"syscall"
 	"time"
@@ -33,16 +35,26 @@ const Healthy = 10 * time.Second
 type Exit struct {
 	Code   int
 	Signal syscall.Signal // 0 if the process exited by itself
+
+	// OutOfMemory says that the kernel killed it, or a child, at its limit.
+	OutOfMemory bool
 }
 
 // OK reports whether the process said that all went well.
 func (e Exit) OK() bool { return e.Signal == 0 && e.Code == 0 }
 
+// Asks reports whether the process asked not to be started again.
+func (e Exit) Asks() bool { return e.Signal == 0 && e.Code == ExitStop }
+
 func (e Exit) String() string {
+	s := fmt.Sprintf("exit code %d", e.Code)
 	if e.Signal != 0 {
-		return fmt.Sprintf("signal %d (%s)", int(e.Signal), e.Signal)
+		s = fmt.Sprintf("signal %d (%s)", int(e.Signal), e.Signal)
 	}
-	return fmt.Sprintf("exit code %d", e.Code)
+	if e.OutOfMemory {
+		s += ", at its limit of memory"
+	}
+	return s
 }
 
 // Backoff is the wait before a restart: Min after the first end of a series,
@@ -74,7 +86,7 @@ func Decide(p Policy, b Backoff, exit Exit, uptime time.Duration, series int) De
 	}
 	d := Decision{Series: series + 1}
 	switch {
-	case exit.Signal == 0 && exit.Code == ExitStop:
+	case exit.Asks():
 		d.Reason = fmt.Sprintf("it asked not to be restarted (exit code %d)", ExitStop)
 	case p == Never:
 		d.Reason = "its restart policy is never"
@@ -98,21 +110,44 @@ func Missing(needs []string, up map[string]bool) []string {
 }
 
 // StopOrder returns the order in which programs are stopped: stages from the
-// highest to the lowest, the programs of a stage at once, listed in the
+// highest to the lowest; of a stage first those that no other of it needs, then those
+// that only these need, and so on. Those of a step are stopped at once, listed in the
 // reverse of the order in which they were given.
 func StopOrder(specs []Spec) [][]string {
-	byStage := make(map[int][]string)
-	var stages []int
-	for _, s := range slices.Backward(specs) {
-		if _, seen := byStage[s.Stage]; !seen {
-			stages = append(stages, s.Stage)
+	provider := make(map[string]Spec)
+	for _, s := range specs {
+		if s.Provides != "" {
+			provider[s.Provides] = s
 		}
-		byStage[s.Stage] = append(byStage[s.Stage], s.Name)
 	}
-	slices.SortFunc(stages, func(a, b int) int { return b - a })
-	order := make([][]string, len(stages))
-	for i, stage := range stages {
-		order[i] = byStage[stage]
+	depths := make(map[string]int)
+	// Since needs have no cycle (package config), this ends.
+	var depth func(s Spec) int
+	depth = func(s Spec) int {
+		if d, known := depths[s.Name]; known {
+			return d
+		}
+		d := 0
+		for _, n := range s.Needs {
+			if p, ok := provider[n]; ok && p.Stage == s.Stage {
+				d = max(d, depth(p)+1)
+			}
+		}
+		depths[s.Name] = d
+		return d
+	}
+	type step struct{ stage, depth int }
+	byStep := make(map[step][]string)
+	for _, s := range slices.Backward(specs) {
+		at := step{s.Stage, depth(s)}
+		byStep[at] = append(byStep[at], s.Name)
+	}
+	steps := slices.SortedFunc(maps.Keys(byStep), func(a, b step) int {
+		return cmp.Or(b.stage-a.stage, b.depth-a.depth)
+	})
+	order := make([][]string, len(steps))
+	for i, at := range steps {
+		order[i] = byStep[at]
 	}
 	return order
 }

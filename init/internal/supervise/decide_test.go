@@ -92,6 +92,13 @@ func TestStopOrder(t *testing.T) {
 		{"higher stages go first, the last given first within one", []Spec{
 			{Name: "shadowd", Stage: 0}, {Name: "netcfgd", Stage: 1}, {Name: "a", Stage: 2}, {Name: "b", Stage: 2},
 		}, [][]string{{"b", "a"}, {"netcfgd"}, {"shadowd"}}},
+		{"who needs another goes before it, however the list is ordered", []Spec{
+			{Name: "app", Needs: []string{"net0", "db/up"}}, {Name: "db", Provides: "db/up", Needs: []string{"disk/up"}},
+			{Name: "alone"}, {Name: "disk", Provides: "disk/up"}, {Name: "cache", Needs: []string{"disk/up"}},
+		}, [][]string{{"app"}, {"cache", "db"}, {"disk", "alone"}}},
+		{"a stage is stopped before the next, whoever needs whom", []Spec{
+			{Name: "a", Stage: 1, Provides: "a/up"}, {Name: "b", Needs: []string{"a/up"}},
+		}, [][]string{{"a"}, {"b"}}},
 		{"gaps and the order of the list do not matter", []Spec{
 			{Name: "x", Stage: 7}, {Name: "y", Stage: -1}, {Name: "z", Stage: 7},
 		}, [][]string{{"z", "x"}, {"y"}}},

@@ -16,6 +16,7 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/umbra-vm/umbra/init/internal/cgroup"
 	"golang.org/x/sys/unix"
 )
 
@@ -51,9 +52,11 @@ type service struct {
 	done     chan struct{} // closed when the program was stopped
 
 	// Of the goroutine alone.
-	proc    *Process
-	drained <-chan struct{}
-	resume  time.Time // end of the back-off
+	proc     *Process
+	drained  <-chan struct{}
+	resume   time.Time // end of the back-off
+	group    *cgroup.Group
+	oomKills int // in the group, before the present start
 
 	mu     sync.Mutex // guards status
 	status Status
@@ -137,6 +140,9 @@ func (s *service) stepWaiting() bool {
 		st.Starts++
 	})
 	s.log.Info("started", "pid", s.proc.PID)
+	if !s.spec.Oneshot {
+		s.provide()
+	}
 	return true
 }
 
@@ -145,6 +151,7 @@ func (s *service) stepRunning() bool {
 	case <-s.proc.Done():
 	case <-s.stop:
 		exit, ended := s.terminate()
+		s.killGroup()
 		if ended {
 			s.log.Info("stopped", "exit", exit)
 		} else {
@@ -154,9 +161,22 @@ func (s *service) stepRunning() bool {
 		return false
 	}
 	uptime := time.Since(s.proc.Started)
+	s.killGroup()
 	awaitClosed(s.drained, drainLimit)
-	s.after(s.proc.Exit(), uptime)
+	exit := s.proc.Exit()
+	exit.OutOfMemory = s.countOOMKills()
+	s.after(exit, uptime)
+	if s.spec.Oneshot && (exit.OK() || exit.Asks()) {
+		s.provide()
+	}
 	return true
+}
+
+// provide lets those start that need the program.
+func (s *service) provide() {
+	if s.spec.Provides != "" {
+		s.sup.SetRole(s.spec.Provides, true)
+	}
 }
 
 // after decides what follows an end.
@@ -202,6 +222,53 @@ func (s *service) terminate() (exit Exit, ended bool) {
 	return Exit{}, false
 }
 
+// killGroup kills what the program left behind.
+func (s *service) killGroup() {
+	if s.group == nil {
+		return
+	}
+	if err := s.group.Kill(); err != nil {
+		s.log.Warn("what it left behind goes on", "err", err)
+	}
+}
+
+// countOOMKills reports whether the kernel killed any of the group since it last counted.
+func (s *service) countOOMKills() (more bool) {
+	if s.group == nil {
+		return false
+	}
+	n, err := s.group.OOMKills()
+	if err != nil {
+		s.log.Warn("it is not known why it ended", "err", err)
+		return false
+	}
+	more = n > s.oomKills
+	s.oomKills = n
+	return more
+}
+
+// joinGroup makes the program a child of its control group, which the caller closes.
+func (s *service) joinGroup(sys *syscall.SysProcAttr) (close func() error, err error) {
+	limits := s.spec.Limits
+	if limits == nil || s.sup.groups == nil {
+		return func() error { return nil }, nil
+	}
+	s.group, err = s.sup.groups.Make(s.spec.Name, *limits)
+	if err != nil && *limits == (cgroup.Limits{}) {
+		s.log.Warn("what it leaves behind may go on", "err", err)
+		return func() error { return nil }, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	dir, err := s.group.Open()
+	if err != nil {
+		return nil, err
+	}
+	sys.UseCgroupFD, sys.CgroupFD = true, int(dir.Fd())
+	return dir.Close, nil
+}
+
 // start starts the program once.
 func (s *service) start() error {
 	out, drained, err := s.sup.output(s.spec.Name)
@@ -218,7 +285,13 @@ func (s *service) start() error {
 		Dir:   s.spec.Dir,
 		Env:   append(append([]string(nil), s.sup.env...), s.spec.Env...),
 		Files: []uintptr{stdin.Fd(), out.Fd(), out.Fd()},
+		Sys:   new(syscall.SysProcAttr),
 	}
+	leave, err := s.joinGroup(attr.Sys)
+	if err != nil {
+		return err
+	}
+	defer leave()
 	if s.spec.Terminal != "" {
 		tty, err := os.OpenFile(s.spec.Terminal, os.O_RDWR|unix.O_NOCTTY, 0)
 		if err != nil {
@@ -226,7 +299,7 @@ func (s *service) start() error {
 		}
 		defer tty.Close()
 		attr.Files = []uintptr{tty.Fd(), tty.Fd(), tty.Fd()}
-		attr.Sys = &syscall.SysProcAttr{Setctty: true, Ctty: 0}
+		attr.Sys.Setctty, attr.Sys.Ctty = true, 0
 	}
 	launch := func(fds []int, env []string) error {
 		for _, fd := range fds {

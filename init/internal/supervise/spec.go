@@ -7,6 +7,8 @@ package supervise
 import (
 	"os"
 	"time"
+
+	"github.com/umbra-vm/umbra/init/internal/cgroup"
 )
 
 // Spec describes one supervised program.
@@ -21,7 +23,17 @@ type Spec struct {
 	Restart Policy
 	Backoff Backoff
 
-	// Stage orders the stop: programs of a higher stage are stopped first.
+	// Provides, unless empty, is a name that is up from the program's first start on. It
+	// is up from its first end without a failure on if the program is a Oneshot.
+	Provides string
+	Oneshot  bool
+
+	// Limits, unless nil, give the program a control group of its own: what it leaves
+	// behind is killed before it is started again.
+	Limits *cgroup.Limits
+
+	// Stage orders the stop: programs of a higher stage are stopped first, and of a
+	// stage those first that need others.
 	Stage int
 	// StopTimeout is how long the program may take from SIGTERM to its
 	// end; then it gets SIGKILL.

@@ -248,6 +248,35 @@ func TestAProgramWaitsForItsRoles(t *testing.T) {
 	}
 }
 
+func TestAProgramWaitsForWhatAnotherProvides(t *testing.T) {
+	w := newWorld(t, nil)
+	late := script("late", "echo on; exec sleep 1000")
+	late.Needs = []string{"prepare/done", "server/up"}
+	w.Add(late)
+	server := script("server", "echo on; exec sleep 1000")
+	server.Provides = "server/up"
+	w.Add(server)
+	w.want(t, "server: on")
+
+	// A oneshot is done when it has ended well, and not before.
+	file := filepath.Join(t.TempDir(), "again")
+	prepare := script("prepare", fmt.Sprintf("echo on; [ -e %s ] && exit 0; touch %s; exit 1", file, file))
+	prepare.Provides, prepare.Oneshot, prepare.Restart = "prepare/done", true, supervise.OnFailure
+	w.Add(prepare)
+	w.want(t, "prepare: on", "prepare: on", "late: on")
+}
+
+func TestAOneshotThatLeavesNothingToDoIsDone(t *testing.T) {
+	w := newWorld(t, nil)
+	prepare := script("prepare", "exit 125")
+	prepare.Provides, prepare.Oneshot = "prepare/done", true
+	w.Add(prepare)
+	late := script("late", "echo on; exec sleep 1000")
+	late.Needs = []string{"prepare/done"}
+	w.Add(late)
+	w.want(t, "late: on")
+}
+
 func TestStopGoesByStages(t *testing.T) {
 	w := newWorld(t, nil)
 	// Lines of different programs come in any order; what is appended to a file does not.
@@ -327,6 +356,8 @@ func TestExitString(t *testing.T) {
 	for exit, want := range map[supervise.Exit]string{
 		{Code: 3}:              "exit code 3",
 		{Signal: unix.SIGSEGV}: "signal 11",
+
+		{Signal: unix.SIGKILL, OutOfMemory: true}: "signal 9 (killed), at its limit of memory",
 	} {
 		if got := exit.String(); !strings.HasPrefix(got, want) {
 			t.Errorf("%#v is %q, want %q", exit, got, want)

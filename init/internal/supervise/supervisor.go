@@ -10,6 +10,8 @@ import (
 	"slices"
 	"sync"
 	"time"
+
+	"github.com/umbra-vm/umbra/init/internal/cgroup"
 )
 
 // Status is what is known of one program.
@@ -28,6 +30,7 @@ type Supervisor struct {
 	reaper *Reaper
 	output Output
 	files  FileKeeper
+	groups *cgroup.Tree
 	env    []string
 	log    *slog.Logger
 
@@ -38,11 +41,13 @@ type Supervisor struct {
 	stopping bool
 }
 
-// Config is what a Supervisor needs from its surroundings. Files may be nil.
+// Config is what a Supervisor needs from its surroundings. Files may be nil, and Groups
+// if no Spec has limits.
 type Config struct {
 	Reaper *Reaper
 	Output Output
 	Files  FileKeeper
+	Groups *cgroup.Tree
 	Env    []string // of every program
 	Logger *slog.Logger
 }
@@ -50,7 +55,7 @@ type Config struct {
 // New returns a Supervisor without programs.
 func New(c Config) *Supervisor {
 	return &Supervisor{
-		reaper: c.Reaper, output: c.Output, files: c.Files, env: c.Env, log: c.Logger,
+		reaper: c.Reaper, output: c.Output, files: c.Files, groups: c.Groups, env: c.Env, log: c.Logger,
 		up: make(map[string]bool), changed: make(chan struct{}),
 	}
 }
@@ -73,8 +78,8 @@ func (s *Supervisor) Add(spec Spec) {
 	go svc.run()
 }
 
-// SetRole notes that the network of a role, or whatever else a Spec needs by the name,
-// came up or went down. Programs that wait for it are started; none is stopped, for a
+// SetRole notes that the network of a role, or whatever else a Spec needs by the name and
+// no other provides, came up or went down. Programs that wait for it are started; none is stopped, for a
 // network that is down is what the shadow keeps from them.
 func (s *Supervisor) SetRole(role string, up bool) (changed bool) {
 	s.mu.Lock()
@@ -88,8 +93,8 @@ func (s *Supervisor) SetRole(role string, up bool) (changed bool) {
 	return true
 }
 
-// Roles returns which roles' networks are up, by name.
-func (s *Supervisor) Roles() map[string]bool {
+// Up returns which roles' networks are up, by name, and what else is needed and provided.
+func (s *Supervisor) Up() map[string]bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return maps.Clone(s.up)
