@@ -53,6 +53,7 @@ type recovery struct {
 	Took       string
 	Error      string
 	Picture    template.HTML
+	Legend     []phase
 	Stamps     []stamp
 	Frames     []fact
 	Deferred   []fact
@@ -61,6 +62,12 @@ type recovery struct {
 type stamp struct {
 	Swatch              template.HTML
 	Name, Phase, At, Ms string
+}
+
+// phase is a stretch of the picture.
+type phase struct {
+	Swatch     template.HTML
+	Name, Took string
 }
 
 type program struct {
@@ -97,21 +104,23 @@ func newView(s *state.State, err error) *view {
 }
 
 func newRole(r ctl.RoleStatus, now int64, log []ctl.LogEntry) role {
-	carrier := "no"
-	if r.Carrier {
-		carrier = "yes"
-	}
 	v := role{
 		Name: plain(r.Name), Message: plain(r.Message), Badge: mode(r),
-		Facts: []fact{
-			{"Device", dash(r.Device)}, {"Driver", dash(r.Driver)}, {"Interface", dash(r.Iface)}, {"Proxy", dash(r.Proxy)},
-			{"MAC", dash(r.MAC)}, {"Link", carrier}, {"In this mode for", seconds(now - r.Since)},
-			{"Frames held", fmt.Sprint(r.Held)}, {"Settings recorded", fmt.Sprint(r.Log)}, {"Deferred", fmt.Sprint(r.Deferred)},
-		},
+		Facts: []fact{{"Device", dash(r.Device)}, {"Driver", dash(r.Driver)}},
 	}
 	if r.Standby != "" {
 		v.Facts = append(v.Facts, fact{"Standby", plain(r.Standby)})
 	}
+	if r.Class == classNet {
+		link := "no"
+		if r.Carrier {
+			link = "yes"
+		}
+		v.Facts = append(v.Facts, fact{"Link", link}, fact{"Proxy", dash(r.Proxy)}, fact{"Interface", dash(r.Iface)},
+			fact{"MAC", dash(r.MAC)}, fact{"Frames held", fmt.Sprint(r.Held)})
+	}
+	v.Facts = append(v.Facts, fact{"Operations logged", fmt.Sprint(r.Log)}, fact{"Deferred", fmt.Sprint(r.Deferred)},
+		fact{"In this mode for", seconds(now - r.Since)})
 	for _, e := range log {
 		if e.Role == r.Name && e.Deferred != "" {
 			v.Deferred = append(v.Deferred, fact{plain(e.Key + "=" + e.Value), plain(e.Deferred)})
@@ -119,6 +128,9 @@ func newRole(r ctl.RoleStatus, now int64, log []ctl.LogEntry) role {
 	}
 	return v
 }
+
+// classNet is the class of roles that have a proxy.
+const classNet = "net"
 
 func mode(r ctl.RoleStatus) badge {
 	switch {
@@ -158,6 +170,11 @@ func newRecovery(t ctl.Timeline) recovery {
 		last = at
 	}
 	row := timeline.Recovery(t)
+	for _, b := range row.Bars {
+		for _, s := range b.Segments {
+			v.Legend = append(v.Legend, phase{drawn(s.WriteSwatch), plain(s.Label), fmt.Sprintf("%.1f ms", s.To-s.From)})
+		}
+	}
 	label := plain(fmt.Sprintf("Recovery %d of %s, %s: %s", t.Recovery, t.Role, took, row.Foot))
 	v.Picture = drawn(func(w io.Writer) error { return row.WriteInline(w, label) })
 	for _, d := range t.Deferred {

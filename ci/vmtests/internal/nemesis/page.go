@@ -1,0 +1,50 @@
+// Copyright 2026 the umbra Authors. All rights reserved.
+// Use of this source code is governed by a BSD-style
+// license that can be found in the LICENSE file.
+
+package main
+
+import (
+	"context"
+	"fmt"
+	"net"
+	"os"
+	"regexp"
+	"strings"
+	"time"
+
+	"github.com/umbra-vm/umbra/shadow/ctl"
+)
+
+// tellPage tells what the kernel and the agent let the status page do, once it is served.
+func tellPage(ctx context.Context) error {
+	var pid int
+	for pid == 0 {
+		time.Sleep(100 * time.Millisecond)
+		pid, _ = pidOf("statusd")
+	}
+	text, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))
+	if err != nil {
+		return err
+	}
+	var may []string
+	for _, m := range regexp.MustCompile(`(?m)^(Uid|Gid|NoNewPrivs|CapEff|CapBnd):\s+(\S+)`).FindAllStringSubmatch(string(text), -1) {
+		may = append(may, m[1]+"="+m[2])
+	}
+	say("the page has %s", strings.Join(may, " "))
+
+	connected()
+	conn, err := net.DialTimeout("tcp", "127.0.0.1:9100", time.Second)
+	if err == nil {
+		conn.Close()
+	}
+	say("the page on loopback: %v", err)
+
+	c, err := ctl.Dial(ctx, ctl.LookPath, nil)
+	if err != nil {
+		return err
+	}
+	defer c.Close()
+	say("a reload asked for by the page's socket: %v", c.Call(ctx, ctl.CmdReload, ctl.RoleArgs{Role: role}, nil))
+	return nil
+}
