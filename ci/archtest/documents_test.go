@@ -58,12 +58,13 @@ func TestConfigurationHasEveryKey(t *testing.T) {
 	// Where the default is no value but a rule, and where init fills it in.
 	rules := []string{
 		"image.name", "role.name", "role.class", "service.name", "service.exec", "role.mac", "role.standby.pair", "role.network.dns",
-		"role.network.ipv6", "drivers.classes", "packages.exclude",
+		"role.network.ipv6", "drivers.classes", "packages.exclude", "service.user", "service.capabilities", "service.no_new_privileges",
 	}
 	guests := map[string]string{
 		"image.hostname": "umbra", "image.shadow": "on", "role.network.method": "dhcp", "role.hold.bytes": "16777216", "role.hold.frames": "65536",
 		"role.hasten": "off",
 		"service.dir": "/", "service.restart": "always", "service.backoff_ms.min": "100", "service.backoff_ms.max": "30000",
+		"service.type": "simple", "service.stop_timeout_ms": "5000", "service.log_bytes": "65536", "service.read_only_root": "off",
 	}
 	seen := 0
 	keys("", reflect.ValueOf(*c), func(key string, v reflect.Value) {

@@ -10,6 +10,7 @@ import (
 	"log/slog"
 	"os"
 	"runtime/debug"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -185,7 +186,7 @@ func (s *service) after(exit Exit, uptime time.Duration) {
 	s.set(func(st *Status) { series = st.Series })
 	d := Decide(s.spec.Restart, s.spec.Backoff, exit, uptime, series)
 	level := slog.LevelWarn
-	if exit.OK() {
+	if exit.OK() || exit.Asks() {
 		level = slog.LevelInfo
 	}
 	if d.Restart {
@@ -283,7 +284,6 @@ func (s *service) start() error {
 	defer stdin.Close()
 	attr := &syscall.ProcAttr{
 		Dir:   s.spec.Dir,
-		Env:   append(append([]string(nil), s.sup.env...), s.spec.Env...),
 		Files: []uintptr{stdin.Fd(), out.Fd(), out.Fd()},
 		Sys:   new(syscall.SysProcAttr),
 	}
@@ -305,7 +305,7 @@ func (s *service) start() error {
 		for _, fd := range fds {
 			attr.Files = append(attr.Files, uintptr(fd))
 		}
-		attr.Env = append(attr.Env, env...)
+		attr.Env = environment(s.sup.env, s.spec.Env, env)
 		s.proc, err = s.sup.reaper.Start(s.spec.Path, s.spec.Argv, attr)
 		return err
 	}
@@ -325,6 +325,22 @@ func (s *service) start() error {
 		}
 	}
 	return nil
+}
+
+// environment joins lists of NAME=value. Of one name the last counts, and it alone is
+// given: which of two a program sees is its own choice.
+func environment(lists ...[]string) (env []string) {
+	at := make(map[string]int)
+	for _, kv := range slices.Concat(lists...) {
+		name, _, _ := strings.Cut(kv, "=")
+		if i, known := at[name]; known {
+			env[i] = kv
+			continue
+		}
+		at[name] = len(env)
+		env = append(env, kv)
+	}
+	return env
 }
 
 func (s *service) askStop() { s.stopOnce.Do(func() { close(s.stop) }) }

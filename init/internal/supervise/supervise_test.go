@@ -212,6 +212,14 @@ func TestExit125IsNotStartedAgain(t *testing.T) {
 	}
 }
 
+func TestAServiceHasTheLastWordOnItsEnvironment(t *testing.T) {
+	w := newWorld(t, nil)
+	spec := script("a", "tr '\\0' ' ' </proc/self/environ; echo; exec sleep 1000")
+	spec.Env = []string{"HOME=/x", "PATH=/usr/bin:/bin", "HOME=/y"}
+	w.Add(spec)
+	w.want(t, "a: PATH=/usr/bin:/bin HOME=/y ")
+}
+
 func TestAProgramThatCannotBeStartedIsTriedAgain(t *testing.T) {
 	w := newWorld(t, nil)
 	dir := t.TempDir()

@@ -127,7 +127,7 @@ func (f *Forwarder) deliver(ctx context.Context, l notify.Line) bool {
 		// that is to be sent, so it is said once.
 		if wait == maxWait && !f.stuck {
 			f.stuck = true
-			f.Logger.Warn("lines wait", "err", err)
+			f.Logger.Warn("lines for the syslog server wait", "err", err)
 		}
 		if !sleep(ctx, wait) {
 			return false
@@ -162,7 +162,7 @@ func (f *Forwarder) send(ctx context.Context, frame []byte) error {
 	}
 	if f.stuck {
 		f.stuck = false
-		f.Logger.Info("lines go on")
+		f.Logger.Info("the syslog server takes lines again")
 	}
 	return nil
 }
