@@ -168,7 +168,10 @@ func serveRecorded(t *testing.T, r recording) (addr string) {
 	}
 	agent := ctl.NewServer(map[string]ctl.Handler{
 		ctl.CmdStatus: say(r.Status), ctl.CmdTimeline: say(r.Timelines), ctl.CmdLog: say(r.Log), ctl.CmdServices: say(r.Services),
-		ctl.CmdLogs: say(ctl.Logs{Lines: r.Lines}),
+		ctl.CmdLogs: ctl.Handle(func(_ context.Context, a ctl.LogsArgs) (any, error) {
+			said := func(l ctl.Line) bool { return l.N <= a.After }
+			return ctl.Logs{Lines: slices.DeleteFunc(slices.Clone(r.Lines), said)}, nil
+		}),
 	}, nil)
 	go agent.Serve(t.Context(), l)
 	cmd := exec.CommandContext(t.Context(), program, "-listen", "127.0.0.1:0", "-agent", socket)

@@ -163,7 +163,7 @@ func (d *drawing) row(r Row, y int, a axis) {
 		d.text(px(left-10), top+i*barPitch+17, `text-anchor="end"`, bar.Label)
 		d.bar(bar, top+i*barPitch, a)
 	}
-	d.text(px(left), bottom+34, `fill="#3c4043" font-size="11"`, r.Foot)
+	d.text(px(20), bottom+34, `fill="#3c4043" font-size="11"`, r.Foot) // wider than the bars, with every stamp
 	if r.Error != "" {
 		d.text(px(left), bottom+50, `fill="#c5221f" font-size="12"`, r.Error)
 	}
