@@ -72,7 +72,8 @@ func (q *question) show(cmd *cobra.Command, data any, text func(io.Writer) error
 	return enc.Encode(data)
 }
 
-// roleOf is the role that a verb was given after the machine, if any.
+// roleOf is the role that a verb was given after the machine, if any. Without one it
+// encodes as no arguments.
 func roleOf(args []string) ctl.RoleArgs {
 	if len(args) > 1 {
 		return ctl.RoleArgs{Role: args[1]}

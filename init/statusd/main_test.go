@@ -14,9 +14,11 @@ import (
 	"os/exec"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strings"
 	"testing"
 
+	"github.com/google/go-cmp/cmp"
 	"golang.org/x/sys/unix"
 )
 
@@ -59,6 +61,34 @@ func start(t *testing.T, args ...string) (cmd *exec.Cmd, url string) {
 	ended = true
 	t.Fatalf("it ended with %v, and said:\n%s", cmd.Wait(), all.String())
 	return nil, ""
+}
+
+// modules are those that the program is made of, beside the standard library and umbra:
+// all that strangers' words may get to.
+var modules = []string{
+	"github.com/beorn7/perks",
+	"github.com/cespare/xxhash/v2",
+	"github.com/munnerz/goautoneg",
+	"github.com/prometheus/client_golang",
+	"github.com/prometheus/client_model",
+	"github.com/prometheus/common",
+	"github.com/prometheus/procfs",
+	"github.com/umbra-vm/umbra",
+	"go.yaml.in/yaml/v2",
+	"golang.org/x/net",
+	"golang.org/x/sys",
+	"google.golang.org/protobuf",
+}
+
+func TestDependencies(t *testing.T) {
+	out, err := exec.Command("go", "list", "-deps", "-f", "{{with .Module}}{{.Path}}{{end}}", ".").Output()
+	if err != nil {
+		t.Fatal(err)
+	}
+	got := slices.Compact(slices.Sorted(slices.Values(strings.Fields(string(out)))))
+	if diff := cmp.Diff(modules, got); diff != "" {
+		t.Errorf("modules (-want +got):\n%s", diff)
+	}
 }
 
 func TestServesAndEnds(t *testing.T) {

@@ -134,7 +134,7 @@ func TestPageTellsAll(t *testing.T) {
 		"up 1m40s", "net0 passive mode", "net1 active mode", "no device", "net2 over the standby", "Device 0000:00:02.0", "Driver 8139cp",
 		"Link yes", "Frames held 7", "enter active mode 61.0 ms probe 479.0 ms", "net.ring.rx=512", "the device has none",
 		"net0 #2: migration 640.0 ms", "→ 8139cp 0000:00:02.0", "334 held, 12 harvested, 11 re-sent, 1 dropped", "a fault",
-		"probed probe 540.0 ms 479.0 ms", "net1 #3: hot-plug under way", "no device → no device",
+		"probed probe 540.0 ms", "net1 #3: hot-plug under way", "no device → no device",
 		"init process 1", "00:00:01 boots", "running", "Process 71", "Starts 2", "Last end exit code 1", "once ended",
 		"hello", "<b>world</b>", "As of 1970-01-01 00:16:40 UTC",
 	} {

@@ -60,8 +60,8 @@ type recovery struct {
 }
 
 type stamp struct {
-	Swatch              template.HTML
-	Name, Phase, At, Ms string
+	Swatch          template.HTML
+	Name, Phase, At string
 }
 
 // phase is a stretch of the picture.
@@ -157,17 +157,9 @@ func newRecovery(t ctl.Timeline) recovery {
 			{"re-sent", fmt.Sprint(t.Frames.Resent)}, {"dropped", fmt.Sprint(t.Frames.Dropped)},
 		},
 	}
-	last := time.Duration(0)
-	for i, s := range slices.SortedStableFunc(slices.Values(t.Stamps), ctl.CompareStamps) {
-		at := time.Duration(s.At - t.Origin())
-		if i == 0 {
-			last = at
-		}
-		p := timeline.PhaseOf(s.Name)
-		v.Stamps = append(v.Stamps, stamp{
-			Swatch: drawn(p.WriteSwatch), Name: plain(s.Name), Phase: plain(p.Label), At: ms(at), Ms: ms(at - last),
-		})
-		last = at
+	for _, s := range slices.SortedStableFunc(slices.Values(t.Stamps), ctl.CompareStamps) {
+		p, at := timeline.PhaseOf(s.Name), time.Duration(s.At-t.Origin())
+		v.Stamps = append(v.Stamps, stamp{Swatch: drawn(p.WriteSwatch), Name: plain(s.Name), Phase: plain(p.Label), At: ms(at)})
 	}
 	row := timeline.Recovery(t)
 	for _, b := range row.Bars {
