@@ -20,17 +20,21 @@ func (c pid1Client) Services(ctx context.Context) ([]ctl.Service, error) {
 	if err != nil {
 		return nil, err
 	}
-	services := make([]ctl.Service, len(st.Services))
-	for i, s := range st.Services {
-		services[i] = ctl.Service(s)
-	}
-	return services, nil
+	return ctlServices(st), nil
 }
 
 // Lines implements agent.PID1.
 func (c pid1Client) Lines(ctx context.Context, a ctl.LogsArgs) (ctl.Logs, error) {
 	lines, last, err := c.LinesAfter(ctx, a.Service, a.After, a.Wait)
 	return ctl.Logs{Lines: ctlLines(lines), Last: last}, err
+}
+
+func ctlServices(st *notify.Status) []ctl.Service {
+	services := make([]ctl.Service, len(st.Services))
+	for i, s := range st.Services {
+		services[i] = ctl.Service(s)
+	}
+	return services
 }
 
 func ctlLines(lines []notify.Line) []ctl.Line {

@@ -153,11 +153,11 @@ func (p printer) agent(ctx context.Context, cmd string, role ctl.RoleArgs) error
 // services shows the programs init looks after. Unlike the agent's command it does so
 // when the agent is dead, too.
 func (p printer) services(ctx context.Context) error {
-	services, err := pid1Client{notify.NewClient("")}.Services(ctx)
+	st, err := notify.NewClient("").Status(ctx)
 	if err != nil {
 		return err
 	}
-	return p.show(services, func() error { return ctl.RenderServices(p.w, services) })
+	return p.show(st, func() error { return ctl.RenderServices(p.w, ctlServices(st)) })
 }
 
 // logs shows the last lines of a program, or of all.

@@ -42,13 +42,21 @@ func main() {
 	flag.StringVar(&o.iface, "interface", "", "network interface that clients have to come by; any if empty")
 	flag.StringVar(&o.agent, "agent", ctl.LookPath, "`socket` of the agent")
 	flag.Parse()
-	log := slog.New(slog.NewTextHandler(os.Stderr, nil))
+	log := slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{ReplaceAttr: untimed}))
 	ctx, stop := signal.NotifyContext(context.Background(), unix.SIGTERM, unix.SIGINT)
 	defer stop()
 	if err := run(ctx, o, log); err != nil {
 		log.Error("the status page ends", "err", err)
 		os.Exit(1)
 	}
+}
+
+// untimed leaves out the time, which PID 1 puts before every line.
+func untimed(groups []string, a slog.Attr) slog.Attr {
+	if len(groups) == 0 && a.Key == slog.TimeKey {
+		return slog.Attr{}
+	}
+	return a
 }
 
 // run serves until ctx ends, which is no error.

@@ -6,6 +6,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net"
 	"os"
@@ -40,11 +41,24 @@ func tellPage(ctx context.Context) error {
 	}
 	say("the page on loopback: %v", err)
 
+	for {
+		err := reloadByPage(ctx)
+		if remote := new(ctl.RemoteError); err == nil || errors.As(err, &remote) { // not what an agent's death is
+			say("a reload asked for by the page's socket: %v", err)
+			return nil
+		}
+		time.Sleep(100 * time.Millisecond)
+	}
+}
+
+// reloadByPage asks for what the page may not ask for.
+func reloadByPage(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
+	defer cancel()
 	c, err := ctl.Dial(ctx, ctl.LookPath, nil)
 	if err != nil {
 		return err
 	}
 	defer c.Close()
-	say("a reload asked for by the page's socket: %v", c.Call(ctx, ctl.CmdReload, ctl.RoleArgs{Role: role}, nil))
-	return nil
+	return c.Call(ctx, ctl.CmdReload, ctl.RoleArgs{Role: role}, nil)
 }
