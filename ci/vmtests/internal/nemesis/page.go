@@ -19,10 +19,17 @@ import (
 
 // tellPage tells what the kernel and the agent let the status page do, once it is served.
 func tellPage(ctx context.Context) error {
-	var pid int
-	for pid == 0 {
+	listening := regexp.MustCompile(`(?m)^ *\d+: 0+:238C [0:]+ 0A `) // port 9100, net/tcp_states.h
+	for {
+		text, _ := os.ReadFile("/proc/net/tcp6")
+		if listening.Match(text) {
+			break
+		}
 		time.Sleep(100 * time.Millisecond)
-		pid, _ = pidOf("statusd")
+	}
+	pid, err := pidOf("statusd")
+	if err != nil {
+		return err
 	}
 	text, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))
 	if err != nil {
@@ -34,7 +41,6 @@ func tellPage(ctx context.Context) error {
 	}
 	say("the page has %s", strings.Join(may, " "))
 
-	connected()
 	conn, err := net.DialTimeout("tcp", "127.0.0.1:9100", time.Second)
 	if err == nil {
 		conn.Close()
