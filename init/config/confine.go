@@ -23,9 +23,12 @@ const (
 	TypeOneshot ServiceType = "oneshot" // it prepares something: once it has ended well
 )
 
-// DefaultStopTimeout is how long a service may take from SIGTERM to its end, in
-// milliseconds, if it does not say.
-const DefaultStopTimeout = 5000
+// How long a service may take from SIGTERM to its end, in milliseconds: if it does not say,
+// and at most, for no guest goes off before that.
+const (
+	DefaultStopTimeout = 5000
+	maxStopTimeout     = 60 * 60 * 1000
+)
 
 // Bounds of what is remembered of a service's output, in bytes.
 const (
@@ -85,13 +88,10 @@ func (l Log) Target() (network string, addr netip.AddrPort, err error) {
 	return u.Scheme, addr, nil
 }
 
-// Confined reports whether anything but its program's own doing bounds what the service
-// may do.
+// Confined reports whether the service has less than all that root has.
 func (s *Service) Confined() bool {
-	return s.User != nil || s.Capabilities != nil || s.ReadOnlyRoot.on()
+	return s.User != nil || s.Capabilities != nil || s.ReadOnlyRoot == On
 }
-
-func (s Switch) on() bool { return s == On }
 
 // setConfinementDefaults fills in what was left empty of what this file is about.
 func (s *Service) setConfinementDefaults() {
@@ -130,8 +130,8 @@ func (k *checker) supervision(field string, s *Service) {
 	default:
 		k.fail(field+".type", string(s.Type), "want simple or oneshot")
 	}
-	if s.StopTimeout < 0 {
-		k.fail(field+".stop_timeout_ms", "", "%d is negative", s.StopTimeout)
+	if n := s.StopTimeout; n < 0 || n > maxStopTimeout {
+		k.fail(field+".stop_timeout_ms", "", "%d: want at most %d", n, maxStopTimeout)
 	}
 	if n := s.LogBytes; n != 0 && (n < minLogBytes || n > maxLogBytes) {
 		k.fail(field+".log_bytes", "", "%d: want %d to %d", n, minLogBytes, maxLogBytes)
@@ -175,7 +175,7 @@ func (k *checker) confinement(field string, s *Service) {
 		switch {
 		case !path.IsAbs(dir) || path.Clean(dir) != dir || dir == "/":
 			k.fail(key, dir, "want the absolute path of a directory below /")
-		case !s.ReadOnlyRoot.on():
+		case s.ReadOnlyRoot != On:
 			k.fail(key, dir, "all is writable unless read_only_root is on")
 		}
 	}

@@ -56,6 +56,7 @@ func TestServicesRefuse(t *testing.T) {
 		{"an unknown type", service(`,"type":"forking"`), "services[0].type"},
 		{"a oneshot without an end", service(`,"type":"oneshot","restart":"always"`), "services[0].restart"},
 		{"a negative time", service(`,"stop_timeout_ms":-1`), "services[0].stop_timeout_ms"},
+		{"an end that never comes", service(`,"stop_timeout_ms":86400000`), "services[0].stop_timeout_ms"},
 		{"a ring that would fill the memory", service(`,"log_bytes":1000000000`), "services[0].log_bytes"},
 		{"a negative limit", service(`,"limits":{"memory_mb":-1}`), "services[0].limits.memory_mb"},
 		{"a weight that the kernel refuses", service(`,"limits":{"cpu_weight":10001}`), "services[0].limits.cpu_weight"},
