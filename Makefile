@@ -11,7 +11,7 @@ export GOFLAGS := $(GOFLAGS) -buildvcs=false
 CONTROL ?=
 TIMEOUT ?= 60m
 
-.PHONY: all demo test test-apps unit lint bench matrix generate generated xen xen-check xen-test umbra deps clean
+.PHONY: all demo test test-apps test-browser unit lint bench matrix generate generated xen xen-check xen-test umbra deps clean
 
 all: umbra
 
@@ -36,6 +36,11 @@ test:
 # Programs from Debian's packages as witnesses; some minutes, and a download.
 test-apps: deps
 	go test -count=1 -timeout $(TIMEOUT) -v ./ci/apptests -apps
+
+# The status page in chromium, a download of 100 MB; out/browser shows what it sees.
+test-browser:
+	@sh ci/deps.sh browser
+	go test -count=1 -timeout $(TIMEOUT) -v -tags browser ./ci/vmtests -run InABrowser
 
 # Only what needs no VM.
 unit: deps

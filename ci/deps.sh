@@ -1,9 +1,9 @@
 #!/bin/sh
 # deps.sh installs what umbra needs on this machine and says so: QEMU for the
 # demo and the VM tests, apt's list of packages for the guest's kernel; with the
-# argument "test" the tools that some tests take into the guest, with "clang" the
-# compiler of the eBPF objects, with "xen-source" and "xen" what it takes to patch
-# and to build Xen. Kernel package, Xen's source and Go modules are fetched by the
+# argument "test" the tools that some tests take into the guest, with "browser" one to
+# look at the status page, with "clang" the compiler of the eBPF objects, with
+# "xen-source" and "xen" what it takes to patch and to build Xen. Kernel package, Xen's source and Go modules are fetched by the
 # programs themselves.
 set -eu
 
@@ -51,6 +51,10 @@ xen)
 	# Headers, and the BIOS that libxl gives HVM guests.
 	want_installed libc6-dev python3-dev zlib1g-dev liblzma-dev libbz2-dev libzstd-dev libncurses-dev \
 		uuid-dev libyajl-dev libaio-dev seabios
+	;;
+browser)
+	want chromium chromium
+	want_installed fonts-dejavu-core
 	;;
 test)
 	want ip iproute2

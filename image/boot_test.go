@@ -16,6 +16,7 @@ import (
 	"time"
 
 	"github.com/umbra-vm/umbra/image/machine"
+	"github.com/umbra-vm/umbra/init/config"
 )
 
 // These tests use Debian's kernel, which is downloaded into the user's cache
@@ -106,15 +107,32 @@ func TestImageStaysSmall(t *testing.T) {
 	t.Logf("initramfs %.1f MiB, init %.1f MiB", float64(b.Files[b.Initramfs].Size)/(1<<20), float64(len(program))/(1<<20))
 }
 
-func TestDebugImageHasAShell(t *testing.T) {
-	b := buildReal(t, "[image]\ndebug = true\n[drivers]\nmodules = ['e1000']\n", "./image/testdata/init")
+// What can do harm in an image is there only if it was asked for.
+func TestShellAndStatusPageAreOnlyWhereAskedFor(t *testing.T) {
+	const plain = "[drivers]\nmodules = ['e1000']\n[[role]]\nname = 'net0'\nclass = 'net'\n"
+	asked := []string{"/bin/bb", "/bin/sh", "/bin/gosh", "/bin/ls", "/bin/ip", "/sbin/statusd"}
+	b := buildReal(t, plain, "./image/testdata/init")
 	files := unpack(t, filepath.Join(b.Dir, b.Initramfs))
-	if !strings.HasPrefix(files["/bin/bb"], "\x7fELF") {
-		t.Error("/bin/bb is no program")
+	for _, name := range append(asked, "/bbin/gosh", "/bbin/elvish", "/bin/busybox", "/bin/bash") {
+		if _, ok := files[name]; ok {
+			t.Errorf("%s is in an image without a word of it", name)
+		}
+	}
+
+	b = buildReal(t, "[image]\ndebug = true\n"+plain+"[status]\nrole = 'net0'\n", "./image/testdata/init")
+	files = unpack(t, filepath.Join(b.Dir, b.Initramfs))
+	for _, name := range []string{"/bin/bb", "/sbin/statusd"} {
+		if !strings.HasPrefix(files[name], "\x7fELF") {
+			t.Errorf("%s is no program", name)
+		}
 	}
 	for link, want := range map[string]string{"/bin/sh": "gosh", "/bin/gosh": "bb", "/bin/ls": "bb", "/bin/ip": "bb"} {
 		if files[link] != want {
 			t.Errorf("%s leads to %q, want %q", link, files[link], want)
 		}
 	}
+	if !strings.Contains(files[config.Path], `"role": "net0"`) {
+		t.Errorf("init is not told of the page:\n%s", files[config.Path])
+	}
+	t.Logf("the status page's program %.1f MiB", float64(len(files["/sbin/statusd"]))/(1<<20))
 }

@@ -141,6 +141,7 @@ type parts struct {
 	modules *selection
 	pkgs    []unpacked
 	init    string // path of the compiled program
+	statusd string // path of the status page's program, if there is a page
 	tools   string // path of the debug tools, if there are any
 }
 
@@ -167,6 +168,12 @@ func (c *Config) prepare(ctx context.Context, work string, opts Options) (*parts
 		if err := BuildGo(ctx, opts.Source, opts.Init, p.init); err != nil {
 			return err
 		}
+		if c.Status.Enabled() {
+			p.statusd = filepath.Join(work, "statusd")
+			if err := BuildGo(ctx, opts.Source, modulePath+"/init/statusd", p.statusd); err != nil {
+				return err
+			}
+		}
 		if !c.Image.Debug {
 			return nil
 		}
@@ -185,6 +192,11 @@ func (c *Config) build(ctx context.Context, p *parts, dir string, opts Options) 
 	}
 	if err := addSystem(a, p.init); err != nil {
 		return nil, err
+	}
+	if p.statusd != "" {
+		if err := a.AddFile(p.statusd, "/sbin/statusd"); err != nil {
+			return nil, err
+		}
 	}
 	if err := addModules(a, p); err != nil {
 		return nil, err

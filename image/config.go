@@ -34,14 +34,15 @@ var Example string
 
 // Config is the description of an image, the TOML file of umbra build.
 type Config struct {
-	Image    Image           `toml:"image"`
-	Kernel   Kernel          `toml:"kernel"`
-	Packages Packages        `toml:"packages"`
-	Drivers  Drivers         `toml:"drivers"`
-	Roles    []config.Role   `toml:"role"`
-	Services []Service       `toml:"service"`
-	Log      config.Log      `toml:"log"`
-	Machine  MachineDefaults `toml:"machine"`
+	Image    Image             `toml:"image"`
+	Kernel   Kernel            `toml:"kernel"`
+	Packages Packages          `toml:"packages"`
+	Drivers  Drivers           `toml:"drivers"`
+	Roles    []config.Role     `toml:"role"`
+	Services []Service         `toml:"service"`
+	Log      config.Log        `toml:"log"`
+	Status   config.StatusPage `toml:"status"`
+	Machine  MachineDefaults   `toml:"machine"`
 
 	file string // as given to Load, for errors
 	dir  string // what relative paths in the file are relative to
@@ -362,6 +363,7 @@ func (c *Config) guest(modules, prefetch []string) *config.Config {
 		Roles:    slices.Clone(c.Roles),
 		Log:      c.Log,
 		Shadow:   c.Image.Shadow,
+		Status:   c.Status,
 		Debug:    c.Image.Debug,
 	}
 	for _, s := range c.Services {

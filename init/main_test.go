@@ -19,7 +19,6 @@ import (
 	"github.com/umbra-vm/umbra/init/internal/cgroup"
 	"github.com/umbra-vm/umbra/init/internal/confine"
 	"github.com/umbra-vm/umbra/init/internal/supervise"
-	"github.com/umbra-vm/umbra/init/notify"
 )
 
 // allowed are the modules the guest's binary may be made of, beside the
@@ -201,20 +200,46 @@ func TestShadowctlFlags(t *testing.T) {
 	}
 }
 
-func TestRenderServices(t *testing.T) {
-	var out strings.Builder
-	err := renderServices(&out, &notify.Status{Services: []notify.Service{
-		{Name: "app", State: "running", PID: 71, For: 90 * time.Second, Starts: 2, LastExit: "exit code 1"},
-		{Name: "once", State: "waiting"},
-	}})
-	if err != nil {
-		t.Fatal(err)
-	}
-	want := "" +
-		"SERVICE          STATE           PID        FOR STARTS  LAST END\n" +
-		"app              running          71      1m30s      2  exit code 1\n" +
-		"once             waiting           -          -      0  \n"
-	if diff := cmp.Diff(want, out.String()); diff != "" {
-		t.Errorf("table (-want +got):\n%s", diff)
+func TestTheStatusPageIsOffUnlessAskedFor(t *testing.T) {
+	for _, tt := range []struct {
+		name   string
+		status config.StatusPage
+		argv   string // none if empty
+		needs  []string
+	}{
+		{"nobody asked", config.StatusPage{}, "", nil},
+		{"on the loopback interface", config.StatusPage{Listen: "127.0.0.1:9100"},
+			"/sbin/statusd -listen 127.0.0.1:9100 -agent /run/umbra/look.sock", nil},
+		{"for a role, when its network is up", config.StatusPage{Role: "net0"},
+			"/sbin/statusd -listen :9100 -agent /run/umbra/look.sock -interface net0", []string{"net0", "net0/recorded"}},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			cfg := &config.Config{Status: tt.status, Roles: []config.Role{{Name: "net0", Class: config.ClassNet}}}
+			cfg.SetDefaults()
+			var argv string
+			var needs []string
+			for _, s := range specs(cfg) {
+				if s.Name != statusd {
+					continue
+				}
+				argv, needs = strings.Join(s.Argv[3:], " "), s.Needs
+				if s.KeepsFDs || s.OOMScoreAdj <= 0 || s.Restart != supervise.Always || s.Limits.Memory == 0 {
+					t.Errorf("spec %+v", s)
+				}
+				least := confine.Spec{
+					Name: statusd, User: &confine.User{UID: 65533, GID: 65533}, Capabilities: []string{},
+					NoNewPrivileges: true, ReadOnlyRoot: true,
+				}
+				if diff := cmp.Diff(least.Args("/sbin/statusd", nil), s.Argv[:3]); diff != "" || s.Path != "/sbin/exec-service" {
+					t.Errorf("%s may (-want +got):\n%s", s.Path, diff)
+				}
+			}
+			if argv != tt.argv {
+				t.Errorf("started as %q, want %q", argv, tt.argv)
+			}
+			if diff := cmp.Diff(tt.needs, needs); diff != "" {
+				t.Errorf("needs (-want +got):\n%s", diff)
+			}
+		})
 	}
 }

@@ -16,7 +16,6 @@ import (
 	"strings"
 	"time"
 
-	"github.com/umbra-vm/umbra/init/internal/kmsg"
 	"github.com/umbra-vm/umbra/init/notify"
 	"github.com/umbra-vm/umbra/shadow/ctl"
 	"golang.org/x/sys/unix"
@@ -148,61 +147,25 @@ func (p printer) agent(ctx context.Context, cmd string, role ctl.RoleArgs) error
 	if err := c.Call(ctx, cmd, role, &ts); err != nil {
 		return err
 	}
-	return p.show(ts, func() error {
-		for i, t := range ts {
-			if i > 0 {
-				fmt.Fprintln(p.w)
-			}
-			if err := ctl.RenderTimeline(p.w, t); err != nil {
-				return err
-			}
-		}
-		if len(ts) == 0 {
-			_, err := fmt.Fprintln(p.w, "no recovery yet")
-			return err
-		}
-		return nil
-	})
+	return p.show(ts, func() error { return ctl.RenderTimelines(p.w, ts) })
 }
 
-// services shows the programs init looks after.
+// services shows the programs init looks after. Unlike the agent's command it does so
+// when the agent is dead, too.
 func (p printer) services(ctx context.Context) error {
 	st, err := notify.NewClient("").Status(ctx)
 	if err != nil {
 		return err
 	}
-	return p.show(st, func() error { return renderServices(p.w, st) })
-}
-
-func renderServices(w io.Writer, st *notify.Status) error {
-	var b strings.Builder
-	fmt.Fprintf(&b, "%-16s %-12s %6s %10s %6s  %s\n", "SERVICE", "STATE", "PID", "FOR", "STARTS", "LAST END")
-	for _, s := range st.Services {
-		pid, since := "-", "-"
-		if s.PID != 0 {
-			pid = fmt.Sprint(s.PID)
-		}
-		if s.For != 0 {
-			since = kmsg.Duration(s.For.Round(time.Second))
-		}
-		fmt.Fprintf(&b, "%-16s %-12s %6s %10s %6d  %s\n", s.Name, s.State, pid, since, s.Starts, s.LastExit)
-	}
-	_, err := io.WriteString(w, b.String())
-	return err
+	return p.show(st, func() error { return ctl.RenderServices(p.w, ctlServices(st)) })
 }
 
 // logs shows the last lines of a program, or of all.
 func (p printer) logs(ctx context.Context, name string) error {
-	lines, err := notify.NewClient("").Logs(ctx, name)
+	all, err := notify.NewClient("").Logs(ctx, name)
 	if err != nil {
 		return err
 	}
-	return p.show(lines, func() error {
-		for _, l := range lines {
-			if _, err := fmt.Fprintf(p.w, "%s %s: %s\n", l.At.UTC().Format(time.RFC3339), l.From, l.Text); err != nil {
-				return err
-			}
-		}
-		return nil
-	})
+	lines := ctlLines(all)
+	return p.show(lines, func() error { return ctl.RenderLines(p.w, lines) })
 }

@@ -22,7 +22,8 @@ func shadowd([]string) int {
 	log := daemonLogger("shadowd", cfg.Debug)
 	pid1 := notify.NewClient("")
 	err := agent.Run(ctx, agent.Options{
-		Config: cfg, Store: pid1, Inherited: inherited, Recording: pid1.SetRecorded, Version: version, Logger: log,
+		Config: cfg, Store: pid1, Inherited: inherited, Recording: pid1.SetRecorded, PID1: pid1Client{pid1},
+		Version: version, Logger: log,
 	})
 	if err != nil {
 		log.Error("shadowd ends", "err", err)

@@ -14,6 +14,7 @@ import (
 	"github.com/umbra-vm/umbra/init/internal/cgroup"
 	"github.com/umbra-vm/umbra/init/internal/confine"
 	"github.com/umbra-vm/umbra/init/internal/supervise"
+	"github.com/umbra-vm/umbra/shadow/ctl"
 )
 
 // Stages of the stop: services first, while there is a network; then what sends their
@@ -52,7 +53,33 @@ func daemons(cfg *config.Config) []supervise.Spec {
 	return specs
 }
 
-func isDaemon(name string) bool { return slices.Contains([]string{"shadowd", "netcfgd", "logd"}, name) }
+// statusd is the program of the status page.
+const statusd = "statusd"
+
+// statusPage is the program that serves the page, confined like a service. Nothing that
+// others need, it is the first to go when memory is short.
+func statusPage(cfg *config.Config) supervise.Spec {
+	page := cfg.Status
+	s := config.Service{
+		Name: statusd, Argv: []string{"/sbin/" + statusd, "-listen", page.Listen, "-agent", ctl.LookPath}, Dir: "/",
+		Restart: config.RestartAlways, Backoff: config.Backoff{Min: 100, Max: 5000}, StopTimeout: 1000,
+		Limits: config.Limits{MemoryMB: 64, PIDs: 64},
+		User:   &config.User{UID: config.StatusUser, GID: config.StatusUser, Name: statusd, Home: "/"},
+		// Not even those that its user could be given.
+		Capabilities: []string{}, NoNewPrivileges: config.On, ReadOnlyRoot: config.On,
+	}
+	if page.Role != "" {
+		s.Argv = append(s.Argv, "-interface", page.Role)
+		s.Needs = []string{page.Role}
+	}
+	spec := service(cfg, &s)
+	spec.OOMScoreAdj = 900
+	return spec
+}
+
+func isDaemon(name string) bool {
+	return slices.Contains([]string{"shadowd", "netcfgd", "logd", statusd}, name)
+}
 
 // Behind a name with one of these, what a service may need: that the settings of a role
 // are recorded, for what a service changes as soon as it runs is to be in the log, and
@@ -66,6 +93,9 @@ const (
 // and, for debugging, a shell on the console.
 func specs(cfg *config.Config) []supervise.Spec {
 	specs := daemons(cfg)
+	if cfg.Status.Enabled() {
+		specs = append(specs, statusPage(cfg))
+	}
 	for i := range cfg.Services {
 		specs = append(specs, service(cfg, &cfg.Services[i]))
 	}

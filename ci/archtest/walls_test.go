@@ -27,6 +27,7 @@ var walls = []wall{
 	// is made of does not know what a shadow is.
 	{"shadow", []string{"drivers", "drivers/pci", "drivers/drivertest", "shadow/ctl", "shadow/journal", "shadow/oplog"}},
 	{"shadow/ctl", nil},
+	{"shadow/ctl/timeline", []string{"shadow/ctl"}},
 	{"shadow/oplog", nil},
 	{"shadow/journal", []string{"shadow/ctl", "shadow/oplog"}},
 	{"shadow/signals", []string{"drivers/xenstore/..."}},
@@ -51,16 +52,19 @@ var walls = []wall{
 	// Xenstore is where the hardware side and the toolstack's wishes meet.
 	{"init/internal/xenctl", []string{"init/internal/power", "drivers/xenstore/..."}},
 
+	// The status page is a stranger to them: it knows what the agent tells it.
+	{"init/statusd/...", []string{"shadow/ctl/..."}},
+
 	// The host side knows of the guest its configuration and the protocol of
 	// its agent, and of drivers what their files say of themselves.
 	{"image/...", []string{"init/config", "drivers/modinfo"}},
 	{"migrate/...", nil},
-	{"ci/...", []string{"image/...", "migrate/...", "init/config", "shadow/ctl"}},
+	{"ci/...", []string{"image/...", "migrate/...", "init/config", "shadow/ctl/..."}},
 	// A Xen host's dom0 is put together of modules too.
 	{"ci/xenlab/dom0", []string{"image/...", "drivers/modinfo"}},
 	// What a driver costs by itself is measured in a guest without an agent.
 	{"ci/bench/load", []string{"drivers", "init/config", "ci/bench/internal/..."}},
-	{"cmd/...", []string{"ci/demo", "image/...", "migrate/...", "shadow/ctl"}},
+	{"cmd/...", []string{"ci/demo", "image/...", "migrate/...", "shadow/ctl/..."}},
 }
 
 func matches(pattern, pkg string) bool {
@@ -116,6 +120,8 @@ func TestWalls(t *testing.T) {
 		{"PID 1 does not", "init", "shadow", false},
 		{"the host knows the protocol", "ci/rig", "shadow/ctl", true},
 		{"and nothing behind it", "cmd/umbra", "shadow/oplog", false},
+		{"the status page knows the protocol", "init/statusd/internal/page", "shadow/ctl/timeline", true},
+		{"and nothing of PID 1", "init/statusd", "init/notify", false},
 		{"the image builder does not load drivers", "image", "drivers", false},
 	} {
 		w, ok := wallOf(tt.from)

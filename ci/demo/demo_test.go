@@ -83,23 +83,6 @@ func TestStallIsSplitWhereThingsHappened(t *testing.T) {
 	}
 }
 
-func TestSegmentsFollowEachOtherAndEndWithPassive(t *testing.T) {
-	m := passing().Moves[0]
-	m.Timeline["harvested"] = 400 // after probed, as with hardware elsewhere
-	m.Timeline["probed"] = 300
-	segs := segments(m)
-	last := -m.DowntimeMS
-	for _, s := range segs {
-		if s.from != last || s.to <= s.from {
-			t.Fatalf("segment %+v does not follow %v", s, last)
-		}
-		last = s.to
-	}
-	if last != m.Timeline["passive"] {
-		t.Errorf("the last segment ends at %v, passive is at %v", last, m.Timeline["passive"])
-	}
-}
-
 func TestPictureIsWellFormed(t *testing.T) {
 	r := passing()
 	r.Moves[0].Error = `<&"hostile">`

@@ -10,6 +10,7 @@ import (
 	"os"
 	"os/signal"
 	"syscall"
+	"time"
 
 	"github.com/umbra-vm/umbra/shadow/ctl"
 )
@@ -32,9 +33,48 @@ func agent() {
 			{Name: "net0", Class: "net", Mode: ctl.ModePassive, Device: "0000:00:02.0", Driver: "e1000"},
 		}}, nil
 	}
-	server := ctl.NewServer(map[string]ctl.Handler{ctl.CmdStatus: ctl.Handle(status)}, nil)
+	server := ctl.NewServer(map[string]ctl.Handler{
+		ctl.CmdStatus:   ctl.Handle(status),
+		ctl.CmdLog:      ctl.Handle(ofRole([]ctl.LogEntry{{Role: "net0", Key: "net.mtu", Value: "1400", Deferred: "too large"}})),
+		ctl.CmdTimeline: ctl.Handle(ofRole(recoveries)),
+		ctl.CmdServices: ctl.Handle(ofRole([]ctl.Service{{Name: "app", State: "running", Starts: 2}})),
+		ctl.CmdLogs:     ctl.Handle(lines),
+	}, nil)
 	if err := server.Serve(ctx, l); err != nil {
 		fmt.Fprintln(os.Stderr, err)
 		os.Exit(1)
 	}
+}
+
+var recoveries = []ctl.Timeline{{
+	Recovery: 2, Role: "net0", Cause: ctl.CauseMigration, From: "e1000 0000:00:02.0", To: "8139cp 0000:00:02.0",
+	Stamps: []ctl.Stamp{{Name: ctl.StampResumed, At: 5e9}, {Name: ctl.StampPassive, At: 7e9}},
+}}
+
+// ofRole answers with data, for every role and for net0.
+func ofRole(data any) func(context.Context, ctl.RoleArgs) (any, error) {
+	return func(_ context.Context, a ctl.RoleArgs) (any, error) {
+		if a.Role != "" && a.Role != "net0" {
+			return nil, fmt.Errorf("no role %s", a.Role)
+		}
+		return data, nil
+	}
+}
+
+// lines answers with two lines at once of the five that app has printed, of which the
+// guest has forgotten one; whoever then waits, is told of a sixth.
+func lines(ctx context.Context, a ctl.LogsArgs) (any, error) {
+	numbers := []uint64{1, 2, 3, 5}
+	if a.Wait && a.After == 5 {
+		numbers = append(numbers, 7)
+	} else if a.Wait && a.After > 5 {
+		<-ctx.Done()
+	}
+	logs := ctl.Logs{Last: 5}
+	for _, n := range numbers {
+		if n > a.After && len(logs.Lines) < 2 && (a.Service == "" || a.Service == "app") {
+			logs.Lines = append(logs.Lines, ctl.Line{N: n, At: time.Unix(0, 0), From: "app", Text: fmt.Sprint("line ", n)})
+		}
+	}
+	return logs, nil
 }

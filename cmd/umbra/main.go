@@ -52,6 +52,10 @@ Exit codes:
 		newRun(),
 		newMigrate(),
 		newStatus(),
+		newServices(),
+		newLogs(),
+		newTimeline(),
+		newLog(),
 		newDemo(),
 	)
 	return root

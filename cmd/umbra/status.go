@@ -5,78 +5,56 @@
 package main
 
 import (
-	"context"
-	"encoding/json"
-	"fmt"
-	"os"
-	"path/filepath"
-	"time"
+	"io"
 
 	"github.com/spf13/cobra"
 	"github.com/umbra-vm/umbra/shadow/ctl"
 )
 
-// The sockets of a machine started by umbra run, in its directory.
-const (
-	qmpSocket = "qmp.sock"
-	ctlSocket = "ctl.sock"
-)
-
 func newStatus() *cobra.Command {
-	var (
-		asJSON  bool
-		timeout time.Duration
-	)
-	cmd := &cobra.Command{
+	return newAsk(&cobra.Command{
 		Use:   "status DIR|SOCKET",
 		Short: "ask a running guest what its shadows do",
 		Long: `Status asks the shadow agent of a running guest, through the machine's control
-socket: the roles, their devices and modes, and the last recovery.
-
-DIR is the directory of a machine started by umbra run.`,
+socket: the roles, their devices and modes, and the last recovery.`,
 		Example: "  umbra status out/app\n  umbra status --json /run/app/ctl.sock | jq .roles",
 		Args:    cobra.ExactArgs(1),
-		RunE: func(cmd *cobra.Command, args []string) error {
-			ctx, cancel := context.WithTimeout(cmd.Context(), timeout)
-			defer cancel()
-			client, err := dialCtl(ctx, args[0])
-			if err != nil {
-				return err
-			}
-			defer client.Close()
-			var s ctl.Status
-			if err := client.Call(ctx, ctl.CmdStatus, nil, &s); err != nil {
-				if ctx.Err() != nil && cmd.Context().Err() == nil {
-					return fmt.Errorf("the machine is there, but its guest did not answer within %v: %w", timeout, err)
-				}
-				return err
-			}
-			if asJSON {
-				enc := json.NewEncoder(cmd.OutOrStdout())
-				enc.SetIndent("", "  ")
-				return enc.Encode(s)
-			}
-			return ctl.RenderStatus(cmd.OutOrStdout(), s)
-		},
-	}
-	cmd.Flags().BoolVar(&asJSON, "json", false, "print JSON")
-	cmd.Flags().DurationVar(&timeout, "timeout", 5*time.Second, "how long to wait for the guest's answer")
-	return cmd
+	}, ctl.CmdStatus, ctl.RenderStatus)
 }
 
-// dialCtl connects to a control socket, given itself or by its machine's
-// directory.
-func dialCtl(ctx context.Context, place string) (*ctl.Client, error) {
-	info, err := os.Stat(place)
-	if err != nil {
-		return nil, refused(fmt.Errorf("no machine: %w", err))
+func newLog() *cobra.Command {
+	return newAsk(&cobra.Command{
+		Use:   "log DIR|SOCKET [ROLE]",
+		Short: "show what a running guest remembers of its devices' settings",
+		Long: `Log prints the operations in the log of a role, or of all: what will be set on the
+next device as it was on those before. Deferred ones say why. What programs print
+is shown by umbra logs.`,
+		Example: "  umbra log out/app net0",
+		Args:    cobra.RangeArgs(1, 2),
+	}, ctl.CmdLog, ctl.RenderLog)
+}
+
+func newServices() *cobra.Command {
+	return newAsk(&cobra.Command{
+		Use:   "services DIR|SOCKET",
+		Short: "show the programs of a running guest",
+		Long:  `Services prints the programs that PID 1 of a running guest looks after: umbra's own and the image's.`,
+		Args:  cobra.ExactArgs(1),
+	}, ctl.CmdServices, ctl.RenderServices)
+}
+
+// newAsk makes of cmd a verb that asks one question, for a role if it was given one, and
+// shows the answer.
+func newAsk[T any](cmd *cobra.Command, command string, render func(io.Writer, T) error) *cobra.Command {
+	var q question
+	cmd.Long += aMachine
+	cmd.RunE = func(cmd *cobra.Command, args []string) error {
+		var answer T
+		if err := q.call(cmd, args[0], command, roleOf(args), &answer); err != nil {
+			return err
+		}
+		return q.show(cmd, answer, func(w io.Writer) error { return render(w, answer) })
 	}
-	if info.IsDir() {
-		place = filepath.Join(place, ctlSocket)
-	}
-	client, err := ctl.Dial(ctx, place, nil)
-	if err != nil {
-		return nil, refused(fmt.Errorf("no machine runs there: %w", err))
-	}
-	return client, nil
+	q.flagsOf(cmd)
+	return cmd
 }

@@ -37,9 +37,31 @@ type Config struct {
 	// compared against.
 	Shadow Switch `json:"shadow,omitempty"`
 
+	Status StatusPage `json:"status,omitzero"`
+
 	// Debug asks for a shell on the console and talkative logs.
 	Debug bool `json:"debug,omitempty"`
 }
+
+// StatusPage says where the guest's state can be read over HTTP. It is off if empty. It
+// has the same form in the builder's TOML as in the guest's JSON.
+type StatusPage struct {
+	// Listen is an address and a port: of the loopback interface or, with a Role, of
+	// that or left out for all that it has.
+	Listen string `json:"listen,omitempty" toml:"listen"`
+	// Role is whose network the page can be reached from.
+	Role string `json:"role,omitempty" toml:"role"`
+}
+
+// DefaultStatusListen is where a page listens that is given a role only.
+const DefaultStatusListen = ":9100"
+
+// StatusUser is the user and the group that serve the page, and own nothing else. Debian
+// gives numbers from 65000 to 65533 to nobody (Debian Policy 9.2.2).
+const StatusUser = 65533
+
+// Enabled reports whether there is a page.
+func (s StatusPage) Enabled() bool { return s != StatusPage{} }
 
 // Switch is "on" or "off"; the empty value means "on" where nothing else is said.
 type Switch string
@@ -236,6 +258,9 @@ func (c *Config) SetDefaults() {
 	}
 	if c.Shadow == "" {
 		c.Shadow = On
+	}
+	if c.Status.Role != "" && c.Status.Listen == "" {
+		c.Status.Listen = DefaultStatusListen
 	}
 	for i := range c.Roles {
 		r := &c.Roles[i]

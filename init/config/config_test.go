@@ -33,6 +33,7 @@ const whole = `{
     {"name": "prepare", "argv": ["/bin/prepare"], "type": "oneshot", "capabilities": []}],
   "log": {"syslog": "udp://10.0.2.2:514"},
   "shadow": "off",
+  "status": {"listen": "10.0.2.15:9100", "role": "net0"},
   "debug": true
 }`
 
@@ -69,6 +70,7 @@ func TestLoad(t *testing.T) {
 		}},
 		Log:    config.Log{Syslog: "udp://10.0.2.2:514"},
 		Shadow: config.Off,
+		Status: config.StatusPage{Listen: "10.0.2.15:9100", Role: "net0"},
 		Debug:  true,
 	}
 	if diff := cmp.Diff(want, got); diff != "" {
@@ -176,6 +178,14 @@ func TestLoadRefuses(t *testing.T) {
 		{"a module given as a path", `{"modules":["ok","kernel/e1000.ko"]}`, "modules[1]"},
 		{"a module to prefetch given as a path", `{"prefetch":["a/b"]}`, "prefetch[0]"},
 		{"a shadow that is neither on nor off", `{"shadow":"maybe"}`, "shadow"},
+		{"a page for a role that is none", `{"status":{"role":"net9"}}`, `status.role: "net9"`},
+		{"a page for everybody, without a role", `{"status":{"listen":"0.0.0.0:9100"}}`, `status.listen: "0.0.0.0:9100": want an address of the loopback`},
+		{"a page for everybody by leaving the address out", `{"status":{"listen":":9100"}}`, "status.listen"},
+		{"a page on loopback that a role is to lead to", `{"status":{"listen":"127.0.0.1:9100","role":"net0"},` + role("")[1:], "does not lead to"},
+		{"a page at a name", `{"status":{"listen":"localhost:9100"}}`, "not a name"},
+		{"a page without a port", `{"status":{"listen":"127.0.0.1"}}`, "want address:port"},
+		{"a page on a port that only root may have", `{"status":{"listen":"127.0.0.1:80"}}`, "want a port from 1024"},
+		{"a page on a port that there is not", `{"status":{"listen":"127.0.0.1:65536"}}`, "want a port from 1024"},
 		{"a role without a name", `{"roles":[{"class":"net"}]}`, "roles[0].name: missing"},
 		{"a role name that leaves no room for its TAP's", `{"roles":[{"name":"abcdefghijkl","class":"net"}]}`, "roles[0].name"},
 		{"a role name with a slash", `{"roles":[{"name":"a/b","class":"net"}]}`, "roles[0].name"},

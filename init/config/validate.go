@@ -12,6 +12,7 @@ import (
 	"path"
 	"regexp"
 	"slices"
+	"strconv"
 	"strings"
 )
 
@@ -70,6 +71,7 @@ func (c *Config) Validate() error {
 			roles[c.Roles[i].Name] = i
 		}
 	}
+	k.status(c.Status, roles)
 	services := make(map[string]int)
 	for i := range c.Services {
 		field := fmt.Sprintf("services[%d]", i)
@@ -221,6 +223,39 @@ func reachable(addr netip.Addr, nets []netip.Prefix) bool {
 		}
 	}
 	return false
+}
+
+// minStatusPort is the first port that one without privileges may listen on
+// (net.ipv4.ip_unprivileged_port_start).
+const minStatusPort = 1024
+
+func (k *checker) status(s StatusPage, roles map[string]int) {
+	if !s.Enabled() {
+		return
+	}
+	if _, ok := roles[s.Role]; s.Role != "" && !ok {
+		k.fail("status.role", s.Role, "no role has that name")
+	}
+	if s.Listen == "" {
+		return // SetDefaults fills it in
+	}
+	host, port, err := net.SplitHostPort(s.Listen)
+	if err != nil {
+		k.fail("status.listen", s.Listen, "want address:port, such as 127.0.0.1:9100")
+		return
+	}
+	if n, err := strconv.ParseUint(port, 10, 16); err != nil || n < minStatusPort {
+		k.fail("status.listen", s.Listen, "want a port from %d to 65535: the page is served without privileges", minStatusPort)
+	}
+	addr, err := netip.ParseAddr(host)
+	switch {
+	case host != "" && err != nil:
+		k.fail("status.listen", s.Listen, "want an address such as 127.0.0.1, not a name")
+	case s.Role == "" && !addr.IsLoopback():
+		k.fail("status.listen", s.Listen, "want an address of the loopback interface, or a role in status.role")
+	case s.Role != "" && addr.IsLoopback():
+		k.fail("status.listen", s.Listen, "the role %s does not lead to the loopback interface", s.Role)
+	}
 }
 
 func (k *checker) service(field string, s *Service, roles map[string]int) {

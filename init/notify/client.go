@@ -100,13 +100,13 @@ func (c *Client) Status(ctx context.Context) (*Status, error) {
 func (c *Client) Logs(ctx context.Context, program string) ([]Line, error) {
 	var all []Line
 	for end := uint64(0); ; {
-		r, err := c.do(ctx, Request{Op: Logs, Name: program, After: lastOf(all)}, nil)
+		lines, last, err := c.LinesAfter(ctx, program, lastOf(all), false)
 		if err != nil {
 			return nil, err
 		}
-		all = append(all, r.Lines...)
-		end = cmp.Or(end, r.Last)
-		if len(r.Lines) == 0 || lastOf(all) >= end {
+		all = append(all, lines...)
+		end = cmp.Or(end, last)
+		if len(lines) == 0 || lastOf(all) >= end {
 			return all, nil
 		}
 	}
@@ -123,13 +123,19 @@ func lastOf(lines []Line) uint64 {
 // after line n: some of them, the oldest first. If there is none and it is told to wait,
 // it waits for one, up to [LogsWait], unless too many do.
 func (c *Client) LogsAfter(ctx context.Context, program string, n uint64, wait bool) ([]Line, error) {
+	lines, _, err := c.LinesAfter(ctx, program, n, wait)
+	return lines, err
+}
+
+// LinesAfter is LogsAfter that also returns the number of the newest line of all.
+func (c *Client) LinesAfter(ctx context.Context, program string, n uint64, wait bool) ([]Line, uint64, error) {
 	ctx, cancel := context.WithTimeout(ctx, LogsWait+defaultTimeout)
 	defer cancel()
 	r, err := c.do(ctx, Request{Op: Logs, Name: program, After: n, Wait: wait}, nil)
 	if err != nil {
-		return nil, err
+		return nil, 0, err
 	}
-	return r.Lines, nil
+	return r.Lines, r.Last, nil
 }
 
 // do makes one request.

@@ -11,9 +11,11 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"os"
 	"path/filepath"
 	"strings"
 	"sync"
+	"syscall"
 	"testing"
 	"time"
 
@@ -257,6 +259,38 @@ func TestDeafClient(t *testing.T) {
 		if err := c.Call(t.Context(), "nothing", nil, nil); err != nil {
 			t.Fatal(err)
 		}
+	}
+}
+
+// Who may speak with an agent is a matter of its sockets' modes.
+func TestSocketsAreForTheirUserAndNobodyElse(t *testing.T) {
+	dir := t.TempDir()
+	for _, tt := range []struct {
+		rule   string
+		listen func(path string) (net.Listener, error)
+		mode   os.FileMode
+	}{
+		{"for the user alone", Listen, 0o600},
+		{"for a group, too", func(path string) (net.Listener, error) { return ListenFor(path, os.Getgid()) }, 0o660},
+	} {
+		t.Run(tt.rule, func(t *testing.T) {
+			path := filepath.Join(dir, "agent.sock")
+			for range 2 { // the second in the place of one that was killed
+				l, err := tt.listen(path)
+				if err != nil {
+					t.Fatal(err)
+				}
+				l.(*net.UnixListener).SetUnlinkOnClose(false)
+				defer l.Close()
+			}
+			info, err := os.Stat(path)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if got := info.Mode().Perm(); got != tt.mode || int(info.Sys().(*syscall.Stat_t).Gid) != os.Getgid() {
+				t.Errorf("mode %v of %+v, want %v", got, info.Sys(), tt.mode)
+			}
+		})
 	}
 }
 

@@ -13,6 +13,7 @@ import (
 	"strings"
 	"text/tabwriter"
 	"time"
+	"unicode"
 )
 
 // barWidth is the width in characters of the bar chart of a timeline; with its
@@ -74,6 +75,21 @@ func RenderStatus(w io.Writer, s Status) error {
 func RenderTimeline(w io.Writer, t Timeline) error {
 	var b strings.Builder
 	renderTimeline(&b, t)
+	return write(w, b.String())
+}
+
+// RenderTimelines writes timelines for a person to read, in their order.
+func RenderTimelines(w io.Writer, all []Timeline) error {
+	var b strings.Builder
+	for i, t := range all {
+		if i > 0 {
+			b.WriteByte('\n')
+		}
+		renderTimeline(&b, t)
+	}
+	if len(all) == 0 {
+		b.WriteString("no recovery yet\n")
+	}
 	return write(w, b.String())
 }
 
@@ -150,6 +166,34 @@ func RenderLog(w io.Writer, entries []LogEntry) error {
 	return write(w, b.String())
 }
 
+// RenderServices writes services for a person to read, in their order.
+func RenderServices(w io.Writer, services []Service) error {
+	var b strings.Builder
+	tw := tabwriter.NewWriter(&b, 0, 0, 2, ' ', 0)
+	fmt.Fprintln(tw, "SERVICE\tSTATE\tPID\tFOR\tSTARTS\tLAST END")
+	for _, s := range services {
+		pid, since := "-", "-"
+		if s.PID != 0 {
+			pid = strconv.Itoa(s.PID)
+		}
+		if s.For != 0 {
+			since = seconds(int64(s.For))
+		}
+		fmt.Fprintf(tw, "%s\t%s\t%s\t%s\t%d\t%s\n", dash(s.Name), dash(s.State), pid, since, s.Starts, dash(s.LastExit))
+	}
+	tw.Flush()
+	return write(w, b.String())
+}
+
+// RenderLines writes lines of programs for a person to read.
+func RenderLines(w io.Writer, lines []Line) error {
+	var b strings.Builder
+	for _, l := range lines {
+		fmt.Fprintf(&b, "%s %s: %s\n", l.At.UTC().Format(time.RFC3339), clean(l.From), clean(l.Text))
+	}
+	return write(w, b.String())
+}
+
 func write(w io.Writer, s string) error {
 	_, err := io.WriteString(w, s)
 	return err
@@ -159,7 +203,16 @@ func write(w io.Writer, s string) error {
 // printable is escaped, so that no guest can send control sequences to the
 // terminal of its host's administrator.
 func clean(s string) string {
-	return strings.Trim(strconv.QuoteToGraphic(s), `"`)
+	var b strings.Builder
+	for _, r := range s {
+		if unicode.IsGraphic(r) {
+			b.WriteRune(r)
+			continue
+		}
+		q := strconv.QuoteRuneToGraphic(r)
+		b.WriteString(q[1 : len(q)-1])
+	}
+	return b.String()
 }
 
 // dash is clean for a field that must not leave a hole in a table.

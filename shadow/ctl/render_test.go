@@ -192,8 +192,34 @@ func TestRenderReportsWriteErrors(t *testing.T) {
 	}
 	r.Close()
 	w.Close()
-	if RenderStatus(w, Status{}) == nil || RenderTimeline(w, Timeline{}) == nil || RenderLog(w, nil) == nil {
+	if RenderStatus(w, Status{}) == nil || RenderTimeline(w, Timeline{}) == nil || RenderLog(w, nil) == nil ||
+		RenderTimelines(w, nil) == nil || RenderServices(w, nil) == nil || RenderLines(w, []Line{{}}) == nil {
 		t.Error("a failed write was not reported")
+	}
+}
+
+func TestRenderPrograms(t *testing.T) {
+	var out strings.Builder
+	err := RenderServices(&out, []Service{
+		{Name: "app", State: "running", PID: 71, For: 90 * time.Second, Starts: 2, LastExit: "exit code 1"},
+		{Name: "once", State: "waiting"},
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	at := time.Date(2026, 11, 27, 1, 2, 3, 4, time.UTC)
+	err = RenderLines(&out, []Line{{N: 1, At: at, From: "app", Text: `{"msg":"a\b"}`}, {N: 2, At: at, From: "a\n", Text: "\x1b[2J"}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := "" +
+		"SERVICE  STATE    PID  FOR    STARTS  LAST END\n" +
+		"app      running  71   1m30s  2       exit code 1\n" +
+		"once     waiting  -    -      0       -\n" +
+		"2026-11-27T01:02:03Z app: {\"msg\":\"a\\b\"}\n" +
+		"2026-11-27T01:02:03Z a\\n: \\x1b[2J\n"
+	if diff := cmp.Diff(want, out.String()); diff != "" {
+		t.Errorf("text (-want +got):\n%s", diff)
 	}
 }
 
@@ -234,6 +260,11 @@ func TestJSON(t *testing.T) {
 				`"driver":"r","iface":"i","mac":"m","carrier":true,"since_boottime_ns":3,"log":4,"held":5,"deferred":6,"message":"x"}],"recoveries":2}`},
 		{"clock", Clock{1, 2}, `{"monotonic_ns":1,"boottime_ns":2}`},
 		{"migrated", Migrated{"g", 3}, `{"generation":"g","resumed_ago_ns":3}`},
+		{"service", Service{Name: "app", State: "running", PID: 1, For: 2, Starts: 3, LastExit: "e"},
+			`{"name":"app","state":"running","pid":1,"for_ns":2,"starts":3,"last_exit":"e"}`},
+		{"question for lines", LogsArgs{Service: "app", After: 1, Wait: true}, `{"service":"app","after":1,"wait":true}`},
+		{"lines", Logs{Lines: []Line{{N: 1, At: time.Unix(0, 0).UTC(), From: "app", Text: "x"}}, Last: 2},
+			`{"lines":[{"n":1,"at":"1970-01-01T00:00:00Z","from":"app","text":"x"}],"last":2}`},
 		{"log entry", LogEntry{Role: "net0", Key: "net.vlan+", Value: "1"}, `{"role":"net0","key":"net.vlan+","value":"1"}`},
 	}
 	for _, tt := range tests {

@@ -65,7 +65,12 @@ func NewServer(handlers map[string]Handler, logger *slog.Logger) *Server {
 
 // Listen listens on the unix socket at path, for this user only. A socket that
 // a killed predecessor left there is replaced.
-func Listen(path string) (net.Listener, error) {
+func Listen(path string) (net.Listener, error) { return listen(path, 0o600, -1) }
+
+// ListenFor is Listen for the members of a group, too.
+func ListenFor(path string, gid int) (net.Listener, error) { return listen(path, 0o660, gid) }
+
+func listen(path string, mode os.FileMode, gid int) (net.Listener, error) {
 	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
 		return nil, fmt.Errorf("listening on %s: %w", path, err)
 	}
@@ -76,7 +81,11 @@ func Listen(path string) (net.Listener, error) {
 	if err != nil {
 		return nil, err
 	}
-	if err := os.Chmod(path, 0o600); err != nil {
+	err = os.Chown(path, -1, gid)
+	if err == nil {
+		err = os.Chmod(path, mode)
+	}
+	if err != nil {
 		l.Close()
 		return nil, fmt.Errorf("listening on %s: %w", path, err)
 	}

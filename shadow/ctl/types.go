@@ -18,15 +18,21 @@ import (
 // /sys/class/virtio-ports/*/name.
 const PortName = "org.umbra.ctl"
 
-// SocketPath is where the agent listens in the guest.
-const SocketPath = "/run/umbra/shadow.sock"
+// SocketPath is where the agent listens in the guest. LookPath is where it answers only
+// what changes nothing, for the status page; it is there if that is.
+const (
+	SocketPath = "/run/umbra/shadow.sock"
+	LookPath   = "/run/umbra/look.sock"
+)
 
-// The commands that the agent answers.
+// The commands that the agent answers. Of services and logs it asks PID 1.
 const (
 	CmdStatus   = "status"   // no arguments; data is Status
 	CmdLog      = "log"      // RoleArgs; data is []LogEntry
 	CmdTimeline = "timeline" // RoleArgs; data is []Timeline, oldest first
 	CmdClock    = "clock"    // no arguments; data is Clock
+	CmdServices = "services" // no arguments; data is []Service
+	CmdLogs     = "logs"     // LogsArgs; data is Logs
 	CmdMigrated = "migrated" // Migrated; no data
 	CmdReload   = "reload"   // RoleArgs; data is Timeline
 	CmdUnplug   = "unplug"   // Unplug; no data
@@ -151,6 +157,40 @@ type LogEntry struct {
 	Key      string `json:"key"`
 	Value    string `json:"value"`
 	Deferred string `json:"deferred,omitempty"` // why it is deferred; empty if it is not
+}
+
+// Service is a program that PID 1 looks after.
+type Service struct {
+	Name     string        `json:"name"`
+	State    string        `json:"state"` // e.g. "running"
+	PID      int           `json:"pid,omitempty"`
+	For      time.Duration `json:"for_ns,omitempty"` // in that state
+	Starts   int           `json:"starts"`
+	LastExit string        `json:"last_exit,omitempty"`
+}
+
+// LogsArgs asks for lines that a program has printed, or any program if Service is empty:
+// the oldest that PID 1 remembers with a number above After, as many as it sends at once.
+// With Wait it waits some seconds for one, and then answers with none.
+type LogsArgs struct {
+	Service string `json:"service,omitempty"`
+	After   uint64 `json:"after,omitempty"`
+	Wait    bool   `json:"wait,omitempty"`
+}
+
+// Logs are lines of programs. Last is the number of the newest line of all, when it was
+// asked.
+type Logs struct {
+	Lines []Line `json:"lines"`
+	Last  uint64 `json:"last"`
+}
+
+// Line is one line that a program printed.
+type Line struct {
+	N    uint64    `json:"n"` // counts the lines of all programs together
+	At   time.Time `json:"at"`
+	From string    `json:"from"`
+	Text string    `json:"text"`
 }
 
 // Clock is the guest's time, for a host that wants to place the stamps of a

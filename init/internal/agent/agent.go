@@ -52,12 +52,19 @@ type Store interface {
 // client does.
 type Recording func(ctx context.Context, role string) error
 
+// PID1 knows the programs of the guest; its client does.
+type PID1 interface {
+	Services(ctx context.Context) ([]ctl.Service, error)
+	Lines(ctx context.Context, args ctl.LogsArgs) (ctl.Logs, error)
+}
+
 // Options of an agent.
 type Options struct {
 	Config    *config.Config
 	Store     Store
 	Inherited map[string]*os.File // what a predecessor left in the Store
 	Recording Recording
+	PID1      PID1
 	Version   string
 	Logger    *slog.Logger
 }
@@ -74,7 +81,8 @@ func Run(ctx context.Context, opt Options) error {
 		return err
 	}
 	host := signals.NewManual(sourceHost)
-	srv := ctl.NewServer(handlers(opt, m, host, reloads), opt.Logger)
+	commands := handlers(opt, m, host, reloads)
+	srv := ctl.NewServer(commands, opt.Logger)
 
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error {
@@ -84,6 +92,9 @@ func Run(ctx context.Context, opt Options) error {
 		}
 		return srv.Serve(ctx, l)
 	})
+	if opt.Config.Status.Enabled() {
+		g.Go(func() error { return serveLook(ctx, commands, opt.Logger) })
+	}
 	// The port appears when its driver is loaded, which is the Manager's
 	// doing, and only on hosts that have one.
 	g.Go(func() error { return srv.ServePort(ctx, ctl.PortName) })
@@ -291,7 +302,9 @@ func handlers(opt Options, m *shadow.Manager, host *signals.Manual, reloads chan
 		ctl.CmdTimeline: ctl.Handle(func(_ context.Context, a ctl.RoleArgs) (any, error) {
 			return m.Timelines(a.Role)
 		}),
-		ctl.CmdClock: ctl.Handle(func(context.Context, struct{}) (any, error) { return ctl.ReadClock() }),
+		ctl.CmdClock:    ctl.Handle(func(context.Context, struct{}) (any, error) { return ctl.ReadClock() }),
+		ctl.CmdServices: ctl.Handle(func(ctx context.Context, _ struct{}) (any, error) { return opt.PID1.Services(ctx) }),
+		ctl.CmdLogs:     ctl.Handle(func(ctx context.Context, a ctl.LogsArgs) (any, error) { return opt.PID1.Lines(ctx, a) }),
 		ctl.CmdMigrated: ctl.Handle(func(_ context.Context, a ctl.Migrated) (any, error) {
 			host.Notify(time.Duration(a.ResumedAgo), "", "generation "+a.Generation)
 			return nil, nil

@@ -1,0 +1,122 @@
+// Copyright 2026 the umbra Authors. All rights reserved.
+// Use of this source code is governed by a BSD-style
+// license that can be found in the LICENSE file.
+
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/spf13/cobra"
+	"github.com/umbra-vm/umbra/shadow/ctl"
+)
+
+// followLimit is how long the answer to a question that waits for lines may take: the
+// guest waits 20 s for one. One that does not come was lost with an agent, and is asked
+// for again.
+const followLimit = 30 * time.Second
+
+func newLogs() *cobra.Command {
+	var (
+		q      question
+		follow bool
+	)
+	cmd := &cobra.Command{
+		Use:   "logs DIR|SOCKET [SERVICE]",
+		Short: "show what the programs of a running guest print",
+		Long: `Logs prints the last lines of a program, or of all: services by their names, umbra's
+own, and PID 1 as "init". With --follow it goes on until it is interrupted. With
+--json each line is one JSON object.` + aMachine,
+		Example: "  umbra logs out/app web --follow",
+		Args:    cobra.RangeArgs(1, 2),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			l := logs{question: q, cmd: cmd}
+			if len(args) > 1 {
+				l.from.Service = args[1]
+			}
+			return l.run(args[0], follow)
+		},
+	}
+	q.flagsOf(cmd)
+	cmd.Flags().BoolVarP(&follow, "follow", "f", false, "go on with what they print from now on")
+	return cmd
+}
+
+// logs prints lines.
+type logs struct {
+	question
+	cmd  *cobra.Command
+	from ctl.LogsArgs // what is to be printed next
+}
+
+func (l *logs) run(place string, follow bool) error {
+	ctx, cancel := context.WithTimeout(l.cmd.Context(), l.timeout)
+	client, err := dialCtl(ctx, place)
+	cancel()
+	if err != nil {
+		return err
+	}
+	defer client.Close()
+	if err := l.past(client); err != nil || !follow {
+		return err
+	}
+	l.from.Wait = true
+	for {
+		_, err := l.next(client, followLimit)
+		if l.cmd.Context().Err() != nil {
+			return nil // that is how it ends
+		}
+		if err != nil && !errors.Is(err, context.DeadlineExceeded) {
+			return err
+		}
+	}
+}
+
+// past prints what is remembered, up to what was the last line at first.
+func (l *logs) past(client *ctl.Client) error {
+	for end := uint64(0); ; {
+		got, err := l.next(client, l.timeout)
+		if err != nil {
+			return err
+		}
+		if end == 0 {
+			end = got.Last
+		}
+		if len(got.Lines) == 0 || l.from.After >= end {
+			l.from.After = max(l.from.After, end)
+			return nil
+		}
+	}
+}
+
+// next asks for lines once and prints them.
+func (l *logs) next(client *ctl.Client, limit time.Duration) (got ctl.Logs, err error) {
+	ctx, cancel := context.WithTimeout(l.cmd.Context(), limit)
+	defer cancel()
+	if err := l.callOn(ctx, client, l.cmd, ctl.CmdLogs, l.from, &got); err != nil {
+		return got, err
+	}
+	if len(got.Lines) == 0 {
+		return got, nil
+	}
+	first, last := got.Lines[0], got.Lines[len(got.Lines)-1]
+	// Without a name the numbers have no gaps but those of lines that the guest forgot.
+	if l.from.Wait && l.from.Service == "" && first.N > l.from.After+1 {
+		fmt.Fprintf(l.cmd.ErrOrStderr(), "umbra: %d lines were forgotten before they were read\n", first.N-l.from.After-1)
+	}
+	l.from.After = last.N
+	if !l.asJSON {
+		return got, ctl.RenderLines(l.cmd.OutOrStdout(), got.Lines)
+	}
+	enc := json.NewEncoder(l.cmd.OutOrStdout())
+	for _, line := range got.Lines {
+		if err := enc.Encode(line); err != nil {
+			return got, err
+		}
+	}
+	return got, nil
+}
