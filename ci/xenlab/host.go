@@ -38,7 +38,7 @@ const (
 	// xenCmdline: dom0 has one processor and a fixed part of the memory. Xen
 	// would share the page tables of guests with the IOMMU, which are those of
 	// AMD's SVM and of Intel's VT-d here.
-	xenCmdline = "console=com1 com1=115200,8n1 dom0_mem=%[1]dM,max:%[1]dM dom0_max_vcpus=1 loglvl=info guest_loglvl=info noreboot iommu=no-sharept"
+	xenCmdline = "console=com1 com1=115200,8n1 dom0_mem=%[1]dM,max:%[1]dM dom0_max_vcpus=1 loglvl=info guest_loglvl=all noreboot iommu=no-sharept"
 
 	dom0Cmdline = "console=hvc0 panic=-1 quiet"
 )
@@ -142,6 +142,24 @@ func (h *Host) Stream(ctx context.Context, line string, in io.Reader, out io.Wri
 		err = fmt.Errorf("%w: status %d", ErrCommand, exit.ExitStatus())
 	}
 	return fmt.Errorf("host %s: %s: %w: %s", h.Name, line, err, strings.TrimSpace(complaint.String()))
+}
+
+// khz is how fast the clock of the host's processors is, as Xen has measured it.
+func (h *Host) khz(ctx context.Context) (int, error) {
+	info, err := h.Run(ctx, "xl info")
+	if err != nil {
+		return 0, err
+	}
+	var mhz, khz int
+	for line := range strings.Lines(info) {
+		if key, value, _ := strings.Cut(line, ":"); strings.TrimSpace(key) == "cpu_mhz" {
+			if _, err := fmt.Sscanf(value, "%d.%d", &mhz, &khz); err != nil {
+				return 0, fmt.Errorf("host %s: xl info: cpu_mhz %q: %w", h.Name, value, err)
+			}
+			return mhz*1000 + khz, nil
+		}
+	}
+	return 0, fmt.Errorf("host %s: xl info does not say cpu_mhz", h.Name)
 }
 
 // Put writes a file in dom0.

@@ -4,27 +4,66 @@
 
 package xentests
 
-import "testing"
+import (
+	"errors"
+	"testing"
+
+	"github.com/umbra-vm/umbra/ci/xenlab"
+	"github.com/umbra-vm/umbra/shadow/ctl"
+)
 
 // TestUnprepared moves an HVM guest between the NICs of one host by "xl save" and
 // "xl restore" of an unpatched Xen. Its device stays attached, and in use, until the
-// domain is stopped, and nothing in the guest is asked or told before.
+// domain is stopped, and nothing in the guest is asked or told before. It is also what
+// the patches are measured by: "xl migrate" is refused.
 func TestUnprepared(t *testing.T) {
-	l := open(t)
+	l := open(t, stockXen)
 	h := l.host("xen-A", "e1000e", "rtl8139", "e1000")
 	l.create(h, passed(0, 5))
+	l.refused(h, passed(1, 6))
 	l.move(h, passed(1, 6)) // e1000e, by MSI-X, to rtl8139 in another slot
 	l.move(h, passed(2, 6)) // to e1000 in the same slot
 	l.unharmed()
 }
 
-// TestTwoHosts is the same between two hosts: the stream of the domain goes from one
-// dom0 to the other.
+// TestMigrate is the same on a patched Xen, by "xl migrate", and by "xl save" into the
+// same slot, where the guest has only what the patches tell it.
+func TestMigrate(t *testing.T) {
+	l := open(t, patchedXen)
+	h := l.host("xen-A", "e1000e", "rtl8139", "e1000")
+	l.create(h, passed(0, 5))
+	l.told("generation=1 cause=created devices=new")
+	l.migrate(h, passed(1, 6), "")
+	l.told("generation=2 cause=migrated devices=new")
+	tl := l.move(h, passed(2, 6))
+	l.told("generation=3 cause=restored devices=new")
+	if tl.Cause != ctl.CauseMigration {
+		t.Errorf("the guest went over because of %q, not because it was told", tl.Cause)
+	}
+	l.unharmed()
+}
+
+// TestTwoHosts migrates between two hosts with a patched Xen: the stream of the domain
+// goes from one dom0 to the other.
 func TestTwoHosts(t *testing.T) {
-	l := open(t)
+	l := open(t, patchedXen)
 	a := l.host("xen-A", "e1000e")
 	b := l.host("xen-B", "rtl8139")
 	l.create(a, passed(0, 5))
-	l.move(b, passed(0, 6))
+	l.migrate(b, passed(0, 6), "")
+	l.told("generation=2 cause=migrated devices=new")
 	l.unharmed()
+}
+
+// refused asserts that "xl migrate" does not move the guest, which goes on where it is.
+func (l *lab) refused(to *xenlab.Host, pci []xenlab.Passed) {
+	l.t.Helper()
+	opts := l.guest.DomainOptions
+	opts.Name, opts.PCI = "refused", pci
+	l.say("migrating the guest to %s with %v, which has to fail", to.Name, pci)
+	if _, err := l.guest.Migrate(l.ctx, to, opts, "", l.show("xl")); !errors.Is(err, xenlab.ErrCommand) {
+		l.t.Fatalf("xl migrate: %v, want a failure", err)
+	}
+	l.traffic()
+	l.say("the guest goes on")
 }
