@@ -11,8 +11,8 @@ import (
 	"io"
 	"maps"
 	"os"
-	"path"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strconv"
 	"strings"
@@ -24,18 +24,6 @@ import (
 	"github.com/umbra-vm/umbra/image/machine"
 	"github.com/umbra-vm/umbra/shadow/ctl"
 )
-
-// imageDir is where a bundle lies in dom0.
-const imageDir = "/image"
-
-// ImageFiles are the files of a bundle for dom0.Options.Files.
-func ImageFiles(b *image.Bundle) map[string]string {
-	files := make(map[string]string)
-	for name := range b.Files {
-		files[path.Join(imageDir, name)] = filepath.Join(b.Dir, name)
-	}
-	return files
-}
 
 // Passed is a device of the host that is passed through to a domain.
 type Passed struct {
@@ -53,27 +41,32 @@ type DomainOptions struct {
 	// Leaves says that the domain may be migrated with its devices in use. Only a
 	// patched Xen knows what that is.
 	Leaves bool
+
+	loader []string // of the device model of a new guest
 }
 
+// ramdisk is the line of an xl.cfg that a staged image must not have.
+var ramdisk = regexp.MustCompile(`(?m)^ramdisk\b.*\n`)
+
 // config is the file that umbra build has written for xl, and after it what is
-// different here; of two settings of a name xl takes the last. khz is how fast the
-// host's clock is.
+// different here; of two settings of a name xl takes the last. The image is the staged
+// one. khz is how fast the host's clock is.
 func (o DomainOptions) config(khz int) (string, error) {
 	text, err := os.ReadFile(filepath.Join(o.Bundle.Dir, o.Bundle.Name+".xl.cfg"))
 	if err != nil {
 		return "", err
 	}
+	text = ramdisk.ReplaceAll(text, nil)
 	var pci []string
 	for _, p := range o.PCI {
 		pci = append(pci, p.String())
 	}
 	own := map[string]string{
 		"name":                  strconv.Quote(o.Name),
-		"kernel":                strconv.Quote(path.Join(imageDir, image.KernelFile)),
-		"ramdisk":               strconv.Quote(path.Join(imageDir, o.Bundle.Initramfs)),
+		"kernel":                strconv.Quote(setupFile),
 		"pci":                   list(pci),
 		"serial":                strconv.Quote("file:" + o.console()),
-		"device_model_args_hvm": list(machine.Machine{Ctl: image.XenCtl(o.Name)}.CtlArgs()),
+		"device_model_args_hvm": list(append(machine.Machine{Ctl: image.XenCtl(o.Name)}.CtlArgs(), o.loader...)),
 		// The emulated processor does not promise that its clock is steady, so that Xen
 		// would read it for the guest, and the guest, which is too slow to measure it,
 		// would use the HPET: either is a way out of the guest for every look at the clock.
@@ -121,7 +114,9 @@ func (h *Host) Assign(ctx context.Context, devices ...string) error {
 
 // Create makes a domain and starts it.
 func (h *Host) Create(ctx context.Context, opts DomainOptions) (*Domain, error) {
-	cfg, err := h.putConfig(ctx, opts)
+	booted := opts
+	booted.loader = loaderArgs()
+	cfg, err := h.putConfig(ctx, booted)
 	if err != nil {
 		return nil, err
 	}
@@ -279,6 +274,11 @@ func (d *Domain) Migrate(ctx context.Context, to *Host, opts DomainOptions, opti
 
 // Arrival is what Xen's store has for the domain in control/arrival.
 func (d *Domain) Arrival(ctx context.Context) (string, error) {
-	out, err := d.Host.Run(ctx, fmt.Sprintf("xenstore-read /local/domain/$(xl domid %s)/control/arrival", d.Name))
-	return strings.TrimSpace(out), err
+	out, err := d.Host.Run(ctx, fmt.Sprintf("xenstore-ls -f /local/domain/$(xl domid %s)/control", d.Name))
+	for line := range strings.Lines(out) {
+		if path, value, ok := strings.Cut(line, " = "); ok && strings.HasSuffix(path, "/arrival") {
+			return strconv.Unquote(strings.TrimSpace(value))
+		}
+	}
+	return "", err
 }

@@ -30,7 +30,7 @@ func TestConfigIsTheBundlesWithWhatIsDifferentHere(t *testing.T) {
 	dir := t.TempDir()
 	b := &image.Bundle{Dir: dir}
 	b.Name, b.Initramfs, b.Cmdline = "app", "initramfs.cpio.zst", "console=ttyS0"
-	const written = "name = \"app\"\ntype = \"hvm\"\nkernel = \"vmlinuz\"\ncmdline = \"console=ttyS0 xen_nopv\"\nserial = \"pty\"\n#pci = [ ]\n"
+	const written = "name = \"app\"\ntype = \"hvm\"\nkernel = \"vmlinuz\"\nramdisk = \"initramfs.cpio.zst\"\ncmdline = \"console=ttyS0 xen_nopv\"\nserial = \"pty\"\n#pci = [ ]\n"
 	if err := os.WriteFile(filepath.Join(dir, "app.xl.cfg"), []byte(written), 0o644); err != nil {
 		t.Fatal(err)
 	}
@@ -56,7 +56,7 @@ func TestConfigIsTheBundlesWithWhatIsDifferentHere(t *testing.T) {
 			}
 			delete(got, "device_model_args_hvm")
 			want := map[string]string{
-				"name": `"guest1"`, "type": `"hvm"`, "kernel": `"/image/vmlinuz"`, "ramdisk": `"/image/initramfs.cpio.zst"`,
+				"name": `"guest1"`, "type": `"hvm"`, "kernel": `"/image/setup"`,
 				"cmdline": `"console=ttyS0 xen_nopv tsc=reliable tsc_early_khz=2500011"`, "tsc_mode": `"native"`,
 				"pci": tt.pci, "serial": `"file:/run/guest1.console"`,
 			}

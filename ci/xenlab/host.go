@@ -38,7 +38,7 @@ const (
 	// xenCmdline: dom0 has one processor and a fixed part of the memory. Xen
 	// would share the page tables of guests with the IOMMU, which are those of
 	// AMD's SVM and of Intel's VT-d here.
-	xenCmdline = "console=com1 com1=115200,8n1 dom0_mem=%[1]dM,max:%[1]dM dom0_max_vcpus=1 loglvl=info guest_loglvl=all noreboot iommu=no-sharept"
+	xenCmdline = "console=com1 com1=115200,8n1 dom0_mem=%[1]dM,max:%[1]dM dom0_max_vcpus=1 loglvl=info guest_loglvl=info noreboot iommu=no-sharept"
 
 	dom0Cmdline = "console=hvc0 panic=-1 quiet"
 )

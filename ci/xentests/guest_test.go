@@ -14,6 +14,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -28,6 +29,7 @@ import (
 	"github.com/umbra-vm/umbra/image"
 	"github.com/umbra-vm/umbra/image/machine"
 	"github.com/umbra-vm/umbra/shadow/ctl"
+	"github.com/umbra-vm/umbra/shadow/signals"
 )
 
 // run is set by "make xen-test": a Xen host inside QEMU is slow, and no part of
@@ -56,6 +58,29 @@ type lab struct {
 	// guest is where the guest is, or was to be.
 	guest *xenlab.Domain
 	moves int
+
+	printed printed
+}
+
+// printed is what was shown of each guest and program.
+type printed struct {
+	mu    sync.Mutex
+	lines map[string][]string
+}
+
+func (p *printed) add(who, line string) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.lines == nil {
+		p.lines = make(map[string][]string)
+	}
+	p.lines[who] = append(p.lines[who], line)
+}
+
+func (p *printed) contains(who, text string) bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return slices.ContainsFunc(p.lines[who], func(line string) bool { return strings.Contains(line, text) })
 }
 
 // What is tested on: Debian's Xen, and the one with the patches.
@@ -103,9 +128,12 @@ func assemble(over string) (*dom0.Dom0, error) {
 	if err != nil {
 		return nil, err
 	}
+	files, err := xenlab.Stage(bundle, dir)
+	if err != nil {
+		return nil, err
+	}
 	return dom0.Build(ctx, dom0.Options{
-		CacheDir: filepath.Join(cache, "umbra"), Source: src, Dir: dir, Over: over,
-		Files: xenlab.ImageFiles(bundle), Progress: progress,
+		CacheDir: filepath.Join(cache, "umbra"), Source: src, Dir: dir, Over: over, Files: files, Progress: progress,
 	})
 }
 
@@ -244,9 +272,8 @@ func (l *lab) create(h *xenlab.Host, pci []xenlab.Passed) {
 }
 
 // move moves the guest by "xl save" and "xl restore" to a host, which may be the one
-// that it is on, and waits until its role has recovered and its witness has gone on. It
-// returns how the role recovered.
-func (l *lab) move(to *xenlab.Host, pci []xenlab.Passed) ctl.Timeline {
+// that it is on, and waits until its role has recovered and its witness has gone on.
+func (l *lab) move(to *xenlab.Host, pci []xenlab.Passed) {
 	l.t.Helper()
 	opts := l.next(pci)
 	l.say("moving the guest to %s with %v", to.Name, pci)
@@ -255,11 +282,11 @@ func (l *lab) move(to *xenlab.Host, pci []xenlab.Passed) ctl.Timeline {
 		l.t.Fatal(err)
 	}
 	l.say("restored after %.1f s; saved after %.1f s", at.Restored.Sub(at.Began).Seconds(), at.Saved.Sub(at.Began).Seconds())
-	return l.arrived(d)
+	l.arrived(d)
 }
 
 // migrate is move by "xl migrate", with its further options.
-func (l *lab) migrate(to *xenlab.Host, pci []xenlab.Passed, options string) ctl.Timeline {
+func (l *lab) migrate(to *xenlab.Host, pci []xenlab.Passed, options string) {
 	l.t.Helper()
 	opts := l.next(pci)
 	l.say("migrating the guest to %s with %v", to.Name, pci)
@@ -268,7 +295,7 @@ func (l *lab) migrate(to *xenlab.Host, pci []xenlab.Passed, options string) ctl.
 		l.t.Fatal(err)
 	}
 	l.say("migrated")
-	return l.arrived(d)
+	l.arrived(d)
 }
 
 // next is how the guest is to be called after the next move.
@@ -280,7 +307,7 @@ func (l *lab) next(pci []xenlab.Passed) xenlab.DomainOptions {
 }
 
 // arrived waits until the guest, which has been moved, has recovered.
-func (l *lab) arrived(d *xenlab.Domain) ctl.Timeline {
+func (l *lab) arrived(d *xenlab.Domain) {
 	l.t.Helper()
 	l.guest = d
 	l.watch()
@@ -292,7 +319,6 @@ func (l *lab) arrived(d *xenlab.Domain) ctl.Timeline {
 	}
 	l.say("recovered, by the guest's clock:\n%s", b.String())
 	l.say("longest gap seen by the peer: %v", l.bed.Witness.Snapshot().FromGuest.LongestGap.Round(time.Millisecond))
-	return tl
 }
 
 // told asserts what a patched Xen has left in the store for the guest.
@@ -302,8 +328,23 @@ func (l *lab) told(want string) {
 	if err != nil {
 		l.t.Fatal(err)
 	}
+	l.say("control/arrival: %s", got)
 	if got != want {
 		l.t.Errorf("control/arrival is %q, want %q", got, want)
+	}
+}
+
+// notified waits until the guest, where it is now, has said that the VM generation id's
+// notification came.
+func (l *lab) notified() {
+	l.t.Helper()
+	want := "told of a migration by=" + string(signals.Generation)
+	for !l.printed.contains(l.guest.Name, want) {
+		select {
+		case <-l.ctx.Done():
+			l.t.Fatalf("the guest did not print %q", want)
+		case <-time.After(poll):
+		}
 	}
 }
 
@@ -322,7 +363,10 @@ func (l *lab) watch() {
 
 // show shows the lines that somebody writes.
 func (l *lab) show(who string) io.Writer {
-	return &lines{show: func(s string) { l.say("%s: %s", who, s) }}
+	return &lines{show: func(s string) {
+		l.printed.add(who, s)
+		l.say("%s: %s", who, s)
+	}}
 }
 
 // lines calls show for every line written.
@@ -424,7 +468,7 @@ func (l *lab) dump(h *xenlab.Host) {
 	ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
 	defer cancel()
 	for _, line := range []string{
-		"xl list", "tail -n 40 /var/log/xen/*", "xl dmesg | tail -n 60", "cat /run/guest*.cfg", "free", "ls /run /run/xen",
+		"xl list", "tail -n 40 /var/log/xen/*", "xl dmesg | tail -n 60", "cat /run/guest*.cfg", "free", "ls /run /run/xen", "xenstore-ls",
 	} {
 		out, err := h.Run(ctx, line)
 		l.t.Logf("%s (%v):\n%s", line, err, out)
