@@ -41,6 +41,18 @@ func TestMigrate(t *testing.T) {
 	l.unharmed()
 }
 
+// TestMigrateLive sends most of the guest's memory before it is stopped, while its device
+// goes on to write into it.
+func TestMigrateLive(t *testing.T) {
+	l := open(t, patchedXen)
+	h := l.host("xen-A", "e1000e", "rtl8139")
+	l.create(h, passed(0, 5))
+	l.migrate(h, passed(1, 6), "--live")
+	l.told("generation=2 cause=migrated devices=new")
+	l.notified()
+	l.unharmed()
+}
+
 // TestTwoHosts migrates between two hosts with a patched Xen: the stream of the domain
 // goes from one dom0 to the other.
 func TestTwoHosts(t *testing.T) {
