@@ -29,7 +29,6 @@ import (
 	"github.com/umbra-vm/umbra/image"
 	"github.com/umbra-vm/umbra/image/machine"
 	"github.com/umbra-vm/umbra/shadow/ctl"
-	"github.com/umbra-vm/umbra/shadow/signals"
 )
 
 // run is set by "make xen-test": a Xen host inside QEMU is slow, and no part of
@@ -338,7 +337,7 @@ func (l *lab) told(want string) {
 // notification came.
 func (l *lab) notified() {
 	l.t.Helper()
-	want := "told of a migration by=" + string(signals.Generation)
+	const want = "told of a migration by=vmgenid"
 	for !l.printed.contains(l.guest.Name, want) {
 		select {
 		case <-l.ctx.Done():
