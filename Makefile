@@ -56,9 +56,9 @@ bench: deps
 matrix: deps
 	go run ./ci/matrix/cmd/matrix
 
-# Guests on Xen hosts, which run inside QEMU; half an hour.
-xen-test: deps
-	go test -count=1 -v -timeout 40m ./ci/xentests -args -xen
+# Guests on Xen hosts, stock and patched, which run inside QEMU; half an hour.
+xen-test: xen
+	go test -count=1 -v -timeout 60m ./ci/xentests -args -xen -patched $(CURDIR)/out/xen
 
 # The eBPF objects are committed, and so is docs/operations.md. generate makes them
 # anew; generated fails if that makes a difference for the objects, and make test if

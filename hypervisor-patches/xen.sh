@@ -183,6 +183,8 @@ compile_tools() {
 	make -C "$1/tools/libs" -j"$jobs" CONFIG_LIBNL=n
 	test_guest "$1"
 	make -C "$1/tools/xl" -j"$jobs"
+	# They have libxl's structures on their stacks.
+	make -C "$1/tools/helpers" -j"$jobs"
 	make -C "$1/tools/firmware/hvmloader" -j"$jobs"
 	test_dsdt "$1"
 
@@ -195,6 +197,7 @@ compile_tools() {
 	done
 	cp -a "$1"/tools/libs/util/libxlutil.so.* "$lib"
 	cp "$1/tools/xl/xl" "$1/tools/libs/light/libxl-save-helper" "$bin"
+	cp "$1/tools/helpers/xen-init-dom0" "$1/tools/helpers/init-xenstore-domain" "$bin"
 	cp "$1/tools/firmware/hvmloader/hvmloader" "$boot"
 	strip --strip-unneeded "$lib"/*.so.*.*.* "$bin"/*
 }

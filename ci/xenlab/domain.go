@@ -6,12 +6,13 @@ package xenlab
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"maps"
 	"os"
-	"path"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strconv"
 	"strings"
@@ -23,18 +24,6 @@ import (
 	"github.com/umbra-vm/umbra/image/machine"
 	"github.com/umbra-vm/umbra/shadow/ctl"
 )
-
-// imageDir is where a bundle lies in dom0.
-const imageDir = "/image"
-
-// ImageFiles are the files of a bundle for dom0.Options.Files.
-func ImageFiles(b *image.Bundle) map[string]string {
-	files := make(map[string]string)
-	for name := range b.Files {
-		files[path.Join(imageDir, name)] = filepath.Join(b.Dir, name)
-	}
-	return files
-}
 
 // Passed is a device of the host that is passed through to a domain.
 type Passed struct {
@@ -49,31 +38,43 @@ type DomainOptions struct {
 	Name   string
 	Bundle *image.Bundle // whose files are in dom0
 	PCI    []Passed
-	// Cmdline is added to that of the bundle.
-	Cmdline string
+	// Leaves says that the domain may be migrated with its devices in use. Only a
+	// patched Xen knows what that is.
+	Leaves bool
+
+	loader []string // of the device model of a new guest
 }
 
+// ramdisk is the line of an xl.cfg that a staged image must not have.
+var ramdisk = regexp.MustCompile(`(?m)^ramdisk\b.*\n`)
+
 // config is the file that umbra build has written for xl, and after it what is
-// different here; of two settings of a name xl takes the last.
-func (o DomainOptions) config() (string, error) {
+// different here; of two settings of a name xl takes the last. The image is the staged
+// one. khz is how fast the host's clock is.
+func (o DomainOptions) config(khz int) (string, error) {
 	text, err := os.ReadFile(filepath.Join(o.Bundle.Dir, o.Bundle.Name+".xl.cfg"))
 	if err != nil {
 		return "", err
 	}
+	text = ramdisk.ReplaceAll(text, nil)
 	var pci []string
 	for _, p := range o.PCI {
 		pci = append(pci, p.String())
 	}
 	own := map[string]string{
 		"name":                  strconv.Quote(o.Name),
-		"kernel":                strconv.Quote(path.Join(imageDir, image.KernelFile)),
-		"ramdisk":               strconv.Quote(path.Join(imageDir, o.Bundle.Initramfs)),
+		"kernel":                strconv.Quote(setupFile),
 		"pci":                   list(pci),
 		"serial":                strconv.Quote("file:" + o.console()),
-		"device_model_args_hvm": list(machine.Machine{Ctl: image.XenCtl(o.Name)}.CtlArgs()),
+		"device_model_args_hvm": list(append(machine.Machine{Ctl: image.XenCtl(o.Name)}.CtlArgs(), o.loader...)),
+		// The emulated processor does not promise that its clock is steady, so that Xen
+		// would read it for the guest, and the guest, which is too slow to measure it,
+		// would use the HPET: either is a way out of the guest for every look at the clock.
+		"tsc_mode": strconv.Quote("native"),
+		"cmdline":  strconv.Quote(fmt.Sprintf("%s xen_nopv tsc=reliable tsc_early_khz=%d", o.Bundle.Cmdline, khz)),
 	}
-	if o.Cmdline != "" {
-		own["cmdline"] = strconv.Quote(o.Bundle.Cmdline + " xen_nopv " + o.Cmdline)
+	if o.Leaves {
+		own["migrate_devices"] = "1"
 	}
 	var b strings.Builder
 	b.Write(text)
@@ -113,7 +114,9 @@ func (h *Host) Assign(ctx context.Context, devices ...string) error {
 
 // Create makes a domain and starts it.
 func (h *Host) Create(ctx context.Context, opts DomainOptions) (*Domain, error) {
-	cfg, err := h.putConfig(ctx, opts)
+	booted := opts
+	booted.loader = loaderArgs()
+	cfg, err := h.putConfig(ctx, booted)
 	if err != nil {
 		return nil, err
 	}
@@ -125,7 +128,11 @@ func (h *Host) Create(ctx context.Context, opts DomainOptions) (*Domain, error) 
 
 // putConfig writes the domain's configuration in dom0 and returns its path.
 func (h *Host) putConfig(ctx context.Context, opts DomainOptions) (string, error) {
-	text, err := opts.config()
+	khz, err := h.khz(ctx)
+	if err != nil {
+		return "", err
+	}
+	text, err := opts.config(khz)
 	if err != nil {
 		return "", err
 	}
@@ -155,22 +162,32 @@ type Moved struct {
 	Restored time.Time // "xl restore" had ended: the guest runs
 }
 
-// fifo is what a domain on its way goes through, in dom0.
-const fifo = "/run/move"
+// What a domain on its way goes through, in dom0, and the answers to it.
+const (
+	fifo    = "/run/move"
+	answers = "/run/answers"
+)
+
+func mkfifo(ctx context.Context, names string, hosts ...*Host) error {
+	for _, h := range hosts {
+		if _, err := h.Run(ctx, fmt.Sprintf("rm -f %[1]s && mkfifo %[1]s", names)); err != nil {
+			return err
+		}
+	}
+	return nil
+}
 
 // Move stops the domain, carries it to another host, or to the same one with other
-// devices, and resumes it there as opts say. Nothing in the guest is asked or told.
-// If it fails, the domain may be on either side, or on none.
+// devices, and resumes it there as opts say: "xl save" and "xl restore". Nothing in the
+// guest is asked or told. If it fails, the domain may be on either side, or on none.
 func (d *Domain) Move(ctx context.Context, to *Host, opts DomainOptions) (*Domain, Moved, error) {
 	var m Moved
 	cfg, err := to.putConfig(ctx, opts)
 	if err != nil {
 		return nil, m, err
 	}
-	for _, h := range []*Host{d.Host, to} {
-		if _, err := h.Run(ctx, fmt.Sprintf("rm -f %[1]s && mkfifo %[1]s", fifo)); err != nil {
-			return nil, m, err
-		}
+	if err := mkfifo(ctx, fifo, d.Host, to); err != nil {
+		return nil, m, err
 	}
 	save := fmt.Sprintf("xl save %s %s", d.Name, fifo)
 	restore := fmt.Sprintf("xl restore %s %s", cfg, fifo)
@@ -201,4 +218,67 @@ func (d *Domain) Move(ctx context.Context, to *Host, opts DomainOptions) (*Domai
 		return nil, m, fmt.Errorf("move of domain %s: %w", d.Name, err)
 	}
 	return &Domain{opts, to}, m, nil
+}
+
+// Migrate is Move by "xl migrate", with its further options, whose two sides agree on
+// who has the domain: if the error matches [ErrCommand], it was refused or has failed,
+// and the domain is where it was. What xl says goes to progress.
+func (d *Domain) Migrate(ctx context.Context, to *Host, opts DomainOptions, options string, progress io.Writer) (*Domain, error) {
+	// The source sends the configuration.
+	cfg, err := d.Host.putConfig(ctx, opts)
+	if err != nil {
+		return nil, err
+	}
+	const receive = "xl migrate-receive"
+	migrate := func(rune string) error {
+		return d.Host.Stream(ctx, fmt.Sprintf("xl migrate %s -C %s -s '' %s '%s' 2>&1", options, cfg, d.Name, rune), nil, progress)
+	}
+	if d.Host == to {
+		if err := migrate(receive); err != nil {
+			return nil, fmt.Errorf("migration of domain %s: %w", d.Name, err)
+		}
+		return &Domain{opts, to}, nil
+	}
+	if err := mkfifo(ctx, fifo+" "+answers, d.Host); err != nil {
+		return nil, err
+	}
+	sides, stop := context.WithCancel(ctx)
+	defer stop()
+	stream, streamIn := io.Pipe()
+	answer, answerIn := io.Pipe()
+	var g errgroup.Group
+	g.Go(func() error {
+		err := d.Host.Stream(sides, "cat "+fifo, nil, streamIn)
+		streamIn.CloseWithError(err)
+		return err
+	})
+	g.Go(func() error {
+		err := to.Stream(sides, receive, stream, answerIn)
+		answerIn.CloseWithError(err)
+		stream.CloseWithError(err)
+		return err
+	})
+	g.Go(func() error {
+		err := d.Host.Stream(sides, "cat > "+answers, answer, io.Discard)
+		answer.CloseWithError(err)
+		return err
+	})
+	if err = migrate(fmt.Sprintf("cat %s & exec cat > %s", answers, fifo)); err != nil {
+		stop()
+	}
+	if err := errors.Join(err, g.Wait()); err != nil {
+		return nil, fmt.Errorf("migration of domain %s: %w", d.Name, err)
+	}
+	return &Domain{opts, to}, nil
+}
+
+// Arrival is what Xen's store has for the domain in control/arrival.
+func (d *Domain) Arrival(ctx context.Context) (string, error) {
+	out, err := d.Host.Run(ctx, fmt.Sprintf("xenstore-ls -f /local/domain/$(xl domid %s)/control", d.Name))
+	for line := range strings.Lines(out) {
+		if path, value, ok := strings.Cut(line, " = "); ok && strings.HasSuffix(path, "/arrival") {
+			return strconv.Unquote(strings.TrimSpace(value))
+		}
+	}
+	return "", err
 }

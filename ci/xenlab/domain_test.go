@@ -30,23 +30,23 @@ func TestConfigIsTheBundlesWithWhatIsDifferentHere(t *testing.T) {
 	dir := t.TempDir()
 	b := &image.Bundle{Dir: dir}
 	b.Name, b.Initramfs, b.Cmdline = "app", "initramfs.cpio.zst", "console=ttyS0"
-	const written = "name = \"app\"\ntype = \"hvm\"\nkernel = \"vmlinuz\"\ncmdline = \"console=ttyS0 xen_nopv\"\nserial = \"pty\"\n#pci = [ ]\n"
+	const written = "name = \"app\"\ntype = \"hvm\"\nkernel = \"vmlinuz\"\nramdisk = \"initramfs.cpio.zst\"\ncmdline = \"console=ttyS0 xen_nopv\"\nserial = \"pty\"\n#pci = [ ]\n"
 	if err := os.WriteFile(filepath.Join(dir, "app.xl.cfg"), []byte(written), 0o644); err != nil {
 		t.Fatal(err)
 	}
 	for _, tt := range []struct {
-		name         string
-		opts         DomainOptions
-		pci, cmdline string
+		name     string
+		opts     DomainOptions
+		pci, may string
 	}{
-		{"a guest without devices", DomainOptions{}, "[  ]", `"console=ttyS0 xen_nopv"`},
+		{"a guest without devices", DomainOptions{}, "[  ]", ""},
 		{"devices have a slot in the guest", DomainOptions{PCI: []Passed{{"0000:00:04.0", 6}, {"0000:00:05.0", 7}}},
-			`[ "0000:00:04.0@6", "0000:00:05.0@7" ]`, `"console=ttyS0 xen_nopv"`},
-		{"words for the kernel are added", DomainOptions{Cmdline: "loglevel=6"}, "[  ]", `"console=ttyS0 xen_nopv loglevel=6"`},
+			`[ "0000:00:04.0@6", "0000:00:05.0@7" ]`, ""},
+		{"a guest may be migrated with its devices", DomainOptions{Leaves: true}, "[  ]", "1"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			tt.opts.Name, tt.opts.Bundle = "guest1", b
-			text, err := tt.opts.config()
+			text, err := tt.opts.config(2500011)
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -56,8 +56,12 @@ func TestConfigIsTheBundlesWithWhatIsDifferentHere(t *testing.T) {
 			}
 			delete(got, "device_model_args_hvm")
 			want := map[string]string{
-				"name": `"guest1"`, "type": `"hvm"`, "kernel": `"/image/vmlinuz"`, "ramdisk": `"/image/initramfs.cpio.zst"`,
-				"cmdline": tt.cmdline, "pci": tt.pci, "serial": `"file:/run/guest1.console"`,
+				"name": `"guest1"`, "type": `"hvm"`, "kernel": `"/image/setup"`,
+				"cmdline": `"console=ttyS0 xen_nopv tsc=reliable tsc_early_khz=2500011"`, "tsc_mode": `"native"`,
+				"pci": tt.pci, "serial": `"file:/run/guest1.console"`,
+			}
+			if tt.may != "" {
+				want["migrate_devices"] = tt.may
 			}
 			if diff := cmp.Diff(want, got); diff != "" {
 				t.Errorf("config (-want +got):\n%s", diff)

@@ -144,6 +144,24 @@ func (h *Host) Stream(ctx context.Context, line string, in io.Reader, out io.Wri
 	return fmt.Errorf("host %s: %s: %w: %s", h.Name, line, err, strings.TrimSpace(complaint.String()))
 }
 
+// khz is how fast the clock of the host's processors is, as Xen has measured it.
+func (h *Host) khz(ctx context.Context) (int, error) {
+	info, err := h.Run(ctx, "xl info")
+	if err != nil {
+		return 0, err
+	}
+	var mhz, khz int
+	for line := range strings.Lines(info) {
+		if key, value, _ := strings.Cut(line, ":"); strings.TrimSpace(key) == "cpu_mhz" {
+			if _, err := fmt.Sscanf(value, "%d.%d", &mhz, &khz); err != nil {
+				return 0, fmt.Errorf("host %s: xl info: cpu_mhz %q: %w", h.Name, value, err)
+			}
+			return mhz*1000 + khz, nil
+		}
+	}
+	return 0, fmt.Errorf("host %s: xl info does not say cpu_mhz", h.Name)
+}
+
 // Put writes a file in dom0.
 func (h *Host) Put(ctx context.Context, name string, content io.Reader) error {
 	return h.Stream(ctx, "cat > "+name, content, io.Discard)

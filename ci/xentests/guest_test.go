@@ -11,8 +11,10 @@ import (
 	"errors"
 	"flag"
 	"fmt"
+	"io"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -30,36 +32,89 @@ import (
 )
 
 // run is set by "make xen-test": a Xen host inside QEMU is slow, and no part of
-// "make test".
-var run = flag.Bool("xen", false, "run the tests, which take half an hour")
+// "make test". patched is what "make xen" has built.
+var (
+	run     = flag.Bool("xen", false, "run the tests, which take half an hour")
+	patched = flag.String("patched", "", "`directory` of the patched Xen, to test that too")
+)
 
 // patience ends a test that hangs. It is no bound that anything has to meet.
-const patience = 390 * time.Second
+const patience = 12 * time.Minute
 
 // poll is how often a guest is asked that is waited for.
 const poll = time.Second
 
 // A lab is a Xen host and the network that its cards are on.
 type lab struct {
-	t     *testing.T
-	ctx   context.Context
-	began time.Time
-	bed   *testbed.Bed
-	parts *parts
+	t      *testing.T
+	ctx    context.Context
+	began  time.Time
+	bed    *testbed.Bed
+	xen    xen
+	dom0   *dom0.Dom0
+	bundle *image.Bundle
 
 	// guest is where the guest is, or was to be.
 	guest *xenlab.Domain
 	moves int
+
+	printed printed
 }
 
-// parts are built once for all tests.
-type parts struct {
-	bundle *image.Bundle
-	dom0   *dom0.Dom0
+// printed is what was shown of each guest and program.
+type printed struct {
+	mu    sync.Mutex
+	lines map[string][]string
 }
 
-var build = sync.OnceValues(func() (*parts, error) {
+func (p *printed) add(who, line string) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.lines == nil {
+		p.lines = make(map[string][]string)
+	}
+	p.lines[who] = append(p.lines[who], line)
+}
+
+func (p *printed) contains(who, text string) bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return slices.ContainsFunc(p.lines[who], func(line string) bool { return strings.Contains(line, text) })
+}
+
+// What is tested on: Debian's Xen, and the one with the patches.
+type xen struct {
+	name     string
+	patched  bool
+	assemble func() (*dom0.Dom0, error)
+}
+
+var (
+	stockXen   = xen{"stock", false, sync.OnceValues(func() (*dom0.Dom0, error) { return assemble("") })}
+	patchedXen = xen{"patched", true, sync.OnceValues(func() (*dom0.Dom0, error) { return assemble(*patched) })}
+)
+
+// guestImage and both kinds of dom0 are built once for all tests.
+var guestImage = sync.OnceValues(func() (*image.Bundle, error) {
+	src, err := image.FindSource(context.Background(), "")
+	if err != nil {
+		return nil, err
+	}
+	// A guest inside of a guest has no time for more.
+	pace := []string{"-udp-interval", "50ms", "-tcp-interval", "50ms"}
+	return rig.Build(context.Background(), rig.GuestOptions{
+		Dir: filepath.Join(workDir, "guest"), Drivers: []string{"e1000", "e1000e", "8139cp"}, Witness: pace,
+		Extra:   "[machine]\nmemory_mb = 192\n", // all of which is carried by every move
+		Options: image.Options{Source: src, Progress: progress},
+	})
+})
+
+func assemble(over string) (*dom0.Dom0, error) {
 	ctx := context.Background()
+	bundle, err := guestImage()
+	if err != nil {
+		return nil, err
+	}
 	src, err := image.FindSource(ctx, "")
 	if err != nil {
 		return nil, err
@@ -68,23 +123,20 @@ var build = sync.OnceValues(func() (*parts, error) {
 	if err != nil {
 		return nil, err
 	}
-	say := func(step string) { fmt.Fprintln(os.Stderr, "xentests:", step) }
-	// A guest inside of a guest has no time for more.
-	pace := []string{"-udp-interval", "50ms", "-tcp-interval", "50ms"}
-	p := new(parts)
-	p.bundle, err = rig.Build(ctx, rig.GuestOptions{
-		Dir: filepath.Join(workDir, "guest"), Drivers: []string{"e1000", "e1000e", "8139cp"}, Witness: pace,
-		Options: image.Options{Source: src, Progress: say},
-	})
+	dir, err := os.MkdirTemp(workDir, "dom0-")
 	if err != nil {
 		return nil, err
 	}
-	p.dom0, err = dom0.Build(ctx, dom0.Options{
-		CacheDir: filepath.Join(cache, "umbra"), Source: src, Dir: workDir,
-		Files: xenlab.ImageFiles(p.bundle), Progress: say,
+	files, err := xenlab.Stage(bundle, dir)
+	if err != nil {
+		return nil, err
+	}
+	return dom0.Build(ctx, dom0.Options{
+		CacheDir: filepath.Join(cache, "umbra"), Source: src, Dir: dir, Over: over, Files: files, Progress: progress,
 	})
-	return p, err
-})
+}
+
+func progress(step string) { fmt.Fprintln(os.Stderr, "xentests:", step) }
 
 // workDir is where dom0 and image are built.
 var workDir string
@@ -102,18 +154,25 @@ func TestMain(m *testing.M) {
 }
 
 // open builds what is missing and makes the network.
-func open(t *testing.T) *lab {
+func open(t *testing.T, x xen) *lab {
 	t.Helper()
 	if testing.Short() || !*run {
 		t.Skip("a Xen test: make xen-test")
 	}
-	p, err := build()
+	if x.patched && *patched == "" {
+		t.Skip("a test of the patched Xen, and no -patched given: make xen-test")
+	}
+	d, err := x.assemble()
+	if err != nil {
+		t.Fatal(err)
+	}
+	bundle, err := guestImage()
 	if err != nil {
 		t.Fatal(err)
 	}
 	ctx, cancel := context.WithTimeoutCause(vmtest.Context(t), patience, errors.New("the test hangs"))
 	t.Cleanup(cancel)
-	l := &lab{t: t, ctx: ctx, began: time.Now(), parts: p}
+	l := &lab{t: t, ctx: ctx, began: time.Now(), xen: x, dom0: d, bundle: bundle}
 	if l.bed, err = testbed.Open(ctx, testbed.Options{Dir: vmtest.Dir(t)}); err != nil {
 		t.Fatal(err)
 	}
@@ -150,7 +209,7 @@ func (l *lab) say(format string, args ...any) {
 // host boots a host with NICs of these models in slots from 4 on.
 func (l *lab) host(name string, models ...string) *xenlab.Host {
 	l.t.Helper()
-	opts := xenlab.HostOptions{Name: name, Dom0: l.parts.dom0}
+	opts := xenlab.HostOptions{Name: name, Dom0: l.dom0}
 	opts.Dir = vmtest.Dir(l.t)
 	opts.OnLine = func(line vm.Line) { l.say("%s: %s", name, line.Text) }
 	var devices []string
@@ -195,7 +254,7 @@ func passed(n, slot int) []xenlab.Passed {
 // create boots the guest on a host and waits until its witness has gone on.
 func (l *lab) create(h *xenlab.Host, pci []xenlab.Passed) {
 	l.t.Helper()
-	opts := xenlab.DomainOptions{Name: "guest0", Bundle: l.parts.bundle, PCI: pci, Cmdline: "loglevel=6"}
+	opts := xenlab.DomainOptions{Name: "guest0", Bundle: l.bundle, PCI: pci, Leaves: l.xen.patched}
 	l.say("creating the guest with %v", pci)
 	d, err := h.Create(l.ctx, opts)
 	if err != nil {
@@ -211,21 +270,46 @@ func (l *lab) create(h *xenlab.Host, pci []xenlab.Passed) {
 	l.traffic()
 }
 
-// move moves the guest to a host, which may be the one that it is on, and waits until
-// its role has recovered and its witness has gone on.
+// move moves the guest by "xl save" and "xl restore" to a host, which may be the one
+// that it is on, and waits until its role has recovered and its witness has gone on.
 func (l *lab) move(to *xenlab.Host, pci []xenlab.Passed) {
 	l.t.Helper()
-	l.moves++
-	opts := l.guest.DomainOptions
-	opts.Name, opts.PCI = fmt.Sprint("guest", l.moves), pci
+	opts := l.next(pci)
 	l.say("moving the guest to %s with %v", to.Name, pci)
 	d, at, err := l.guest.Move(l.ctx, to, opts)
 	if err != nil {
 		l.t.Fatal(err)
 	}
+	l.say("restored after %.1f s; saved after %.1f s", at.Restored.Sub(at.Began).Seconds(), at.Saved.Sub(at.Began).Seconds())
+	l.arrived(d)
+}
+
+// migrate is move by "xl migrate", with its further options.
+func (l *lab) migrate(to *xenlab.Host, pci []xenlab.Passed, options string) {
+	l.t.Helper()
+	opts := l.next(pci)
+	l.say("migrating the guest to %s with %v", to.Name, pci)
+	d, err := l.guest.Migrate(l.ctx, to, opts, options, l.show("xl"))
+	if err != nil {
+		l.t.Fatal(err)
+	}
+	l.say("migrated")
+	l.arrived(d)
+}
+
+// next is how the guest is to be called after the next move.
+func (l *lab) next(pci []xenlab.Passed) xenlab.DomainOptions {
+	l.moves++
+	opts := l.guest.DomainOptions
+	opts.Name, opts.PCI = fmt.Sprint("guest", l.moves), pci
+	return opts
+}
+
+// arrived waits until the guest, which has been moved, has recovered.
+func (l *lab) arrived(d *xenlab.Domain) {
+	l.t.Helper()
 	l.guest = d
 	l.watch()
-	l.say("restored after %.1f s; saved after %.1f s", at.Restored.Sub(at.Began).Seconds(), at.Saved.Sub(at.Began).Seconds())
 	tl := l.timeline(l.moves)
 	l.traffic()
 	var b strings.Builder
@@ -236,6 +320,33 @@ func (l *lab) move(to *xenlab.Host, pci []xenlab.Passed) {
 	l.say("longest gap seen by the peer: %v", l.bed.Witness.Snapshot().FromGuest.LongestGap.Round(time.Millisecond))
 }
 
+// told asserts what a patched Xen has left in the store for the guest.
+func (l *lab) told(want string) {
+	l.t.Helper()
+	got, err := l.guest.Arrival(l.ctx)
+	if err != nil {
+		l.t.Fatal(err)
+	}
+	l.say("control/arrival: %s", got)
+	if got != want {
+		l.t.Errorf("control/arrival is %q, want %q", got, want)
+	}
+}
+
+// notified waits until the guest, where it is now, has said that the VM generation id's
+// notification came.
+func (l *lab) notified() {
+	l.t.Helper()
+	const want = "told of a migration by=vmgenid"
+	for !l.printed.contains(l.guest.Name, want) {
+		select {
+		case <-l.ctx.Done():
+			l.t.Fatalf("the guest did not print %q", want)
+		case <-time.After(poll):
+		}
+	}
+}
+
 // watch shows what the guest prints where it is, until the test has ended.
 func (l *lab) watch() {
 	d := l.guest
@@ -244,9 +355,17 @@ func (l *lab) watch() {
 	go func() {
 		defer close(done)
 		// It ends with an error, because it is ended.
-		_ = d.Follow(ctx, &lines{show: func(s string) { l.say("%s: %s", d.Name, s) }})
+		_ = d.Follow(ctx, l.show(d.Name))
 	}()
 	l.t.Cleanup(func() { cancel(); <-done })
+}
+
+// show shows the lines that somebody writes.
+func (l *lab) show(who string) io.Writer {
+	return &lines{show: func(s string) {
+		l.printed.add(who, s)
+		l.say("%s: %s", who, s)
+	}}
 }
 
 // lines calls show for every line written.
@@ -348,7 +467,7 @@ func (l *lab) dump(h *xenlab.Host) {
 	ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
 	defer cancel()
 	for _, line := range []string{
-		"xl list", "tail -n 40 /var/log/xen/*", "xl dmesg | tail -n 60", "cat /run/guest*.cfg", "free", "ls /run /run/xen",
+		"xl list", "tail -n 40 /var/log/xen/*", "xl dmesg | tail -n 60", "cat /run/guest*.cfg", "free", "ls /run /run/xen", "xenstore-ls",
 	} {
 		out, err := h.Run(ctx, line)
 		l.t.Logf("%s (%v):\n%s", line, err, out)

@@ -83,7 +83,10 @@ type Options struct {
 	Source   string // umbra's source
 	Dir      string // where the files are written
 	// Files are further files, by the path in dom0.
-	Files    map[string]string
+	Files map[string]string
+	// Over has files that take the place of those of the packages, and is laid out as
+	// these are; "make xen" makes one. Optional.
+	Over     string
 	Progress func(step string)
 }
 
@@ -136,6 +139,11 @@ func unpack(ctx context.Context, opts Options) (tree, error) {
 		}
 		if err := all.add(dir); err != nil {
 			return nil, fmt.Errorf("%s: %w", name, err)
+		}
+	}
+	if opts.Over != "" {
+		if err := all.replace(opts.Over); err != nil {
+			return nil, fmt.Errorf("over the packages: %w", err)
 		}
 	}
 	return all, nil

@@ -74,6 +74,28 @@ func TestTree(t *testing.T) {
 			t.Errorf("%s is not in the tree: %v", name, all)
 		}
 	}
+	over := t.TempDir()
+	if err := all.replace(over); !errors.Is(err, ErrNoFile) {
+		t.Errorf("an empty directory over the packages: %v", err)
+	}
+	if err := os.Mkdir(filepath.Join(over, "bin"), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	for _, tt := range []struct {
+		name string
+		is   error
+	}{{"a", nil}, {"none", ErrNoFile}} {
+		file := filepath.Join(over, "bin", tt.name)
+		if err := os.WriteFile(file, []byte("no ELF file either, and longer than the header of one would be......\n"), 0o644); err != nil {
+			t.Fatal(err)
+		}
+		if err := all.replace(over); !errors.Is(err, tt.is) {
+			t.Errorf("%s over the packages: %v, want %v", tt.name, err, tt.is)
+		}
+		if tt.is == nil && all["/usr/bin/a"] != file {
+			t.Errorf("%s is still %s", tt.name, all["/usr/bin/a"])
+		}
+	}
 	if got, err := all.libraries([]string{"/usr/bin/a"}, []string{"libx.so.1"}); err != nil || len(got) != 1 || got[0] != libDir+"libx.so.1" {
 		t.Errorf("libraries: %v, %v", got, err)
 	}

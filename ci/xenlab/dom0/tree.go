@@ -38,6 +38,25 @@ func (t tree) add(dir string) error {
 	})
 }
 
+// replace takes the files in dir for those that the tree has. Errors match [ErrNoFile]:
+// dir is empty, or has a file that takes no other's place.
+func (t tree) replace(dir string) error {
+	over := make(tree)
+	if err := over.add(dir); err != nil {
+		return err
+	}
+	if len(over) == 0 {
+		return fmt.Errorf("%w: %s is empty", ErrNoFile, dir)
+	}
+	for name, file := range over {
+		if _, ok := t[name]; !ok {
+			return fmt.Errorf("%w: %s, which is in %s", ErrNoFile, name, dir)
+		}
+		t[name] = file
+	}
+	return nil
+}
+
 func merged(name string) string {
 	for _, top := range []string{"/bin/", "/sbin/", "/lib/"} {
 		if strings.HasPrefix(name, top) {

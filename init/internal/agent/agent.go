@@ -267,6 +267,9 @@ func listen(ctx context.Context, log *slog.Logger, m *shadow.Manager, host *sign
 					return
 				}
 				sig = signalOf(s)
+				if sig.Cause == ctl.CauseMigration {
+					log.Info("told of a migration", "by", string(s.Source))
+				}
 			case sig = <-reloads:
 			}
 			select {
