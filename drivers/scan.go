@@ -174,8 +174,12 @@ func (t *Tree) children(path string) ([]Device, error) {
 
 // ClassDevices returns the names of the devices of a class, such as "net" or
 // "block", that belong to dev: its own and those of its children, not those of
-// PCI functions behind it when dev is a bridge. The names are sorted.
+// PCI functions behind it when dev is a bridge. The names are sorted. A device that is
+// only expected has none.
 func (t *Tree) ClassDevices(dev Device, class string) ([]string, error) {
+	if dev.Path == "" {
+		return nil, nil
+	}
 	dir := filepath.Join(t.sysfs, "class", class)
 	entries, err := os.ReadDir(dir)
 	if errors.Is(err, fs.ErrNotExist) {

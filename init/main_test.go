@@ -176,6 +176,8 @@ func TestShadowctlRefusesWhatItDoesNotUnderstand(t *testing.T) {
 		{"logs are one program's or all", "logs a b"},
 		{"reload needs one", "reload"},
 		{"one role at most", "timeline net0 net1"},
+		{"check needs a device", "check"},
+		{"and one that it can read", "check 8086:100e"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			var out bytes.Buffer

@@ -26,15 +26,20 @@ const shadowctlUsage = `usage: shadowctl [--json] COMMAND
   status           roles and their devices
   log [ROLE]       what is remembered of a role's settings
   timeline [ROLE]  what each recovery took, oldest first
+  check DEVICE...  what becomes of the roles on a host with these devices, each
+                   IDS@ADDRESS[,mac=MAC], such as 8086:10d3@0000:00:05.0
   reload ROLE      put the role's driver out and in again, without downtime
   services         programs that init looks after
   logs [NAME]      the last lines a program has printed, or all of them
 
-Exit status: 0 done, 1 failed, 2 not understood.
+Exit status: 0 done, 1 failed, 2 not understood, 3 a role would have nothing.
 `
 
 // errUsage says that the command line was not understood.
 var errUsage = errors.New("not understood")
+
+// errNothing says that a role would have nothing on the host that was asked about.
+var errNothing = errors.New("a role would have nothing there")
 
 // shadowctlTimeout bounds what only looks something up. A reload takes what it
 // takes.
@@ -52,6 +57,8 @@ func shadowctl(args []string) int {
 	case errors.Is(err, errUsage):
 		fmt.Fprint(os.Stderr, "shadowctl: ", err, "\n", shadowctlUsage)
 		return 2
+	case errors.Is(err, errNothing):
+		return 3
 	}
 	fmt.Fprintln(os.Stderr, "shadowctl:", err)
 	return 1
@@ -77,6 +84,8 @@ func shadowctlRun(ctx context.Context, w io.Writer, words []string, asJSON bool)
 		most = 0
 	case ctl.CmdReload:
 		least = 1
+	case ctl.CmdCheck:
+		least, most = 1, len(rest)
 	case ctl.CmdLog, ctl.CmdTimeline, "logs":
 	default:
 		return fmt.Errorf("%w: %q", errUsage, cmd)
@@ -96,6 +105,8 @@ func shadowctlRun(ctx context.Context, w io.Writer, words []string, asJSON bool)
 		return p.services(ctx)
 	case "logs":
 		return p.logs(ctx, name)
+	case ctl.CmdCheck:
+		return p.check(ctx, rest)
 	}
 	return p.agent(ctx, cmd, ctl.RoleArgs{Role: name})
 }
@@ -148,6 +159,34 @@ func (p printer) agent(ctx context.Context, cmd string, role ctl.RoleArgs) error
 		return err
 	}
 	return p.show(ts, func() error { return ctl.RenderTimelines(p.w, ts) })
+}
+
+// check asks the agent about a host with these devices.
+func (p printer) check(ctx context.Context, devices []string) error {
+	var req ctl.Check
+	for _, text := range devices {
+		d, err := ctl.ParseCheckDevice(text)
+		if err != nil {
+			return fmt.Errorf("%w: %w", errUsage, err)
+		}
+		req.Devices = append(req.Devices, d)
+	}
+	c, err := ctl.Dial(ctx, ctl.SocketPath, nil)
+	if err != nil {
+		return err
+	}
+	defer c.Close()
+	var r ctl.CheckReport
+	if err := c.Call(ctx, ctl.CmdCheck, req, &r); err != nil {
+		return err
+	}
+	if err := p.show(r, func() error { return ctl.RenderCheck(p.w, r) }); err != nil {
+		return err
+	}
+	if len(r.Refused()) > 0 {
+		return errNothing
+	}
+	return nil
 }
 
 // services shows the programs init looks after. Unlike the agent's command it does so

@@ -124,6 +124,7 @@ type role struct {
 	message    string
 	rec        *Recovery
 	done       []ctl.Timeline
+	lessons    []lesson // of the drivers that it has had, the newest last
 	recoveries uint64
 }
 
@@ -159,6 +160,9 @@ func (m *Manager) addRole(r Role, c Class, auto bool) (*role, error) {
 		return nil, &RoleError{Role: r.Name, Step: "new shadow", Err: err}
 	}
 	n := &role{Role: r, class: c, shadow: sh, journal: j, auto: auto, since: Now(), done: st.Timelines}
+	if _, err := st.Fact(factLessons, &n.lessons); err != nil {
+		m.log.Error("journal", "role", r.Name, "err", err)
+	}
 	for _, tl := range st.Timelines {
 		n.recoveries = max(n.recoveries, tl.Recovery)
 	}

@@ -61,6 +61,8 @@ type fakeClass struct {
 	intact bool
 	// activated are the roles of the calls of Activate.
 	activated []string
+	// opened are the drivers of the calls of Open.
+	opened []string
 	// link, if not nil, is what Complete waits for.
 	link chan struct{}
 }
@@ -119,6 +121,9 @@ func (s *fakeShadow) Detach(_ context.Context, old Old, _ *Recovery) error {
 }
 func (s *fakeShadow) Open(_ context.Context, d drivers.Device, _ *Recovery) error {
 	s.c.note("open %s %s", d.Driver, d.Address)
+	s.c.mu.Lock()
+	defer s.c.mu.Unlock()
+	s.c.opened = append(s.c.opened, d.Driver)
 	return nil
 }
 func (s *fakeShadow) Complete(ctx context.Context, d drivers.Device, _ *Recovery) error {

@@ -370,6 +370,7 @@ func (m *Manager) complete(ctx context.Context, r *role, sig Signal) error {
 	if len(retired) > 0 {
 		m.tidying.Go(func() { m.retire(whole, r, tl, retired) })
 	}
+	m.learn(r, dev)
 	return nil
 }
 
@@ -408,7 +409,7 @@ func (m *Manager) reportVacant(devs []drivers.Device) {
 			switch {
 			case !bad || !r.class.Owns(d):
 			case errors.Is(why, drivers.ErrNoDriver):
-				msg = fmt.Sprintf("%s: the device at %s (%s) has no driver in this image", state, d.Address, d.IDs)
+				msg = state + ": " + noDriver(d)
 			default:
 				msg = fmt.Sprintf("%s: the device at %s (%s) cannot be used: %v", state, d.Address, d.IDs, why)
 			}

@@ -8,6 +8,7 @@ import (
 	"context"
 	"errors"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/umbra-vm/umbra/drivers"
@@ -62,7 +63,12 @@ func (m *Manager) failOverAll(ctx context.Context, sig Signal) {
 }
 
 // onStandby names a standby for a person, in the place of a device.
-func onStandby(d drivers.Device) string { return describe(d) + " (standby)" }
+func onStandby(d drivers.Device) string { return describe(d) + standbyMark }
+
+const standbyMark = " (standby)"
+
+// isStandby reports whether a name is one that onStandby has made.
+func isStandby(name string) bool { return strings.HasSuffix(name, standbyMark) }
 
 func (m *Manager) works(ctx context.Context, dev drivers.Device) bool {
 	v, err := m.hw.Verify(ctx, dev)

@@ -195,7 +195,8 @@ func (m *Manager) release(ctx context.Context, r *role, dev drivers.Device, rec 
 func (m *Manager) enter(ctx context.Context, sig Signal, l loss) (*Recovery, drivers.Device, Old) {
 	r := l.role
 	m.mu.Lock()
-	if r.rec == nil {
+	served := r.rec == nil
+	if served {
 		r.rec = NewRecovery(r.Name, sig.Cause, m.follow(r))
 		if sig.At != 0 {
 			r.rec.StampAt(ctl.StampDetected, sig.At)
@@ -227,6 +228,9 @@ func (m *Manager) enter(ctx context.Context, sig Signal, l loss) (*Recovery, dri
 		m.fail(r, &RoleError{r.Name, "enter active mode", dev.Address, err})
 	}
 	rec.Stamp(ctl.StampActive)
+	if served && !r.auto {
+		m.relearn(r, driverOf(dev))
+	}
 	m.mu.Lock()
 	r.kept = errors.Is(err, ErrKept)
 	m.mu.Unlock()

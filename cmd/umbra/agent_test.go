@@ -6,9 +6,11 @@ package main
 
 import (
 	"context"
+	"encoding/json"
 	"fmt"
 	"os"
 	"os/signal"
+	"strings"
 	"syscall"
 	"time"
 
@@ -39,6 +41,7 @@ func agent() {
 		ctl.CmdTimeline: ctl.Handle(ofRole(recoveries)),
 		ctl.CmdServices: ctl.Handle(ofRole([]ctl.Service{{Name: "app", State: "running", Starts: 2}})),
 		ctl.CmdLogs:     ctl.Handle(lines),
+		ctl.CmdCheck:    ctl.Handle(check),
 	}, nil)
 	if err := server.Serve(ctx, l); err != nil {
 		fmt.Fprintln(os.Stderr, err)
@@ -77,4 +80,28 @@ func lines(ctx context.Context, a ctl.LogsArgs) (any, error) {
 		}
 	}
 	return logs, nil
+}
+
+// check gives every NIC a role, and has no driver for those of Realtek. What it was told
+// of the source is in Reason.
+func check(_ context.Context, req ctl.Check) (any, error) {
+	told, err := json.Marshal(ctl.Check{Leaves: req.Leaves, Unplug: req.Unplug, Later: req.Later})
+	if err != nil {
+		return nil, err
+	}
+	var r ctl.CheckReport
+	for _, d := range req.Devices {
+		if d.Class != "" && d.Class != "0200" {
+			continue
+		}
+		f := ctl.Forecast{
+			Role: fmt.Sprintf("net%d", len(r.Roles)), Verdict: ctl.VerdictTaken, Reason: string(told),
+			Device: d.Address, IDs: d.IDs, Drivers: []string{d.MAC},
+		}
+		if strings.HasPrefix(d.IDs, "10ec:") {
+			f.Verdict, f.Reason = ctl.VerdictNoDriver, "the device at "+d.Address+" has no driver; "+f.Reason
+		}
+		r.Roles = append(r.Roles, f)
+	}
+	return r, nil
 }

@@ -50,6 +50,7 @@ Exit codes:
 	root.AddCommand(
 		newBuild(),
 		newRun(),
+		newCheck(),
 		newMigrate(),
 		newStatus(),
 		newServices(),

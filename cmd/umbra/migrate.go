@@ -28,6 +28,7 @@ type migration struct {
 	fromCtl, ctl  string
 	connect       time.Duration
 	json, verbose bool
+	force         bool
 	unplug, plug  []string
 	hotplug.Options
 }
@@ -50,6 +51,10 @@ with an id. For --unplug that is what the device was made with: so it is made
 again if the move fails. Back ends (-netdev, -blockdev) have to be there and
 are left alone. From the unplug to the plug the guest's shadow holds what
 programs send, within its bound.
+
+Before anything is done the guest is asked through --from-ctl, as by umbra check,
+whether it could drive what the destination has. If a role would have nothing
+there nothing is done, and the exit code is 3, unless --force says otherwise.
 
 Neither QEMU is ended. If the migration fails, or is interrupted, the guest
 goes on where it was, with its hardware as it was, and the exit code is 4. If
@@ -76,7 +81,8 @@ given the device again.`,
 	f.StringArrayVar(&m.unplug, "unplug", nil, "`OPTIONS` of a device to be unplugged from the source, as it was made (repeatable)")
 	f.StringArrayVar(&m.plug, "plug", nil, "`OPTIONS` of a device to be plugged in where the guest has moved to (repeatable)")
 	f.DurationVar(&m.Timeout, "unplug-timeout", hotplug.DefaultTimeout, "how long the guest may take to let go of a device")
-	f.StringVar(&m.fromCtl, "from-ctl", "", "control socket of the source, through which the guest is told of an unplug beforehand")
+	f.StringVar(&m.fromCtl, "from-ctl", "", "control socket of the source, through which the guest is asked, and told of an unplug, beforehand")
+	f.BoolVar(&m.force, "force", false, "move the guest even if a role would have no device, or none with a driver, there")
 	f.StringVar(&m.ctl, "ctl", "", "control socket of the destination, through which the guest is told")
 	f.Int64Var(&m.BandwidthBps, "bandwidth", 0, "limit in bytes per second, 0 for none")
 	f.DurationVar(&m.DowntimeLimit, "downtime-limit", 0, "how long the guest may stand still for the last of its memory (default QEMU's, 300ms)")
@@ -109,6 +115,9 @@ func (m *migration) run(ctx context.Context, stdout, stderr io.Writer) error {
 	}
 	defer dst.Close()
 
+	if err := m.check(ctx, src, dst, stderr); err != nil {
+		return err
+	}
 	report, err := hotplug.Run(ctx, src, dst, m.Options)
 	if err != nil {
 		err = &codeError{migrateCode(err), err}
@@ -189,7 +198,11 @@ func progress(w io.Writer, s hotplug.Step) {
 }
 
 func (m *migration) dial(ctx context.Context, side, path string) (*qmp.Client, error) {
-	ctx, cancel := context.WithTimeout(ctx, m.connect)
+	return dialQMP(ctx, side, path, m.connect)
+}
+
+func dialQMP(ctx context.Context, side, path string, timeout time.Duration) (*qmp.Client, error) {
+	ctx, cancel := context.WithTimeout(ctx, timeout)
 	defer cancel()
 	c, err := qmp.Dial(ctx, path)
 	if err != nil {

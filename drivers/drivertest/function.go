@@ -69,13 +69,8 @@ func Virtio(device uint16) Child {
 	}
 }
 
-// Modalias returns the modalias the kernel gives to the function
-// (drivers/pci/pci-sysfs.c, modalias_show).
-func (f Function) Modalias() string {
-	return fmt.Sprintf("pci:v%08Xd%08Xsv%08Xsd%08Xbc%02Xsc%02Xi%02X",
-		f.IDs.Vendor, f.IDs.Device, f.IDs.SubsystemVendor, f.IDs.SubsystemDevice,
-		f.Class>>16, f.Class>>8&0xff, f.Class&0xff)
-}
+// Modalias returns the modalias the kernel gives to the function.
+func (f Function) Modalias() string { return pci.Modalias(f.IDs, f.Class) }
 
 // function is a Function in its slot.
 type function struct {

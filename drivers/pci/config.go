@@ -75,6 +75,13 @@ type IDs struct {
 // String returns vendor and device as people write them, "8086:100e".
 func (i IDs) String() string { return fmt.Sprintf("%04x:%04x", i.Vendor, i.Device) }
 
+// Modalias returns the modalias that the kernel gives to a function of these ids and
+// this class code, 24 bits (drivers/pci/pci-sysfs.c, modalias_show).
+func Modalias(ids IDs, class uint32) string {
+	return fmt.Sprintf("pci:v%08Xd%08Xsv%08Xsd%08Xbc%02Xsc%02Xi%02X",
+		ids.Vendor, ids.Device, ids.SubsystemVendor, ids.SubsystemDevice, class>>16, class>>8&0xff, class&0xff)
+}
+
 // A Config is the content of a function's configuration space.
 type Config struct {
 	IDs        IDs

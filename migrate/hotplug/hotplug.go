@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/umbra-vm/umbra/migrate"
+	"github.com/umbra-vm/umbra/migrate/inventory"
 	"github.com/umbra-vm/umbra/migrate/qmp"
 )
 
@@ -233,7 +234,7 @@ func (u *unplugging) tell(ctx context.Context) {
 	if u.opts.Guest == nil || ctx.Err() != nil {
 		return
 	}
-	address, err := pciAddress(ctx, u.src, u.device.ID)
+	address, err := inventory.Address(ctx, u.src, u.device.ID)
 	if err == nil && address == "" {
 		return // not PCI
 	}

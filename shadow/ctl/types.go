@@ -36,6 +36,7 @@ const (
 	CmdMigrated = "migrated" // Migrated; no data
 	CmdReload   = "reload"   // RoleArgs; data is Timeline
 	CmdUnplug   = "unplug"   // Unplug; no data
+	CmdCheck    = "check"    // Check; data is CheckReport
 )
 
 // The modes of a role.

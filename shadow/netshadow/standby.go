@@ -21,7 +21,10 @@ import (
 	"github.com/umbra-vm/umbra/shadow/netshadow/hold"
 )
 
-var _ shadow.Stander = (*netShadow)(nil)
+var (
+	_ shadow.Stander = (*netShadow)(nil)
+	_ shadow.Keeper  = (*netShadow)(nil)
+)
 
 // paravirtualDrivers are those of NICs that a hypervisor moves by itself, by their
 // modules, and by their names for kernels that have them built in. That of xen-netfront is

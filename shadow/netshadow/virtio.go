@@ -34,6 +34,12 @@ func (s *netShadow) stuck(old shadow.Old) error {
 	return nil
 }
 
+// Keeps returns the error with which Activate would leave dev to its driver if another
+// device were in its place.
+func (s *netShadow) Keeps(dev drivers.Device) error {
+	return s.stuck(shadow.Old{Device: dev, Verdict: drivers.Replaced})
+}
+
 // letGo makes the driver of a virtio device let go of it. To remove the function
 // that offers the device takes longer, most of it to ask ACPI for the routing of
 // interrupts, and is left for later where it can be.

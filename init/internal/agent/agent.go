@@ -315,6 +315,13 @@ func handlers(opt Options, m *shadow.Manager, host *signals.Manual, reloads chan
 		ctl.CmdReload: ctl.Handle(func(ctx context.Context, a ctl.RoleArgs) (any, error) {
 			return reload(ctx, m, a.Role, reloads)
 		}),
+		ctl.CmdCheck: ctl.Handle(func(_ context.Context, a ctl.Check) (any, error) {
+			report, err := m.Check(a)
+			if errors.Is(err, shadow.ErrCheck) {
+				return nil, &ctl.RemoteError{Code: ctl.CodeBadRequest, Message: err.Error()}
+			}
+			return report, err
+		}),
 		ctl.CmdUnplug: ctl.Handle(func(ctx context.Context, a ctl.Unplug) (any, error) {
 			return nil, unplug(ctx, m, a, reloads)
 		}),
