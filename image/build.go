@@ -179,15 +179,18 @@ func (c *Config) prepare(ctx context.Context, work string, opts Options) (*parts
 
 // build writes every file of the bundle into dir, which is empty.
 func (c *Config) build(ctx context.Context, p *parts, dir string, opts Options) (*Bundle, error) {
-	guest := c.guest(p.modules.boot, p.modules.prefetch)
-	if err := guest.Validate(); err != nil {
+	var guest bytes.Buffer
+	if err := c.guest(p.modules).Encode(&guest); err != nil {
+		return nil, err
+	}
+	if _, err := config.LoadBytes(guest.Bytes()); err != nil {
 		return nil, fmt.Errorf("configuration of the guest: %w", err)
 	}
 	a := initramfs.New()
 	if len(p.pkgs) > 0 {
 		a.MergeUsr()
 	}
-	if err := addSystem(a, p.init, guest); err != nil {
+	if err := addSystem(a, p.init, guest.Bytes()); err != nil {
 		return nil, err
 	}
 	if err := addModules(a, p); err != nil {
@@ -224,11 +227,7 @@ func (c *Config) build(ctx context.Context, p *parts, dir string, opts Options) 
 func (c *Config) initramfsFile() string { return "initramfs.cpio." + c.Image.Compression.Suffix() }
 
 // addSystem adds init under all its names, and its configuration.
-func addSystem(a *initramfs.Archive, initFile string, guest *config.Config) error {
-	var text bytes.Buffer
-	if err := guest.Encode(&text); err != nil {
-		return err
-	}
+func addSystem(a *initramfs.Archive, initFile string, guest []byte) error {
 	if err := a.AddFile(initFile, "/init"); err != nil {
 		return err
 	}
@@ -237,7 +236,7 @@ func addSystem(a *initramfs.Archive, initFile string, guest *config.Config) erro
 			return err
 		}
 	}
-	return a.AddContent(config.Path, text.Bytes())
+	return a.AddContent(config.Path, guest)
 }
 
 // addModules adds the files of the modules, unpacked, and an index of just

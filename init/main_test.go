@@ -33,6 +33,7 @@ var allowed = []string{
 	"github.com/mdlayher/netlink",
 	"github.com/mdlayher/packet",
 	"github.com/mdlayher/socket",
+	"github.com/pelletier/go-toml/v2",
 	"github.com/pierrec/lz4/v4", // by u-root/uio
 	"github.com/safchain/ethtool",
 	"github.com/u-root/u-root",

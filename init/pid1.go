@@ -46,6 +46,7 @@ type pid1 struct {
 	supervisor *supervise.Supervisor
 	fds        fdstore.Store
 	requests   chan power.Request
+	faults     []string // of the configuration; set before anybody can ask
 }
 
 // beInit is process 1. It never returns.
@@ -105,14 +106,7 @@ func (p *pid1) up(context.Context) {
 	} else {
 		p.log.Info("file systems and devices are ready")
 	}
-	cfg, err := loadConfig()
-	if err != nil {
-		p.log.Error("configuration", "err", err)
-	}
-	p.level.Set(level(cfg.Debug))
-	if err := boot.Hostname(cfg.Hostname); err != nil {
-		p.log.Warn("host name", "err", err)
-	}
+	cfg := p.configure(self)
 	p.listen()
 	p.background("power button", p.watchButton)
 	p.background("Xen", p.watchXen)
@@ -313,7 +307,9 @@ func daemons() []supervise.Spec {
 // service changes as soon as it runs is to be in the log.
 const recorded = "/recorded"
 
-func isDaemon(name string) bool { return name == "shadowd" || name == "netcfgd" }
+func isDaemon(name string) bool {
+	return name == "shadowd" || name == "netcfgd" || name == deployProgram
+}
 
 // specs returns what is to run: our daemons, the services of the configuration
 // and, for debugging, a shell on the console.

@@ -176,6 +176,9 @@ func (p printer) services(ctx context.Context) error {
 
 func renderServices(w io.Writer, st *notify.Status) error {
 	var b strings.Builder
+	for _, f := range st.Faults {
+		fmt.Fprintln(&b, "not started, the configuration was refused:", f)
+	}
 	fmt.Fprintf(&b, "%-16s %-12s %6s %10s %6s  %s\n", "SERVICE", "STATE", "PID", "FOR", "STARTS", "LAST END")
 	for _, s := range st.Services {
 		pid, since := "-", "-"
