@@ -356,6 +356,9 @@ func (c *Config) guest(s *selection) *config.Config {
 		Shadow:         c.Image.Shadow,
 		Debug:          c.Image.Debug,
 	}
+	for i := range g.Roles { // defaults are filled in there, and not in the description
+		g.Roles[i].VLANs = slices.Clone(g.Roles[i].VLANs)
+	}
 	for _, s := range c.Services {
 		g.Services = append(g.Services, config.Service{
 			Name: s.Name, Argv: s.Exec, Env: s.Env, Dir: s.Dir, Needs: s.Needs, Restart: s.Restart, Backoff: s.Backoff,

@@ -162,7 +162,7 @@ func TestShadowctlFlags(t *testing.T) {
 
 func TestRenderServices(t *testing.T) {
 	var out strings.Builder
-	err := renderServices(&out, &notify.Status{Services: []notify.Service{
+	err := renderServices(&out, &notify.Status{Faults: []string{"fw_cfg x: line 1: a: no such key"}, Services: []notify.Service{
 		{Name: "app", State: "running", PID: 71, For: 90 * time.Second, Starts: 2, LastExit: "exit code 1"},
 		{Name: "once", State: "waiting"},
 	}})
@@ -170,6 +170,7 @@ func TestRenderServices(t *testing.T) {
 		t.Fatal(err)
 	}
 	want := "" +
+		"not started, the configuration was refused: fw_cfg x: line 1: a: no such key\n" +
 		"SERVICE          STATE           PID        FOR STARTS  LAST END\n" +
 		"app              running          71      1m30s      2  exit code 1\n" +
 		"once             waiting           -          -      0  \n"

@@ -52,7 +52,7 @@ func Gather(ctx context.Context, log *slog.Logger, image []byte, cmdline string,
 		own.SetDefaults()
 	}
 	r.Config = own
-	faults := []error{err}
+	faults := []error{err, own.Override(cmdline)}
 
 	var docs []*overlay.Document
 	for _, read := range sources {
@@ -66,11 +66,11 @@ func Gather(ctx context.Context, log *slog.Logger, image []byte, cmdline string,
 	if errors.Join(faults...) == nil && len(docs) > 0 {
 		merged, err := overlay.Apply(image, docs...)
 		if err == nil {
+			err = merged.Override(cmdline)
 			r.Config = merged
 		}
 		faults = append(faults, err)
 	}
-	faults = append(faults, r.Config.Override(cmdline))
 	for _, err := range faults {
 		if err != nil {
 			r.Faults = append(r.Faults, strings.Split(err.Error(), "\n")...)

@@ -30,7 +30,8 @@ func Drive(modules []string, mountPoint string, load Loader) Source {
 		// only after what the module began in the background (do_init_module in
 		// kernel/module/main.c, async_synchronize_full).
 		for _, m := range modules {
-			if err := load(ctx, m, ""); err != nil {
+			err := load(ctx, m, "")
+			if err != nil && !errors.Is(err, unix.ENODEV) { // front ends of Xen, elsewhere
 				log.Warn("a volume with configuration may not be found", "err", err)
 			}
 		}

@@ -112,7 +112,7 @@ func TestDrive(t *testing.T) {
 		}, "u by volume config-2 on sr0: openstack/latest/meta_data.json, volume config-2 on sr0: openstack/latest/user_data"},
 		{"a key in meta_data.json that is none", map[string][]byte{"sr0": iso("config-2")}, map[string]string{
 			"openstack/latest/meta_data.json": `{"public_keys": {"ann": "x"}}`,
-		}, `volume config-2 on sr0: openstack/latest/meta_data.json: image.authorized_keys: "x": want a public key in one line, such as ssh-ed25519 AAAA… name`},
+		}, `volume config-2 on sr0: openstack/latest/meta_data.json: image.authorized_keys[0]: "x": want a public key in one line, such as ssh-ed25519 AAAA… name`},
 		{"two volumes", map[string][]byte{"sr0": iso("cidata"), "vda": fat("16", "config-2")}, nil,
 			"volume with configuration: sr0 (cidata) and vda (config-2): want one"},
 	} {

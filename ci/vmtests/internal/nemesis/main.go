@@ -17,6 +17,7 @@
 //	                    device have whenever that changes
 //	nemesis=ipv6        tell what addresses and gateways of IPv6 the proxy has
 //	                    whenever that changes
+//	nemesis=told        say what was configured at deploy time
 //	nemesis=run@PROGRAM run the tests in /bin/PROGRAM, with the agent stopped
 //
 // Others stack interfaces on the proxy, one after the other, and then run a witness
@@ -103,6 +104,8 @@ func do(ctx context.Context, deed string) error {
 		return changeMAC(ctx)
 	case "ipv6":
 		return tellIPv6(ctx)
+	case "told":
+		return sayTold()
 	case "run":
 		return runTests(ctx, at)
 	case "settings":
