@@ -24,7 +24,7 @@ import (
 const publicKey = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIAABAgMEBQYHCAkKCwwNDg8QERITFBUWFxgZGhscHR4f ann"
 
 // TestDeploy boots one image with a document from each place that QEMU has, and reads
-// back in the guest what became of them. Then the guest moves, and is still that.
+// back in the guest what became of them.
 func TestDeploy(t *testing.T) {
 	dir := t.TempDir()
 	volume := filepath.Join(dir, "volume")
