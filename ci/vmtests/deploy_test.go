@@ -24,7 +24,8 @@ import (
 const publicKey = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIAABAgMEBQYHCAkKCwwNDg8QERITFBUWFxgZGhscHR4f ann"
 
 // TestDeploy boots one image with a document from each place that QEMU has, and reads
-// back in the guest what became of them.
+// back in the guest what became of them. Then the guest moves, with its volume and its
+// VLAN.
 func TestDeploy(t *testing.T) {
 	dir := t.TempDir()
 	volume := filepath.Join(dir, "volume")
@@ -59,6 +60,9 @@ func TestDeploy(t *testing.T) {
 	if err != nil || st.Hostname != "from-cmdline" || len(st.Faults) > 0 {
 		t.Errorf("status of host %q, faults %q, %v", st.Hostname, st.Faults, err)
 	}
+	g.traffic()
+	g.move(e1000At5)
+	g.lossless(g.recovered(1))
 	g.traffic()
 	g.unharmed()
 }
