@@ -249,16 +249,16 @@ func addSystem(a *initramfs.Archive, initFile string) error {
 
 // addGuest adds the configuration of the guest, for which everything else must be there.
 func (c *Config) addGuest(a *initramfs.Archive, m *selection) error {
-	guest := c.guest(m.boot, m.prefetch)
+	guest := c.guest(m)
 	if err := c.findUsers(a, guest); err != nil {
 		return err
-	}
-	if err := guest.Validate(); err != nil {
-		return fmt.Errorf("configuration of the guest: %w", err)
 	}
 	var text bytes.Buffer
 	if err := guest.Encode(&text); err != nil {
 		return err
+	}
+	if _, err := config.LoadBytes(text.Bytes()); err != nil {
+		return fmt.Errorf("configuration of the guest: %w", err)
 	}
 	return a.AddContent(config.Path, text.Bytes())
 }

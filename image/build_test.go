@@ -113,6 +113,38 @@ func unpack(t *testing.T, name string) map[string]string {
 	return files
 }
 
+// What a guest can be told at deploy time needs modules, and defaults that wait for it.
+func TestBuildForDeployTime(t *testing.T) {
+	dir := project(t, `[kernel]
+deb = "linux.deb"
+[drivers]
+classes = ["config-drive"]
+[[role]]
+name = "net0"
+class = "net"
+[[role.vlan]]
+id = 5
+`)
+	b := mustBuild(t, dir, "out")
+	files := unpack(t, filepath.Join(dir, "out", b.Initramfs))
+	guest, err := config.Load(strings.NewReader(files[config.Path]))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if diff := cmp.Diff([]string{"virtio_pci", "isofs"}, guest.Drive); diff != "" {
+		t.Errorf("modules of a drive that the kernel has (-want +got):\n%s", diff)
+	}
+	if !slices.Contains(guest.Modules, "8021q") {
+		t.Errorf("modules %q are not enough for a VLAN", guest.Modules)
+	}
+	if _, ok := files["/lib/modules/"+kerneltest.Release+"/kernel/fs/isofs/isofs.ko"]; !ok {
+		t.Error("isofs is not in the image")
+	}
+	if strings.Contains(files[config.Path], "dhcp") {
+		t.Error("a default is written down: a document that says static would meet it")
+	}
+}
+
 func TestBuild(t *testing.T) {
 	dir := project(t, simple)
 	b := mustBuild(t, dir, "out")
@@ -142,6 +174,8 @@ func TestBuild(t *testing.T) {
 		"kernel/drivers/net/virtio_net.ko":                 true,
 		"kernel/net/core/failover.ko":                      true, // needed by net_failover, needed by virtio_net
 		"kernel/net/tls/tls.ko":                            true, // needed by bonding
+		"kernel/drivers/firmware/qemu_fw_cfg.ko":           true, // for configuration at deploy time
+		"kernel/fs/isofs/isofs.ko":                         false,
 		"kernel/sound/beep.ko":                             false,
 		"modules.dep":                                      true,
 		"modules.alias":                                    true,

@@ -24,6 +24,11 @@ type Class struct {
 	// it.
 	Below []string
 	Alias string
+
+	// Drive says that the members are what the guest finds a volume with
+	// configuration with, in the order of loading. Those that a kernel does not
+	// have are left out.
+	Drive bool
 }
 
 // Classes are the sets that drivers.classes of a description can name.
@@ -52,6 +57,17 @@ func Classes() []Class {
 			Doc:   "every PCI Ethernet driver of the kernel, virtual functions included; large",
 			Below: []string{"kernel/drivers/net/ethernet", "kernel/drivers/net/vmxnet3"},
 			Alias: "pci:",
+		},
+		{
+			Name:  "config-drive",
+			Doc:   "what a NoCloud volume or an OpenStack config drive is read with: IDE, AHCI, virtio and Xen disks",
+			Drive: true,
+			// Debian mounts FAT with code page 437 and names in ASCII
+			// (CONFIG_FAT_DEFAULT_CODEPAGE, CONFIG_FAT_DEFAULT_IOCHARSET).
+			Modules: []string{
+				"virtio_pci", "virtio_blk", "virtio_scsi", "ata_piix", "ahci", "xen-blkfront", "sr_mod", "sd_mod",
+				"isofs", "nls_cp437", "nls_ascii", "vfat",
+			},
 		},
 	}
 }
@@ -88,6 +104,12 @@ var bootModules = []struct {
 	{"button", true},
 	{"evdev", true}, // through which the power button is heard
 }
+
+// deployModule is what QEMU's fw_cfg is read with, where the kernel has it as a module.
+const deployModule = "qemu_fw_cfg"
+
+// vlanModule makes the interfaces of VLANs.
+const vlanModule = "8021q"
 
 // suggest returns a hint for a name that is not among the known ones: those
 // that differ least from it, if they differ by little.

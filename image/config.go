@@ -25,6 +25,7 @@ import (
 	"github.com/pelletier/go-toml/v2"
 	"github.com/umbra-vm/umbra/image/machine"
 	"github.com/umbra-vm/umbra/init/config"
+	"github.com/umbra-vm/umbra/init/config/position"
 )
 
 // Example is a description that shows every key.
@@ -46,7 +47,7 @@ type Config struct {
 
 	file string // as given to Load, for errors
 	dir  string // what relative paths in the file are relative to
-	pos  positions
+	pos  position.Map
 }
 
 // Image holds what concerns the image as a whole.
@@ -57,6 +58,9 @@ type Image struct {
 	Compression Compression `toml:"compression"` // of the initramfs, default zstd
 	Cmdline     string      `toml:"cmdline"`     // added to the kernel command line
 	Files       []string    `toml:"files"`       // "source:path in the guest"
+
+	// AuthorizedKeys are public keys of those who may log in, for a service.
+	AuthorizedKeys []string `toml:"authorized_keys"`
 
 	// Shadow "off" builds an image that uses its hardware directly.
 	Shadow config.Switch `toml:"shadow"`
@@ -186,7 +190,7 @@ func Parse(name string, text []byte) (*Config, error) {
 	if err := dec.Decode(c); err != nil {
 		return nil, c.decodeError(err)
 	}
-	c.pos = findPositions(text)
+	c.pos = position.Find(text)
 	c.setDefaults()
 	if err := c.validate(); err != nil {
 		return nil, err
@@ -246,7 +250,7 @@ func (c *Config) setDefaults() {
 
 // fail makes the error about the key of that path.
 func (c *Config) fail(key, format string, args ...any) error {
-	return &ConfigError{File: c.file, Line: c.pos.line(key), Key: key, Err: fmt.Errorf(format, args...)}
+	return &ConfigError{File: c.file, Line: c.pos.Line(key), Key: key, Err: fmt.Errorf(format, args...)}
 }
 
 // imageName is what makes a file name, an xl domain name and a QEMU name.
@@ -311,7 +315,8 @@ func (c *Config) validateKernel() []error {
 // validateGuest checks what becomes the guest's own configuration by the
 // guest's own rules, and says where in the description the fault lies.
 func (c *Config) validateGuest() []error {
-	g := c.guest(nil, nil)
+	g := c.guest(new(selection))
+	g.SetDefaults()
 	err := g.Validate()
 	if err == nil {
 		return nil
@@ -328,7 +333,7 @@ func (c *Config) validateGuest() []error {
 		if field.Value != "" {
 			reason = fmt.Errorf("%q: %w", field.Value, field.Err)
 		}
-		errs = append(errs, &ConfigError{File: c.file, Line: c.pos.line(key), Key: key, Err: reason})
+		errs = append(errs, &ConfigError{File: c.file, Line: c.pos.Line(key), Key: key, Err: reason})
 	}
 	return errs
 }
@@ -337,6 +342,7 @@ func (c *Config) validateGuest() []error {
 func ourKey(field string) string {
 	for _, r := range []struct{ guest, ours string }{
 		{"roles[", "role["}, {"services[", "service["}, {"hostname", "image.hostname"}, {"shadow", "image.shadow"},
+		{"authorized_keys", "image.authorized_keys"},
 	} {
 		if rest, ok := strings.CutPrefix(field, r.guest); ok {
 			return strings.Replace(r.ours+rest, "].argv", "].exec", 1)
@@ -354,17 +360,23 @@ func joined(err error) []error {
 	return []error{err}
 }
 
-// guest makes the configuration for the guest, with these modules.
-func (c *Config) guest(modules, prefetch []string) *config.Config {
+// guest makes the configuration for the guest, with these modules. What has a default
+// and is not given stays empty: it may depend on what is given at deploy time.
+func (c *Config) guest(s *selection) *config.Config {
 	g := &config.Config{
-		Hostname: c.Image.Hostname,
-		Modules:  modules,
-		Prefetch: prefetch,
-		Roles:    slices.Clone(c.Roles),
-		Log:      c.Log,
-		Shadow:   c.Image.Shadow,
-		Status:   c.Status,
-		Debug:    c.Image.Debug,
+		Hostname:       c.Image.Hostname,
+		AuthorizedKeys: c.Image.AuthorizedKeys,
+		Modules:        s.boot,
+		Prefetch:       s.prefetch,
+		Drive:          s.drive,
+		Roles:          slices.Clone(c.Roles),
+		Log:            c.Log,
+		Shadow:         c.Image.Shadow,
+		Status:         c.Status,
+		Debug:          c.Image.Debug,
+	}
+	for i := range g.Roles { // defaults are filled in there, and not in the description
+		g.Roles[i].VLANs = slices.Clone(g.Roles[i].VLANs)
 	}
 	for _, s := range c.Services {
 		g.Services = append(g.Services, config.Service{
@@ -374,7 +386,6 @@ func (c *Config) guest(modules, prefetch []string) *config.Config {
 			ReadOnlyRoot: s.ReadOnlyRoot, Writable: s.Writable,
 		})
 	}
-	g.SetDefaults()
 	return g
 }
 

@@ -79,11 +79,11 @@ func TestParse(t *testing.T) {
 	if diff := cmp.Diff(want, files, cmp.AllowUnexported(fileSpec{})); diff != "" {
 		t.Errorf("files (-want +got):\n%s", diff)
 	}
-	guest := c.guest([]string{"tun"}, []string{"igbvf"})
-	if guest.Roles[1].Network.Method != config.MethodDHCP {
-		t.Errorf("role without network: %+v, want DHCP", guest.Roles[1].Network)
+	guest := c.guest(&selection{boot: []string{"tun"}, prefetch: []string{"igbvf"}})
+	if guest.Roles[1].Network.Method != "" {
+		t.Errorf("role without network: %+v, want it to be left to what is said at deploy time", guest.Roles[1].Network)
 	}
-	if s := guest.Services[0]; s.Backoff.Min != 50 || s.Backoff.Max != config.DefaultBackoffMax || s.Argv[0] != "/bin/app" {
+	if s := guest.Services[0]; s.Backoff != (config.Backoff{Min: 50}) || s.Argv[0] != "/bin/app" {
 		t.Errorf("service became %+v", s)
 	}
 	if got, want := c.cmdline(), "console=ttyS0 panic=-1 quiet mitigations=auto"; got != want {
@@ -195,32 +195,6 @@ func TestLoadOfAMissingFile(t *testing.T) {
 	}
 }
 
-func TestPositions(t *testing.T) {
-	pos := findPositions([]byte(description))
-	for _, tt := range []struct {
-		path string
-		line int
-	}{
-		{"image", 2},
-		{"image.cmdline", 5},
-		{"image.files[0]", 6},
-		{"drivers.modules[0]", 13},
-		{"role[0]", 15},
-		{"role[0].match.mac", 18},
-		{"role[0].network.addresses[0]", 19},
-		{"role[1]", 21},
-		{"role[1].class", 23},
-		{"service[0].backoff_ms.min", 31},
-		{"role[1].network.gateway", 21}, // not there: its role
-		{"image.shadow", 2},             // not there: its table
-		{"nothing.of.it", 0},
-	} {
-		if got := pos.line(tt.path); got != tt.line {
-			t.Errorf("line of %s: %d, want %d", tt.path, got, tt.line)
-		}
-	}
-}
-
 func FuzzParse(f *testing.F) {
 	f.Add([]byte(description))
 	f.Add([]byte("[[role]]\n[role.match]\nmac='x'\n[[role]]\nname='a'\n"))
@@ -237,7 +211,9 @@ func FuzzParse(f *testing.F) {
 			}
 			return
 		}
-		if err := c.guest(nil, nil).Validate(); err != nil {
+		g := c.guest(new(selection))
+		g.SetDefaults()
+		if err := g.Validate(); err != nil {
 			t.Fatalf("accepted, but the guest would refuse it: %v", err)
 		}
 	})

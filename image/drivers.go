@@ -20,6 +20,7 @@ type selection struct {
 	modules  []*modinfo.Module // everything that has a file, in link order
 	boot     []string          // loaded at boot, in this order, before any program runs
 	prefetch []string          // drivers brought into memory once the guest is up
+	drive    []string          // with which a volume with configuration is found, in order
 }
 
 // selectModules chooses the modules of the description from those of the
@@ -44,6 +45,9 @@ func (c *Config) selectModules(k *kernel.Kernel) (*selection, error) {
 			errs = append(errs, fmt.Errorf("kernel %s has no module %s, without which there is no proxy", k.Release, m.name))
 		}
 	}
+	if m, ok := set.Module(deployModule); ok {
+		wanted = append(wanted, m.Name)
+	}
 	driver := func(key, name string) {
 		m, ok := set.Module(name)
 		switch {
@@ -56,6 +60,11 @@ func (c *Config) selectModules(k *kernel.Kernel) (*selection, error) {
 	}
 	for i, name := range c.Drivers.Classes {
 		class, _ := classByName(name)
+		if class.Drive {
+			s.drive = class.found(set)
+			wanted = append(wanted, s.drive...)
+			continue
+		}
 		for _, m := range class.Modules {
 			driver(fmt.Sprintf("drivers.classes[%d]", i), m)
 		}
@@ -79,6 +88,17 @@ func (c *Config) selectModules(k *kernel.Kernel) (*selection, error) {
 		case asked:
 			driver(fmt.Sprintf("drivers.modules[%d]", i), name)
 		case !slices.Contains(s.boot, m.Name): // a program asks for it, and must find it
+			s.boot = append(s.boot, m.Name)
+			wanted = append(wanted, m.Name)
+		}
+	}
+	for i, r := range c.Roles {
+		m, ok := set.Module(vlanModule)
+		switch {
+		case len(r.VLANs) == 0 || set.Builtin(vlanModule):
+		case !ok:
+			errs = append(errs, c.fail(fmt.Sprintf("role[%d].vlan", i), "kernel %s has no module %s", k.Release, vlanModule))
+		case !slices.Contains(s.boot, m.Name):
 			s.boot = append(s.boot, m.Name)
 			wanted = append(wanted, m.Name)
 		}
@@ -119,6 +139,17 @@ func (class Class) sweep(set *modinfo.Set) ([]string, error) {
 		}
 	}
 	return names, nil
+}
+
+// found returns those of the class's modules that the kernel has as such.
+func (class Class) found(set *modinfo.Set) []string {
+	var names []string
+	for _, name := range class.Modules {
+		if m, ok := set.Module(name); ok {
+			names = append(names, m.Name)
+		}
+	}
+	return names
 }
 
 // moduleNames returns the names of all modules as their files are spelt.

@@ -19,11 +19,8 @@ import (
 func logd([]string) int {
 	ctx, stop := signal.NotifyContext(context.Background(), unix.SIGTERM, unix.SIGINT)
 	defer stop()
-	cfg, err := loadConfig()
+	cfg, _ := loadConfig() // PID 1 has told what is wrong with it
 	log := daemonLogger("logd", cfg.Debug)
-	if err != nil {
-		log.Warn("configuration", "err", err)
-	}
 	network, addr, err := cfg.Log.Target()
 	if err != nil || network == "" {
 		log.Error("there is no syslog server", "err", err)

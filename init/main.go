@@ -7,6 +7,7 @@
 //
 //	(as process 1)          mounts, supervises, reaps, powers off
 //	shadowd                 the agent: loads drivers, keeps roles alive
+//	deploy                  finds what is configured at deploy time, once
 //	netcfgd                 configures the interfaces of network roles
 //	logd                    sends what programs print to a syslog server
 //	exec-service            gives up privileges and becomes a service
@@ -24,7 +25,6 @@ import (
 	"slices"
 	"strings"
 
-	"github.com/umbra-vm/umbra/init/config"
 	"github.com/umbra-vm/umbra/init/internal/confine"
 	"github.com/umbra-vm/umbra/init/internal/kmsg"
 )
@@ -37,13 +37,14 @@ type program func(args []string) int
 
 func programs() map[string]program {
 	return map[string]program{
-		"shadowd":   shadowd,
-		"netcfgd":   netcfgd,
-		"logd":      logd,
-		"shadowctl": shadowctl,
-		"poweroff":  askPower,
-		"reboot":    askPower,
-		"halt":      askPower,
+		"shadowd":     shadowd,
+		"netcfgd":     netcfgd,
+		deployProgram: gather,
+		"logd":        logd,
+		"shadowctl":   shadowctl,
+		"poweroff":    askPower,
+		"reboot":      askPower,
+		"halt":        askPower,
 
 		confine.Helper: confine.Main,
 	}
@@ -86,23 +87,4 @@ func level(debug bool) slog.Level {
 		return slog.LevelDebug
 	}
 	return slog.LevelInfo
-}
-
-// loadConfig reads the image's configuration and what the kernel command line
-// says otherwise. What it returns can be used even if there is an error: a
-// guest with half a configuration can be asked what is wrong with it.
-func loadConfig() (*config.Config, error) {
-	c, err := config.LoadFile(config.Path)
-	if err != nil {
-		c = new(config.Config)
-		c.SetDefaults()
-	}
-	cmdline, readErr := os.ReadFile("/proc/cmdline")
-	if readErr == nil {
-		readErr = c.Override(string(cmdline))
-	}
-	if err == nil {
-		err = readErr
-	}
-	return c, err
 }

@@ -19,6 +19,7 @@ import (
 	"github.com/umbra-vm/umbra/init/internal/cgroup"
 	"github.com/umbra-vm/umbra/init/internal/confine"
 	"github.com/umbra-vm/umbra/init/internal/supervise"
+	"github.com/umbra-vm/umbra/init/notify"
 )
 
 // allowed are the modules the guest's binary may be made of, beside the
@@ -35,6 +36,7 @@ var allowed = []string{
 	"github.com/mdlayher/netlink",
 	"github.com/mdlayher/packet",
 	"github.com/mdlayher/socket",
+	"github.com/pelletier/go-toml/v2",
 	"github.com/pierrec/lz4/v4", // by u-root/uio
 	"github.com/safchain/ethtool",
 	"github.com/u-root/u-root",
@@ -243,5 +245,24 @@ func TestTheStatusPageIsOffUnlessAskedFor(t *testing.T) {
 				t.Errorf("needs (-want +got):\n%s", diff)
 			}
 		})
+	}
+}
+
+func TestRenderServices(t *testing.T) {
+	var out strings.Builder
+	err := renderServices(&out, &notify.Status{Faults: []string{"fw_cfg x: line 1: a: no such key"}, Services: []notify.Service{
+		{Name: "app", State: "running", PID: 71, For: 90 * time.Second, Starts: 2, LastExit: "exit code 1"},
+		{Name: "once", State: "waiting"},
+	}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := "" +
+		"not started, the configuration was refused: fw_cfg x: line 1: a: no such key\n" +
+		"SERVICE          STATE           PID        FOR STARTS  LAST END\n" +
+		"app              running          71      1m30s      2  exit code 1\n" +
+		"once             waiting           -          -      0  \n"
+	if diff := cmp.Diff(want, out.String()); diff != "" {
+		t.Errorf("table (-want +got):\n%s", diff)
 	}
 }

@@ -50,6 +50,7 @@ type pid1 struct {
 	supervisor *supervise.Supervisor
 	fds        fdstore.Store
 	requests   chan power.Request
+	faults     []string // of the configuration; set before anybody can ask
 }
 
 // beInit is process 1. It never returns.
@@ -110,14 +111,7 @@ func (p *pid1) up(context.Context) {
 	} else {
 		p.log.Info("file systems and devices are ready")
 	}
-	cfg, err := loadConfig()
-	if err != nil {
-		p.log.Error("configuration", "err", err)
-	}
-	p.level.Set(level(cfg.Debug))
-	if err := boot.Hostname(cfg.Hostname); err != nil {
-		p.log.Warn("host name", "err", err)
-	}
+	cfg := p.configure(self)
 	p.listen()
 	p.background("power button", p.watchButton)
 	p.background("Xen", p.watchXen)

@@ -20,6 +20,7 @@ func (p *pid1) report() *notify.Status {
 		Roles:   p.supervisor.Up(),
 		FDs:     p.fds.Names(),
 		Orphans: p.reaper.Adopted(),
+		Faults:  p.faults,
 	}
 	maps.DeleteFunc(st.Roles, func(role string, _ bool) bool { return strings.Contains(role, "/") })
 	for _, s := range p.supervisor.Status() {

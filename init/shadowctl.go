@@ -196,7 +196,17 @@ func (p printer) services(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	return p.show(st, func() error { return ctl.RenderServices(p.w, ctlServices(st)) })
+	return p.show(st, func() error { return renderServices(p.w, st) })
+}
+
+// renderServices says why services were not started, and shows them all.
+func renderServices(w io.Writer, st *notify.Status) error {
+	for _, f := range st.Faults {
+		if _, err := fmt.Fprintln(w, "not started, the configuration was refused:", f); err != nil {
+			return err
+		}
+	}
+	return ctl.RenderServices(w, ctlServices(st))
 }
 
 // logs shows the last lines of a program, or of all.

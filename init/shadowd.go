@@ -18,11 +18,11 @@ func shadowd([]string) int {
 	inherited := notify.Inherited() // before anything else opens files
 	ctx, stop := signal.NotifyContext(context.Background(), unix.SIGTERM, unix.SIGINT)
 	defer stop()
-	cfg, _ := loadConfig() // PID 1 has told what is wrong with it
+	cfg, faults := loadConfig()
 	log := daemonLogger("shadowd", cfg.Debug)
 	pid1 := notify.NewClient("")
 	err := agent.Run(ctx, agent.Options{
-		Config: cfg, Store: pid1, Inherited: inherited, Recording: pid1.SetRecorded, PID1: pid1Client{pid1},
+		Config: cfg, Faults: faults, Store: pid1, Inherited: inherited, Recording: pid1.SetRecorded, PID1: pid1Client{pid1},
 		Version: version, Logger: log,
 	})
 	if err != nil {

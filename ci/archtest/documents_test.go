@@ -26,9 +26,13 @@ var row = regexp.MustCompile("(?m)^\\| `([^`]+)`[^|]*\\|(.*)\\|$")
 // the documents write them: arrays of tables without an index.
 func keys(prefix string, v reflect.Value, add func(key string, v reflect.Value)) {
 	for v.Kind() == reflect.Slice && v.Type().Elem().Kind() == reflect.Struct {
+		if v.Len() == 0 {
+			v = reflect.Zero(v.Type().Elem())
+			break
+		}
 		v = v.Index(0)
 	}
-	if v.Kind() != reflect.Struct {
+	if v.Kind() != reflect.Struct || prefix == "role.vlan.network" { // told once, as role.network
 		add(prefix, v)
 		return
 	}

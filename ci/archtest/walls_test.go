@@ -45,10 +45,12 @@ var walls = []wall{
 	// PID 1 and what it starts. Only the agent puts shadows together; the rest
 	// speaks with it.
 	{"init", []string{"init/...", "shadow/ctl"}},
-	{"init/config", nil},
+	{"init/config/...", nil},
 	{"init/notify", nil},
 	{"init/internal/...", []string{"init/..."}},
 	{"init/internal/agent", []string{"init/config", "drivers", "drivers/xenstore", "shadow/..."}},
+	// What is said at deploy time is found with drivers, and in xenstore.
+	{"init/internal/deploy", []string{"init/config/...", "drivers", "drivers/xenstore/..."}},
 	// Xenstore is where the hardware side and the toolstack's wishes meet.
 	{"init/internal/xenctl", []string{"init/internal/power", "drivers/xenstore/..."}},
 
@@ -57,7 +59,7 @@ var walls = []wall{
 
 	// The host side knows of the guest its configuration and the protocol of
 	// its agent, and of drivers what their files say of themselves.
-	{"image/...", []string{"init/config", "drivers/modinfo"}},
+	{"image/...", []string{"init/config/...", "drivers/modinfo"}},
 	{"migrate/...", nil},
 	{"ci/...", []string{"image/...", "migrate/...", "init/config", "shadow/ctl/..."}},
 	// A Xen host's dom0 is put together of modules too.

@@ -29,6 +29,7 @@ type GuestOptions struct {
 	NoWitness bool
 	Streams   bool     // run package streams, see Pair
 	Drivers   []string // modules; every NIC of QEMU if empty
+	Classes   []string // of drivers, beside modules
 	// Role is TOML added to that of the first role, Extra to the image's description.
 	Role  string
 	Extra string
@@ -52,7 +53,7 @@ func Build(ctx context.Context, opts GuestOptions) (*image.Bundle, error) {
 	var b strings.Builder
 	fmt.Fprintf(&b, "[image]\nname = \"guest\"\nhostname = \"guest\"\n[drivers]\n")
 	if len(opts.Drivers) > 0 {
-		fmt.Fprintf(&b, "modules = [%s]\n", quoted(opts.Drivers))
+		fmt.Fprintf(&b, "modules = [%s]\nclasses = [%s]\n", quoted(opts.Drivers), quoted(opts.Classes))
 	} else {
 		fmt.Fprintf(&b, "classes = [\"qemu-net\"]\n")
 	}

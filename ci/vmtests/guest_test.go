@@ -108,6 +108,18 @@ func startAll(t *testing.T, bundle func() (*image.Bundle, error), nics []rig.NIC
 // startAmong is startAll on a network with neighbours of the peer.
 func startAmong(t *testing.T, bundle func() (*image.Bundle, error), neighbours []testbed.Neighbour, nics []rig.NIC, opts ...option) *guest {
 	t.Helper()
+	g := boot(t, bundle, neighbours, nics, opts...)
+	for _, s := range g.bed.Stations {
+		if err := s.Witness.Wait(g.ctx); err != nil {
+			t.Fatalf("the guest's witness of %s did not connect: %v", s.Addr, err)
+		}
+	}
+	return g
+}
+
+// boot is startAmong without waiting for anything.
+func boot(t *testing.T, bundle func() (*image.Bundle, error), neighbours []testbed.Neighbour, nics []rig.NIC, opts ...option) *guest {
+	t.Helper()
 	if testing.Short() {
 		t.Skip("a VM test")
 	}
@@ -145,11 +157,6 @@ func startAmong(t *testing.T, bundle func() (*image.Bundle, error), neighbours [
 		}
 		g.Close()
 	})
-	for _, s := range g.bed.Stations {
-		if err := s.Witness.Wait(ctx); err != nil {
-			t.Fatalf("the guest's witness of %s did not connect: %v", s.Addr, err)
-		}
-	}
 	return g
 }
 

@@ -51,6 +51,10 @@ var (
 	stackImage = build("stack", rig.GuestOptions{
 		Drivers: []string{"e1000", "8139cp", "virtio_net", "8021q", "macvlan", "veth"}, Witness: pace,
 	})
+	// deployImage is told at deploy time what it is, on a volume too.
+	deployImage = build("deploy", rig.GuestOptions{
+		Drivers: []string{"e1000", "8021q"}, Classes: []string{"config-drive"},
+	})
 	// bridgeImage has what a bridge of containers needs, and no VLANs. The proxy has
 	// no address: it is to be the bridge's port.
 	bridgeImage = build("bridge", rig.GuestOptions{

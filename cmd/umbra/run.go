@@ -28,6 +28,7 @@ type vm struct {
 	console string
 	accel   []string
 	append  string
+	config  string
 	memory  int
 	nic     machine.NIC
 	role    string
@@ -51,6 +52,7 @@ In the state directory, DIR unless --state says otherwise, lie the sockets ` + q
 umbra migrate use. Machines that run at the same time need one each.`,
 		Example: `  umbra run out/app
   umbra run out/app --netdev user,hostfwd=tcp:127.0.0.1:8080-:80
+  umbra run out/app --config site-a.toml
   umbra run out/app --state /run/b --nic rtl8139 --incoming unix:/run/b/migrate.sock`,
 		Args: cobra.MinimumNArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
@@ -68,6 +70,7 @@ umbra migrate use. Machines that run at the same time need one each.`,
 	f.StringVar(&v.console, "console", "stdio", "stdio, file:PATH, unix:PATH or none")
 	f.IntVar(&v.memory, "memory", 0, "MiB of memory (default the image's)")
 	f.StringVar(&v.append, "append", "", "words added to the kernel command line, such as umbra.debug")
+	f.StringVar(&v.config, "config", "", "file of what is configured at deploy time, over the image's own configuration")
 	f.StringSliceVar(&v.accel, "accel", nil, "accelerators to try, in order (default tcg)")
 	f.StringVar(&v.incoming, "incoming", "", "wait for a migration: unix:PATH or defer")
 	f.StringVar(&v.generation, "generation-id", "", "GUID of the VM generation id, or auto")
@@ -107,6 +110,12 @@ func (v *vm) machine(b *image.Bundle, extra []string) (machine.Machine, error) {
 	}
 	m.QMP, m.Ctl = filepath.Join(v.state, qmpSocket), filepath.Join(v.state, ctlSocket)
 	m.Accel, m.Incoming, m.GenerationID, m.Extra = v.accel, v.incoming, v.generation, extra
+	if v.config != "" {
+		if err := image.CheckOverlay(v.config); err != nil {
+			return m, err
+		}
+		m.Config = v.config
+	}
 	if v.memory != 0 {
 		m.MemoryMB = v.memory
 	}

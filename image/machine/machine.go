@@ -82,6 +82,9 @@ type Machine struct {
 	// random one, empty for no device.
 	GenerationID string
 
+	// Config is the path of a document for [Document], optional.
+	Config string
+
 	// Incoming makes the machine wait for a migration: "unix:PATH" or "defer".
 	Incoming string
 
@@ -173,6 +176,9 @@ func (m Machine) Args() ([]string, error) {
 		a.add("-chardev", socketServer("qmp", m.QMP), "-mon", "chardev=qmp,mode=control")
 	}
 	a.add(m.CtlArgs()...)
+	if m.Config != "" {
+		a.add("-fw_cfg", Document(m.Config))
+	}
 	if m.GenerationID != "" {
 		a.add("-device", "vmgenid,id=vmgenid0,guid="+m.GenerationID)
 	}
@@ -201,6 +207,10 @@ func (m Machine) CtlArgs() []string {
 		"-device", "virtserialport,bus=ctl0.0,nr=1,chardev=ctl,name=" + CtlPort,
 	}
 }
+
+// Document is the value of -fw_cfg that gives the guest what is configured at deploy
+// time, from the file at path.
+func Document(path string) string { return "name=opt/org.umbra/config,file=" + escape(path) }
 
 // Netdev is the id of the back end of the NIC with that id, as a hot-plug of
 // the NIC needs it.

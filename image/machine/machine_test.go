@@ -54,6 +54,7 @@ chardev:console`},
 			Console:      machine.Chardev{Kind: machine.ToFile, Path: "/tmp/a,b"},
 			QMP:          "/q",
 			Ctl:          "/c",
+			Config:       "/d,e",
 			GenerationID: "00112233-4455-6677-8899-aabbccddeeff",
 			Incoming:     "defer",
 			ICount:       &shift,
@@ -100,6 +101,8 @@ virtio-serial-pci,id=ctl0,addr=0x7
 socket,id=ctl,server=on,wait=off,path=/c
 -device
 virtserialport,bus=ctl0.0,nr=1,chardev=ctl,name=org.umbra.ctl
+-fw_cfg
+name=opt/org.umbra/config,file=/d,,e
 -device
 vmgenid,id=vmgenid0,guid=00112233-4455-6677-8899-aabbccddeeff
 -device

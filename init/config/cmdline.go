@@ -5,6 +5,7 @@
 package config
 
 import (
+	"encoding/base64"
 	"fmt"
 	"strings"
 )
@@ -15,6 +16,7 @@ import (
 //	umbra.shadow=on|off   Config.Shadow
 //	umbra.debug[=on|off]  Config.Debug
 //	umbra.hostname=NAME   Config.Hostname
+//	umbra.config=BASE64   a document of its own, see [CmdlineDocument]
 //
 // Other words are not its business, but a word that starts with "umbra." and
 // is none of these, or has another value, is an error matching [ErrInvalid].
@@ -48,6 +50,8 @@ func (c *Config) Override(cmdline string) error {
 			} else {
 				k.fail(key, value, "not a host name")
 			}
+		case "umbra.config":
+			// Laid below these words, not here.
 		default:
 			k.fail(key, value, "no such kernel parameter")
 		}
@@ -56,4 +60,21 @@ func (c *Config) Override(cmdline string) error {
 		return fmt.Errorf("kernel command line: %w", k.errs[0])
 	}
 	return nil
+}
+
+// CmdlineDocument returns the configuration that a kernel command line carries in
+// base64, nil if it has none. Of several the last counts.
+func CmdlineDocument(cmdline string) ([]byte, error) {
+	var text []byte
+	for _, word := range strings.Fields(cmdline) {
+		value, ok := strings.CutPrefix(word, "umbra.config=")
+		if !ok {
+			continue
+		}
+		var err error
+		if text, err = base64.RawStdEncoding.DecodeString(strings.TrimRight(value, "=")); err != nil {
+			return nil, fmt.Errorf("kernel command line: %w", &FieldError{Field: "umbra.config", Err: err})
+		}
+	}
+	return text, nil
 }

@@ -11,10 +11,17 @@
 // nothing of umbra.
 package config
 
-import "time"
+import (
+	"strconv"
+	"time"
+)
 
 // Path is where the configuration lies in the guest's root file system.
 const Path = "/etc/umbra/config.json"
+
+// AuthorizedKeysPath is where a service finds the public keys of those who may log in,
+// in the form of sshd's AuthorizedKeysFile. Nothing in umbra reads it.
+const AuthorizedKeysPath = "/etc/umbra/authorized_keys"
 
 // Config is the whole configuration of one guest.
 type Config struct {
@@ -27,6 +34,13 @@ type Config struct {
 	// Prefetch names the drivers that are brought into memory at boot, so
 	// that a recovery pays only for probe and open.
 	Prefetch []string `json:"prefetch,omitempty"`
+
+	// Drive names the modules, in the order of loading, with which a volume that has
+	// configuration is found. Without any, none is looked for.
+	Drive []string `json:"drive,omitempty"`
+
+	// AuthorizedKeys are the lines of [AuthorizedKeysPath].
+	AuthorizedKeys []string `json:"authorized_keys,omitempty"`
 
 	Roles    []Role    `json:"roles,omitempty"`
 	Services []Service `json:"services,omitempty"`
@@ -100,6 +114,7 @@ type Role struct {
 	MAC string `json:"mac,omitempty" toml:"mac"`
 
 	Network Network `json:"network,omitzero" toml:"network"`
+	VLANs   []VLAN  `json:"vlan,omitempty" toml:"vlan"`
 	Hold    Hold    `json:"hold,omitzero" toml:"hold"`
 
 	// Hasten has the peers of TCP connections told, after a recovery, that what they
@@ -161,7 +176,24 @@ type Network struct {
 	Addresses []string `json:"addresses,omitempty" toml:"addresses"` // CIDR, 10.0.2.15/24, fd00::15/64; static only
 	Gateway   string   `json:"gateway,omitempty" toml:"gateway"`     // static only
 	DNS       []string `json:"dns,omitempty" toml:"dns"`             // replaces what DHCP and routers offer
+	Routes    []Route  `json:"routes,omitempty" toml:"routes"`       // beside the method's; static and dhcp only
 }
+
+// Route leads to a network by way of a gateway.
+type Route struct {
+	To  string `json:"to" toml:"to"`   // 10.1.0.0/16
+	Via string `json:"via" toml:"via"` // 10.0.2.9
+}
+
+// VLAN is a tagged network on a role's proxy (IEEE 802.1Q). Its interface is called
+// ROLE.ID, and the role is up when it is.
+type VLAN struct {
+	ID      int     `json:"id" toml:"id"` // 1 to 4094
+	Network Network `json:"network,omitzero" toml:"network"`
+}
+
+// Interface is the name of the VLAN's interface on a role's proxy.
+func (v VLAN) Interface(role string) string { return role + "." + strconv.Itoa(v.ID) }
 
 // Hold bounds what is kept of the frames applications send while a role has no
 // hardware. Beyond either bound frames are dropped and counted.
@@ -264,14 +296,9 @@ func (c *Config) SetDefaults() {
 	}
 	for i := range c.Roles {
 		r := &c.Roles[i]
-		if r.Network.Method == "" {
-			r.Network.Method = MethodDHCP
-		}
-		if r.Network.IPv6 == "" {
-			r.Network.IPv6 = IPv6None
-			if r.Network.Method == MethodDHCP {
-				r.Network.IPv6 = IPv6Auto
-			}
+		r.Network.setDefaults()
+		for j := range r.VLANs {
+			r.VLANs[j].Network.setDefaults()
 		}
 		if r.Hasten == "" {
 			r.Hasten = Off
@@ -297,6 +324,18 @@ func (c *Config) SetDefaults() {
 		}
 		if s.Backoff.Min == 0 {
 			s.Backoff.Min = min(DefaultBackoffMin, s.Backoff.Max)
+		}
+	}
+}
+
+func (n *Network) setDefaults() {
+	if n.Method == "" {
+		n.Method = MethodDHCP
+	}
+	if n.IPv6 == "" {
+		n.IPv6 = IPv6None
+		if n.Method == MethodDHCP {
+			n.IPv6 = IPv6Auto
 		}
 	}
 }

@@ -7,8 +7,6 @@ package config_test
 import (
 	"bytes"
 	"errors"
-	"os"
-	"path/filepath"
 	"strings"
 	"testing"
 
@@ -211,6 +209,19 @@ func TestLoadRefuses(t *testing.T) {
 		{"an address without a prefix", role(`,"network":{"method":"static","addresses":["10.0.0.1"]}`), "roles[0].network.addresses[0]"},
 		{"a gateway on another network", role(`,"network":{"method":"static","addresses":["10.0.0.1/24"],"gateway":"10.0.1.1"}`), "roles[0].network.gateway"},
 		{"a name server that is no address", role(`,"network":{"dns":["resolver"]}`), "roles[0].network.dns[0]"},
+		{"a drive's module given as a path", `{"drive":["a/b"]}`, "drive[0]"},
+		{"a key of two lines", `{"authorized_keys":["ssh-ed25519 QQ==\nssh-rsa QQ=="]}`, "authorized_keys[0]"},
+		{"a key that is not of the kind before it", `{"authorized_keys":["ssh-ed25519 AAAAB3NzaC1yc2EAAA=="]}`, "authorized_keys[0]"},
+		{"a route to an address with host bits", role(`,"network":{"routes":[{"to":"10.1.0.1/16","via":"10.0.0.1"}]}`), "roles[0].network.routes[0].to"},
+		{"a route of two families", role(`,"network":{"routes":[{"to":"10.1.0.0/16","via":"fe80::1"}]}`), "roles[0].network.routes[0].via"},
+		{"a route by way of another network", role(`,"network":{"method":"static","addresses":["10.0.0.1/24"],"routes":[{"to":"10.1.0.0/16","via":"10.0.1.1"}]}`), "roles[0].network.routes[0].via"},
+		{"routes of no network", role(`,"network":{"method":"none","routes":[{"to":"10.1.0.0/16","via":"10.0.1.1"}]}`), "roles[0].network.routes: method none"},
+		{"a VLAN without an id", role(`,"vlan":[{}]`), "roles[0].vlan[0].id"},
+		{"a VLAN beyond the last", role(`,"vlan":[{"id":4095}]`), "roles[0].vlan[0].id"},
+		{"a VLAN that is there twice", role(`,"vlan":[{"id":7},{"id":7}]`), "roles[0].vlan[1].id"},
+		{"a VLAN's network is a network", role(`,"vlan":[{"id":7,"network":{"method":"static"}}]`), "roles[0].vlan[0].network.addresses"},
+		{"a name for which an interface has no room", `{"roles":[{"name":"abcdefghijk","class":"net","vlan":[{"id":1000}]}]}`, "roles[0].vlan[0].id"},
+		{"a VLAN with the name of a role", `{"roles":[{"name":"a","class":"net","vlan":[{"id":1}]},{"name":"a.1","class":"net"}]}`, "roles[0].vlan[0].id"},
 		{"a service without a name", `{"services":[{"argv":["/s"]}]}`, "services[0].name: missing"},
 		{"a service without a program", `{"services":[{"name":"s"}]}`, "services[0].argv: missing"},
 		{"a program looked up in PATH", `{"services":[{"name":"s","argv":["s"]}]}`, "services[0].argv[0]"},
@@ -249,16 +260,14 @@ func TestValidateReportsEveryFault(t *testing.T) {
 	}
 }
 
-func TestLoadFileNamesTheFile(t *testing.T) {
-	name := filepath.Join(t.TempDir(), "config.json")
-	if _, err := config.LoadFile(name); !errors.Is(err, os.ErrNotExist) {
-		t.Errorf("missing file: %v, want os.ErrNotExist", err)
-	}
-	if err := os.WriteFile(name, []byte(`{"nonsense":1}`), 0o644); err != nil {
-		t.Fatal(err)
-	}
-	if _, err := config.LoadFile(name); err == nil || !strings.HasPrefix(err.Error(), name+":") {
-		t.Errorf("error %v does not start with the file name", err)
+func TestAuthorizedKeys(t *testing.T) {
+	const blob = "AAAAC3NzaC1lZDI1NTE5AAAAIAABAgMEBQYHCAkKCwwNDg8QERITFBUWFxgZGhscHR4f"
+	for _, line := range []string{"ssh-ed25519 " + blob, "ssh-ed25519 " + blob + " ann@example.org", `from="10.0.0.0/8",command="echo a b" ssh-ed25519 ` + blob} {
+		c := config.Config{AuthorizedKeys: []string{line}}
+		c.SetDefaults()
+		if err := c.Validate(); err != nil {
+			t.Error(err)
+		}
 	}
 }
 

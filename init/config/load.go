@@ -10,7 +10,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"os"
 )
 
 // ErrInvalid is matched by every error about the content of a configuration.
@@ -31,6 +30,11 @@ func Load(r io.Reader) (*Config, error) {
 	if len(text) > maxSize {
 		return nil, fmt.Errorf("%w: larger than %d bytes", ErrInvalid, maxSize)
 	}
+	return LoadBytes(text)
+}
+
+// LoadBytes is Load on a text.
+func LoadBytes(text []byte) (*Config, error) {
 	c := new(Config)
 	dec := json.NewDecoder(bytes.NewReader(text))
 	dec.DisallowUnknownFields()
@@ -43,20 +47,6 @@ func Load(r io.Reader) (*Config, error) {
 	c.SetDefaults()
 	if err := c.Validate(); err != nil {
 		return nil, err
-	}
-	return c, nil
-}
-
-// LoadFile is Load on the file of that name.
-func LoadFile(name string) (*Config, error) {
-	f, err := os.Open(name)
-	if err != nil {
-		return nil, fmt.Errorf("open configuration: %w", err)
-	}
-	defer f.Close()
-	c, err := Load(f)
-	if err != nil {
-		return nil, fmt.Errorf("%s: %w", name, err)
 	}
 	return c, nil
 }

@@ -61,6 +61,8 @@ func (c *Config) Validate() error {
 	k.position("shadow", c.Shadow)
 	k.modules("modules", c.Modules)
 	k.modules("prefetch", c.Prefetch)
+	k.modules("drive", c.Drive)
+	k.authorizedKeys("authorized_keys", c.AuthorizedKeys)
 	roles := make(map[string]int)
 	for i := range c.Roles {
 		field := fmt.Sprintf("roles[%d]", i)
@@ -72,6 +74,7 @@ func (c *Config) Validate() error {
 		}
 	}
 	k.status(c.Status, roles)
+	k.vlanNames(c.Roles, roles)
 	services := make(map[string]int)
 	for i := range c.Services {
 		field := fmt.Sprintf("services[%d]", i)
@@ -135,6 +138,7 @@ func (k *checker) role(field string, r *Role) {
 	}
 	k.position(field+".hasten", r.Hasten)
 	k.network(field+".network", &r.Network)
+	k.vlans(field+".vlan", r)
 }
 
 func (k *checker) position(field string, s Switch) {
@@ -204,6 +208,7 @@ func (k *checker) network(field string, n *Network) {
 			k.fail(field+".gateway", g, "is in none of the networks of %s.addresses", field)
 		}
 	}
+	k.routes(field+".routes", n, nets)
 	for i, d := range n.DNS {
 		if _, err := netip.ParseAddr(d); err != nil {
 			k.fail(fmt.Sprintf("%s.dns[%d]", field, i), d, "want an address such as 10.0.2.3")

@@ -99,7 +99,8 @@ type Status struct {
 	Services []Service       `json:"services"`
 	Roles    map[string]bool `json:"roles"` // whose networks are up
 	FDs      []string        `json:"fds,omitempty"`
-	Orphans  int             `json:"orphans"` // reaped for others
+	Orphans  int             `json:"orphans"`          // reaped for others
+	Faults   []string        `json:"faults,omitempty"` // of the configuration: no service is started
 }
 
 // Service is the status of one supervised program.

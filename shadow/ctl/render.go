@@ -33,6 +33,9 @@ func RenderStatus(w io.Writer, s Status) error {
 	fmt.Fprintf(&b, ", up %s, shadow %s, %s\n",
 		seconds(s.Boottime), dash(s.Shadow), count(s.Recoveries, "recovery", "recoveries"))
 
+	for _, f := range s.Faults {
+		fmt.Fprintf(&b, "CONFIGURATION REFUSED, no service is started: %s\n", clean(f))
+	}
 	if len(s.Roles) == 0 {
 		b.WriteString("no roles\n")
 	} else {

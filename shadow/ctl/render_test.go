@@ -138,6 +138,13 @@ last recovery: net1 #1 (reload): - -> -, 0.0 ms
 umbra v0.1.0, up 0s, shadow off, 0 recoveries
 no roles
 `},
+		{"a configuration that was refused is told first, and does not reach the terminal raw", Status{
+			Version: "v0.1.0", Shadow: "on", Faults: []string{"fw_cfg x: line 1: \x1b[31m: no such key"},
+		}, `
+umbra v0.1.0, up 0s, shadow on, 0 recoveries
+CONFIGURATION REFUSED, no service is started: fw_cfg x: line 1: \x1b[31m: no such key
+no roles
+`},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {

@@ -87,10 +87,12 @@ type Status struct {
 	Hostname string `json:"hostname,omitempty"`
 	Kernel   string `json:"kernel,omitempty"` // release, as uname -r
 	// Boottime is when the status was taken, in ns of CLOCK_BOOTTIME.
-	Boottime     int64        `json:"boottime_ns"`
-	Roles        []RoleStatus `json:"roles"`
-	Recoveries   int          `json:"recoveries"` // finished since boot, all roles
-	LastTimeline *Timeline    `json:"last_timeline,omitempty"`
+	Boottime   int64        `json:"boottime_ns"`
+	Roles      []RoleStatus `json:"roles"`
+	Recoveries int          `json:"recoveries"` // finished since boot, all roles
+	// Faults are why the guest's configuration was refused: services are not started.
+	Faults       []string  `json:"faults,omitempty"`
+	LastTimeline *Timeline `json:"last_timeline,omitempty"`
 }
 
 // RoleStatus is the state of one role.

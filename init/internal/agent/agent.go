@@ -61,6 +61,7 @@ type PID1 interface {
 // Options of an agent.
 type Options struct {
 	Config    *config.Config
+	Faults    []string // why it is not what was asked for
 	Store     Store
 	Inherited map[string]*os.File // what a predecessor left in the Store
 	Recording Recording
@@ -336,6 +337,7 @@ func status(opt Options, m *shadow.Manager) (ctl.Status, error) {
 	st := ctl.Status{
 		Version: opt.Version, Shadow: string(config.On), Hostname: opt.Config.Hostname,
 		Boottime: clock.Boottime, Roles: m.Roles(), Recoveries: m.Recoveries(),
+		Faults: opt.Faults,
 	}
 	if !opt.Config.Shadow.Enabled() {
 		st.Shadow = string(config.Off)

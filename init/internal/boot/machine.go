@@ -61,6 +61,15 @@ func Hostname(name string) error {
 	return nil
 }
 
+// AuthorizedKeys writes public keys, one a line, to a file; without keys it leaves the
+// image's alone.
+func AuthorizedKeys(path string, keys []string) error {
+	if len(keys) == 0 {
+		return nil
+	}
+	return os.WriteFile(path, []byte(strings.Join(keys, "\n")+"\n"), 0o644)
+}
+
 // Uptime returns the time since the kernel started (CLOCK_BOOTTIME).
 func Uptime() time.Duration {
 	var ts unix.Timespec

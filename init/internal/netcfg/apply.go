@@ -5,6 +5,7 @@
 package netcfg
 
 import (
+	"errors"
 	"fmt"
 	"net"
 	"net/netip"
@@ -23,6 +24,9 @@ type Kernel interface {
 	RemoveAddress(index int, p netip.Prefix) error
 	AddRoute(index int, r Route, onlink bool, metric int) error
 	RemoveRoute(index int, r Route, metric int) error
+
+	// AddVLAN makes the interface of a VLAN on the interface of that index.
+	AddVLAN(index int, id int, name string) error
 
 	View6(index int) (View6, error)
 	// AddLeased adds an address that the kernel takes away by itself after the
@@ -130,6 +134,16 @@ func (k rtnetlink) AddRoute(index int, r Route, onlink bool, metric int) error {
 
 func (k rtnetlink) RemoveRoute(index int, r Route, metric int) error {
 	return netlink.RouteDel(routeOf(index, r, false, metric))
+}
+
+func (rtnetlink) AddVLAN(index, id int, name string) error {
+	err := netlink.LinkAdd(&netlink.Vlan{
+		LinkAttrs: netlink.LinkAttrs{Name: name, ParentIndex: index}, VlanId: id, VlanProtocol: netlink.VLAN_PROTOCOL_8021Q,
+	})
+	if errors.Is(err, unix.EEXIST) {
+		return nil
+	}
+	return err
 }
 
 func routeOf(index int, r Route, onlink bool, metric int) *netlink.Route {

@@ -17,7 +17,8 @@ import (
 )
 
 // firstMetric is the metric of the routes of the first role; each further role
-// has the next, so that their default routes do not replace one another.
+// has the next, and after them each VLAN, so that their default routes do not replace
+// one another.
 const firstMetric = 100
 
 // Options are what a Daemon needs from its surroundings.
@@ -58,13 +59,8 @@ func New(opt Options) *Daemon {
 // ends: its successor goes on from the state it leaves.
 func (d *Daemon) Run(ctx context.Context) error {
 	var wg sync.WaitGroup
-	workers := make(map[string]*worker)
-	for i, role := range d.opt.Roles {
-		if role.Class != config.ClassNet {
-			continue
-		}
-		w := newWorker(d, role, firstMetric+i)
-		workers[role.Name] = w
+	workers := d.workers()
+	for _, w := range workers {
 		wg.Go(func() { w.run(ctx) })
 	}
 	wg.Go(func() {
@@ -81,6 +77,24 @@ func (d *Daemon) Run(ctx context.Context) error {
 	})
 	wg.Wait()
 	return ctx.Err()
+}
+
+// workers returns those of all network roles and of their VLANs, by interface.
+func (d *Daemon) workers() map[string]*worker {
+	workers := make(map[string]*worker)
+	metric := firstMetric + len(d.opt.Roles)
+	for i, role := range d.opt.Roles {
+		if role.Class != config.ClassNet {
+			continue
+		}
+		w := newWorker(d, role, firstMetric+i)
+		workers[role.Name] = w
+		for _, v := range role.VLANs {
+			workers[v.Interface(role.Name)] = w.newVLAN(v, metric)
+			metric++
+		}
+	}
+	return workers
 }
 
 // remember changes the state of a role, keeps it for the successor, and brings the

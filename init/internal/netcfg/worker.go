@@ -42,6 +42,8 @@ type worker struct {
 	ipv6   *mailbox[struct{}] // there are news of the interface's IPv6
 	log    *slog.Logger
 
+	announce func(ctx context.Context, up bool) error // that the whole came up or went down
+
 	mu      sync.Mutex // one word at a time
 	waiting map[part]bool
 	up      bool // what was told last
@@ -61,6 +63,7 @@ func newWorker(d *Daemon, role config.Role, metric int) *worker {
 		log:     d.opt.Logger.With("role", role.Name),
 		waiting: map[part]bool{partMethod: true},
 	}
+	w.announce = func(ctx context.Context, up bool) error { return d.opt.Tell(ctx, role.Name, up) }
 	if awaitsIPv6(role.Network) {
 		w.waiting[partIPv6] = true
 	}
@@ -159,6 +162,9 @@ func (w *worker) session(ctx context.Context, link Link) {
 	var wg sync.WaitGroup
 	defer wg.Wait()
 	wg.Go(func() { w.sessionIPv6(ctx, link) })
+	for _, v := range w.role.VLANs {
+		wg.Go(func() { w.addVLAN(ctx, link, v) })
+	}
 	switch w.role.Network.Method {
 	case config.MethodNone:
 		w.tell(ctx, partMethod, true)
@@ -186,6 +192,7 @@ func (w *worker) static(ctx context.Context, link Link) {
 		}
 		want.routes = []Route{{To: all, Gateway: gw}}
 	}
+	want.routes = append(want.routes, moreRoutes(network)...)
 	w.retry(ctx, "static addresses", func() error {
 		if err := w.put(link, want, nil, nil, ""); err != nil {
 			return err
@@ -201,6 +208,19 @@ func (w *worker) static(ctx context.Context, link Link) {
 	}
 	w.log.Info(fmt.Sprint(want.addresses, " as configured"), args...)
 	w.tell(ctx, partMethod, true)
+}
+
+// moreRoutes are the routes that are configured beside what the method gives.
+func moreRoutes(n config.Network) []Route {
+	var routes []Route
+	for _, r := range n.Routes {
+		to, err := netip.ParsePrefix(r.To)
+		via, verr := netip.ParseAddr(r.Via)
+		if err == nil && verr == nil { // validated with the configuration
+			routes = append(routes, Route{To: to, Gateway: via})
+		}
+	}
+	return routes
 }
 
 // dhcp gets a lease, puts it on the link and extends it.
@@ -226,7 +246,8 @@ func (w *worker) dhcp(ctx context.Context, link Link) {
 		if !kept {
 			w.retry(ctx, "lease is not in use yet", func() error {
 				dns := lease.DNS
-				return w.put(link, desired{[]netip.Prefix{lease.Address}, lease.Routes}, c.id, lease, lease.Domain, dns...)
+				routes := slices.Concat(lease.Routes, moreRoutes(w.role.Network))
+				return w.put(link, desired{[]netip.Prefix{lease.Address}, routes}, c.id, lease, lease.Domain, dns...)
 			})
 			if ctx.Err() != nil {
 				return
@@ -423,9 +444,7 @@ func (w *worker) tell(ctx context.Context, p part, is bool) {
 	if w.up == up {
 		return
 	}
-	w.retry(ctx, "init does not listen", func() error {
-		return w.daemon.opt.Tell(ctx, w.role.Name, up)
-	})
+	w.retry(ctx, "init does not listen", func() error { return w.announce(ctx, up) })
 	if ctx.Err() == nil {
 		w.up = up
 	}

@@ -31,6 +31,7 @@ type fakeKernel struct {
 	mu    sync.Mutex
 	addrs map[int][]netip.Prefix
 	done  []string
+	vlans []string // made beside the rest
 
 	checks  map[netip.Addr]Check // those that are not Unique
 	managed bool
@@ -81,6 +82,13 @@ func (k *fakeKernel) RemoveRoute(index int, r Route, metric int) error {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	return k.note("-%d %s via %s metric %d", index, r.To, r.Gateway, metric)
+}
+
+func (k *fakeKernel) AddVLAN(index, id int, name string) error {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	k.vlans = append(k.vlans, fmt.Sprintf("%s of %d on %d", name, id, index))
+	return nil
 }
 
 func (k *fakeKernel) AddLeased(index int, a netip.Addr, preferred, valid time.Duration) error {

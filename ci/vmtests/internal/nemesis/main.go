@@ -19,6 +19,7 @@
 //	                    whenever that changes
 //	nemesis=page        tell what the program of the status page may do, and where
 //	                    else it can be reached
+//	nemesis=told        say what was configured at deploy time
 //	nemesis=run@PROGRAM run the tests in /bin/PROGRAM, with the agent stopped
 //
 // Others stack interfaces on the proxy, one after the other, and then run a witness
@@ -107,6 +108,8 @@ func do(ctx context.Context, deed string) error {
 		return tellIPv6(ctx)
 	case "page":
 		return tellPage(ctx)
+	case "told":
+		return sayTold()
 	case "run":
 		return runTests(ctx, at)
 	case "settings":

@@ -2,7 +2,10 @@
 // Use of this source code is governed by a BSD-style
 // license that can be found in the LICENSE file.
 
-package image
+// Package position tells where in a TOML document each key stands. The decoder
+// forgets where a value came from; an error that is found later must still name the
+// line. The package never knows what a key means.
+package position
 
 import (
 	"bytes"
@@ -12,17 +15,15 @@ import (
 	"github.com/pelletier/go-toml/v2/unstable"
 )
 
-// positions tells the line on which each key of a TOML document stands, under
-// the key's path: drivers.modules, drivers.modules[1], role[0].network.gateway.
-// The decoder forgets where a value came from; an error that is found later
-// (no such module in this kernel) must still name the line.
-type positions map[string]int
+// Map tells the line on which each key of a document stands, under the key's path:
+// drivers.modules, drivers.modules[1], role[0].network.gateway.
+type Map map[string]int
 
-// findPositions reads a document that the decoder has accepted. It stops at
+// Find reads a document that the decoder has accepted. It stops at
 // the first thing it cannot follow: a missing position only makes an error
 // less precise.
-func findPositions(document []byte) positions {
-	pos := make(positions)
+func Find(document []byte) Map {
+	pos := make(Map)
 	var p unstable.Parser
 	p.Reset(document)
 	line := func(n *unstable.Node) int {
@@ -58,7 +59,7 @@ func findPositions(document []byte) positions {
 }
 
 // keyValue enters the key of e, below table, and what its value contains.
-func (pos positions) keyValue(table string, e *unstable.Node, line func(*unstable.Node) int) {
+func (pos Map) keyValue(table string, e *unstable.Node, line func(*unstable.Node) int) {
 	path, at := table, 0
 	for it := e.Key(); it.Next(); {
 		path = join(path, string(it.Node().Data))
@@ -68,7 +69,7 @@ func (pos positions) keyValue(table string, e *unstable.Node, line func(*unstabl
 	pos.value(path, e.Value(), at, line)
 }
 
-func (pos positions) value(path string, v *unstable.Node, at int, line func(*unstable.Node) int) {
+func (pos Map) value(path string, v *unstable.Node, at int, line func(*unstable.Node) int) {
 	switch v.Kind {
 	case unstable.Array:
 		i := 0
@@ -94,9 +95,9 @@ func (pos positions) value(path string, v *unstable.Node, at int, line func(*uns
 	}
 }
 
-// line returns the line of the key with that path or, when the document does
+// Line returns the line of the key with that path or, when the document does
 // not have the key, of the nearest table around it; 0 if there is none.
-func (pos positions) line(path string) int {
+func (pos Map) Line(path string) int {
 	for path != "" {
 		if n, ok := pos[path]; ok {
 			return n
