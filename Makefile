@@ -11,7 +11,7 @@ export GOFLAGS := $(GOFLAGS) -buildvcs=false
 CONTROL ?=
 TIMEOUT ?= 60m
 
-.PHONY: all demo test test-apps test-browser unit lint bench matrix generate generated xen xen-check xen-test umbra deps clean
+.PHONY: all demo test test-apps test-browser test-outputs unit lint bench matrix generate generated xen xen-check xen-test umbra deps clean
 
 all: umbra
 
@@ -41,6 +41,12 @@ test-apps: deps
 test-browser:
 	@sh ci/deps.sh browser
 	go test -count=1 -timeout $(TIMEOUT) -v -tags browser ./ci/vmtests -run InABrowser
+
+# Every output of umbra build is booted by the firmware it is for, signed and not, and
+# looked at by the tools of those who made the formats; some minutes.
+test-outputs:
+	@sh ci/deps.sh outputs
+	go test -count=1 -timeout $(TIMEOUT) -v ./ci/outputs -outputs
 
 # Only what needs no VM.
 unit: deps

@@ -1,9 +1,10 @@
 #!/bin/sh
 # deps.sh installs what umbra needs on this machine and says so: QEMU for the
 # demo and the VM tests, apt's list of packages for the guest's kernel; with the
-# argument "test" the tools that some tests take into the guest, with "browser" one to
-# look at the status page, with "clang" the compiler of the eBPF objects, with
-# "xen-source" and "xen" what it takes to patch and to build Xen. Kernel package, Xen's source and Go modules are fetched by the
+# argument "test" the tools that some tests take into the guest and UEFI firmware,
+# with "outputs" the tools that look at an image's outputs, with "browser" one to look
+# at the status page, with "clang" the compiler of the eBPF objects, with "xen-source"
+# and "xen" what it takes to patch and to build Xen. Kernel package, Xen's source and Go modules are fetched by the
 # programs themselves.
 set -eu
 
@@ -59,6 +60,17 @@ browser)
 test)
 	want ip iproute2
 	want ethtool ethtool
+	want_installed ovmf
+	;;
+outputs)
+	want qemu-img qemu-utils
+	want sgdisk gdisk
+	want fsck.fat dosfstools
+	want xorriso xorriso
+	want xmllint libxml2-utils
+	want sbsign sbsigntool
+	want openssl openssl
+	want_installed ovmf
 	;;
 clang)
 	want clang clang

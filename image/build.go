@@ -58,7 +58,7 @@ const (
 // Build builds the image of the description into the directory dir, which is
 // made if need be. The files replace those of an earlier build one by one, each
 // complete, the manifest last; when anything fails before that, dir is as it
-// was.
+// was. Files of the earlier build that this one has not are removed.
 func Build(ctx context.Context, c *Config, dir string, opts Options) (*Bundle, error) {
 	opts, err := opts.withDefaults(ctx)
 	if err != nil {
@@ -76,6 +76,7 @@ func Build(ctx context.Context, c *Config, dir string, opts Options) (*Bundle, e
 	if p.modules, err = c.selectModules(p.kernel); err != nil {
 		return nil, err
 	}
+	earlier, _ := Open(dir) // where there is none, nothing of it can be left
 	var b *Bundle
 	err = replace(dir, func(tmp string) (files []string, err error) {
 		b, err = c.build(ctx, p, tmp, opts)
@@ -88,7 +89,20 @@ func Build(ctx context.Context, c *Config, dir string, opts Options) (*Bundle, e
 		return nil, err
 	}
 	b.Dir = dir
-	return b, nil
+	return b, removeStale(earlier, b)
+}
+
+// removeStale removes the files of an earlier build that the one after it has not.
+func removeStale(earlier, now *Bundle) (err error) {
+	if earlier == nil {
+		return nil
+	}
+	for name := range earlier.Files {
+		if _, still := now.Files[name]; !still {
+			err = errors.Join(err, os.Remove(filepath.Join(now.Dir, name)))
+		}
+	}
+	return err
 }
 
 func (o Options) withDefaults(ctx context.Context) (Options, error) {
@@ -143,6 +157,7 @@ type parts struct {
 	init    string // path of the compiled program
 	statusd string // path of the status page's program, if there is a page
 	tools   string // path of the debug tools, if there are any
+	stub    *stub  // if there is an output that needs it
 }
 
 // prepare gets hold of what takes long, side by side.
@@ -161,6 +176,10 @@ func (c *Config) prepare(ctx context.Context, work string, opts Options) (*parts
 	})
 	g.Go(func() (err error) {
 		p.pkgs, err = c.unpackPackages(ctx, filepath.Join(work, "packages"), opts)
+		return err
+	})
+	g.Go(func() (err error) {
+		p.stub, err = c.fetchStub(ctx, opts)
 		return err
 	})
 	g.Go(func() error {
@@ -229,7 +248,11 @@ func (c *Config) build(ctx context.Context, p *parts, dir string, opts Options) 
 	if err := copyFile(p.kernel.Image, filepath.Join(dir, KernelFile), 0o644); err != nil {
 		return nil, fmt.Errorf("copy kernel: %w", err)
 	}
-	return c.writeSidecars(ctx, p, pkgs, dir)
+	made, err := c.writeOutputs(ctx, p, dir, opts)
+	if err != nil {
+		return nil, err
+	}
+	return c.writeSidecars(ctx, p, pkgs, made, dir)
 }
 
 func (c *Config) initramfsFile() string { return "initramfs.cpio." + c.Image.Compression.Suffix() }

@@ -61,6 +61,11 @@ type Image struct {
 
 	// AuthorizedKeys are public keys of those who may log in, for a service.
 	AuthorizedKeys []string `toml:"authorized_keys"`
+	// Outputs are made beside kernel and initramfs.
+	Outputs []Output `toml:"outputs"`
+
+	// Sign is a command, with arguments, that signs the unified kernel image.
+	Sign []string `toml:"sign"`
 
 	// Shadow "off" builds an image that uses its hardware directly.
 	Shadow config.Switch `toml:"shadow"`
@@ -136,6 +141,10 @@ type MachineDefaults struct {
 	CPUs     int          `toml:"cpus"`      // default 1
 	Type     machine.Type `toml:"type"`      // QEMU's, default pc
 	NIC      string       `toml:"nic"`       // QEMU device, default e1000
+
+	// Hostdevs are the PCI addresses of devices of the host's that the files for xl
+	// and libvirt give to the guest, one a role.
+	Hostdevs []string `toml:"hostdevs"`
 }
 
 // ErrConfig is matched by every error that the description of an image is to
@@ -278,6 +287,7 @@ func (c *Config) validate() error {
 	errs = append(errs, c.validateKernel()...)
 	errs = append(errs, c.validatePackages()...)
 	errs = append(errs, c.validateUsers()...)
+	errs = append(errs, c.validateOutputs()...)
 	if c.Machine.MemoryMB < 64 {
 		fail("machine.memory_mb", "%d: the kernel alone needs 64", c.Machine.MemoryMB)
 	}
@@ -286,6 +296,11 @@ func (c *Config) validate() error {
 	}
 	if t := c.Machine.Type; t != machine.PC && t != machine.Q35 {
 		fail("machine.type", "%q: want %s or %s", t, machine.PC, machine.Q35)
+	}
+	for i, address := range c.Machine.Hostdevs {
+		if !hostAddress.MatchString(address) {
+			fail(fmt.Sprintf("machine.hostdevs[%d]", i), "%q: want a PCI address with its domain, in lower case, such as 0000:03:10.0", address)
+		}
 	}
 	if _, err := c.files(); err != nil {
 		errs = append(errs, err)

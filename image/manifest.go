@@ -39,6 +39,8 @@ type Manifest struct {
 	Prefetch  []string        `json:"prefetch"` // drivers in memory before a device needs them
 	// Packages are those whose files are in the image, by name.
 	Packages []PackageManifest `json:"packages,omitempty"`
+	// Stub is the package that the UEFI program in the outputs is made with.
+	Stub *PackageManifest `json:"stub,omitempty"`
 	// Files are the other files of the bundle, by name.
 	Files map[string]FileManifest `json:"files"`
 }
@@ -49,6 +51,7 @@ type MachineManifest struct {
 	CPUs     int          `json:"cpus"`
 	Type     machine.Type `json:"type"`
 	NIC      string       `json:"nic"`
+	Hostdevs []string     `json:"hostdevs,omitempty"`
 }
 
 // FileManifest identifies a file's content.
@@ -105,8 +108,28 @@ func (b *Bundle) VM() machine.Machine {
 	}
 }
 
+// VMFrom is VM for a machine whose UEFI firmware, the file of that path, boots from an
+// output. Errors match [ErrNoBundle].
+func (b *Bundle) VMFrom(o Output, firmware string) (machine.Machine, error) {
+	m := b.VM()
+	m.Kernel, m.Initrd, m.Cmdline, m.Firmware = "", "", "", firmware
+	file := o.File(b.Name)
+	if _, ok := b.Files[file]; !ok {
+		return m, fmt.Errorf("%w: %s holds no %s: name it in image.outputs", ErrNoBundle, b.Dir, file)
+	}
+	switch file = filepath.Join(b.Dir, file); o {
+	case Disk, QCOW2:
+		m.Disk = file
+	case ISO:
+		m.CD = file
+	default:
+		return m, fmt.Errorf("%w: a machine boots from %s, %s or %s", ErrNoBundle, Disk, QCOW2, ISO)
+	}
+	return m, nil
+}
+
 // writeSidecars writes what lies beside kernel and initramfs, and the manifest.
-func (c *Config) writeSidecars(ctx context.Context, p *parts, pkgs []PackageManifest, dir string) (*Bundle, error) {
+func (c *Config) writeSidecars(ctx context.Context, p *parts, pkgs []PackageManifest, made []string, dir string) (*Bundle, error) {
 	goVersion, err := goCommand(ctx, "", "env", "GOVERSION")
 	if err != nil {
 		return nil, err
@@ -120,6 +143,9 @@ func (c *Config) writeSidecars(ctx context.Context, p *parts, pkgs []PackageMani
 	b.Initramfs = c.initramfsFile()
 	b.Machine = MachineManifest(c.Machine)
 	b.Packages = pkgs
+	if p.stub != nil {
+		b.Stub = &p.stub.pkg
+	}
 	b.Boot, b.Prefetch = p.modules.boot, p.modules.prefetch
 	for _, m := range p.modules.modules {
 		b.Modules = append(b.Modules, m.Name)
@@ -134,12 +160,15 @@ func (c *Config) writeSidecars(ctx context.Context, p *parts, pkgs []PackageMani
 	if err := os.WriteFile(filepath.Join(dir, ScriptFile), script, 0o755); err != nil {
 		return nil, err
 	}
-	xl := b.Name + ".xl.cfg"
+	xl, libvirt := b.Name+".xl.cfg", b.Name+".libvirt.xml"
 	if err := os.WriteFile(filepath.Join(dir, xl), b.xlConfig(), 0o644); err != nil {
 		return nil, err
 	}
+	if err := os.WriteFile(filepath.Join(dir, libvirt), b.libvirtXML(), 0o644); err != nil {
+		return nil, err
+	}
 	b.Files = make(map[string]FileManifest)
-	for _, name := range []string{KernelFile, b.Initramfs, ScriptFile, xl} {
+	for _, name := range append(made, KernelFile, b.Initramfs, ScriptFile, xl, libvirt) {
 		f, err := describe(filepath.Join(dir, name))
 		if err != nil {
 			return nil, err

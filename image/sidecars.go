@@ -85,6 +85,14 @@ func (b *Bundle) xlConfig() []byte {
 	if !slices.Contains(b.Modules, "xen_netfront") {
 		vif = "\n# The image has no xen-netfront: build it with classes = [\"xen-net\"] for this."
 	}
+	pci := `#pci = [ "0000:03:10.0@6,seize=1" ]`
+	if len(b.Machine.Hostdevs) > 0 {
+		var list []string
+		for _, address := range b.Machine.Hostdevs {
+			list = append(list, strconv.Quote(address+",seize=1"))
+		}
+		pci = "pci = [ " + strings.Join(list, ", ") + " ]"
+	}
 	ctl := machine.Machine{Ctl: XenCtl(b.Name)}.CtlArgs()
 	for i, arg := range ctl {
 		ctl[i] = strconv.Quote(arg)
@@ -115,12 +123,13 @@ on_crash  = "destroy"
 # The direct-access device, as "xl pci-assignable-list" names it, and after the @ its
 # slot in the guest. Both may be others on every host: "xl restore OTHER.xl.cfg FILE"
 # brings the destination's line.
-#pci = [ "0000:03:10.0@6,seize=1" ]
+%[10]s
 
 # A paravirtual network card on a bridge of dom0, for a guest without xen_nopv.%[8]s
 #vif = [ "bridge=xenbr0" ]
 
 # As a PV guest: type = "pv", no serial line, no device_model_args_hvm, and in cmdline
-# console=hvc0 in place of console=ttyS0, without xen_nopv.
-`, b.Name, b.Kernel.Release, KernelFile, b.Initramfs, b.Cmdline, b.Machine.MemoryMB, b.Machine.CPUs, vif, strings.Join(ctl, ", "))
+# console=hvc0 in place of console=ttyS0, without xen_nopv. As a PVH guest it boots,
+# but Xen passes no devices through to one.
+`, b.Name, b.Kernel.Release, KernelFile, b.Initramfs, b.Cmdline, b.Machine.MemoryMB, b.Machine.CPUs, vif, strings.Join(ctl, ", "), pci)
 }

@@ -35,6 +35,7 @@ type vm struct {
 	noNIC   bool
 	show    bool
 
+	boot, firmware       string
 	incoming, generation string
 }
 
@@ -53,6 +54,7 @@ umbra migrate use. Machines that run at the same time need one each.`,
 		Example: `  umbra run out/app
   umbra run out/app --netdev user,hostfwd=tcp:127.0.0.1:8080-:80
   umbra run out/app --config site-a.toml
+  umbra run out/app --boot disk
   umbra run out/app --state /run/b --nic rtl8139 --incoming unix:/run/b/migrate.sock`,
 		Args: cobra.MinimumNArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
@@ -71,6 +73,8 @@ umbra migrate use. Machines that run at the same time need one each.`,
 	f.IntVar(&v.memory, "memory", 0, "MiB of memory (default the image's)")
 	f.StringVar(&v.append, "append", "", "words added to the kernel command line, such as umbra.debug")
 	f.StringVar(&v.config, "config", "", "file of what is configured at deploy time, over the image's own configuration")
+	f.StringVar(&v.boot, "boot", "", "boot from what is in image.outputs, by UEFI firmware: disk, qcow2 or iso")
+	f.StringVar(&v.firmware, "firmware", "/usr/share/ovmf/OVMF.fd", "the UEFI firmware of --boot (Debian: ovmf)")
 	f.StringSliceVar(&v.accel, "accel", nil, "accelerators to try, in order (default tcg)")
 	f.StringVar(&v.incoming, "incoming", "", "wait for a migration: unix:PATH or defer")
 	f.StringVar(&v.generation, "generation-id", "", "GUID of the VM generation id, or auto")
@@ -104,7 +108,10 @@ func (v *vm) run(cmd *cobra.Command, dir string, extra []string) error {
 
 // machine combines what the image and the flags say.
 func (v *vm) machine(b *image.Bundle, extra []string) (machine.Machine, error) {
-	m := b.VM()
+	m, err := v.base(b)
+	if err != nil {
+		return m, err
+	}
 	if v.state == "" {
 		v.state = b.Dir
 	}
@@ -119,8 +126,6 @@ func (v *vm) machine(b *image.Bundle, extra []string) (machine.Machine, error) {
 	if v.memory != 0 {
 		m.MemoryMB = v.memory
 	}
-	m.Cmdline = strings.TrimSpace(m.Cmdline + " " + v.append)
-	var err error
 	if m.Console, err = parseConsole(v.console); err != nil {
 		return m, err
 	}
@@ -143,6 +148,19 @@ func (v *vm) machine(b *image.Bundle, extra []string) (machine.Machine, error) {
 	return m, nil
 }
 
+// base is a machine that boots what the flags say, and has nothing else.
+func (v *vm) base(b *image.Bundle) (machine.Machine, error) {
+	if v.boot == "" {
+		m := b.VM()
+		m.Cmdline = strings.TrimSpace(m.Cmdline + " " + v.append)
+		return m, nil
+	}
+	if v.append != "" {
+		return machine.Machine{}, errors.New("--append: the kernel command line is part of what --boot boots")
+	}
+	return b.VMFrom(image.Output(v.boot), v.firmware)
+}
+
 func parseConsole(s string) (machine.Chardev, error) {
 	kind, path, _ := strings.Cut(s, ":")
 	switch kind {
@@ -163,6 +181,11 @@ func parseConsole(s string) (machine.Chardev, error) {
 func (v *vm) prepare(m machine.Machine) error {
 	if _, err := exec.LookPath(v.qemu); err != nil {
 		return fmt.Errorf("QEMU is not installed (Debian: qemu-system-x86): %w", err)
+	}
+	if m.Firmware != "" {
+		if _, err := os.Stat(m.Firmware); err != nil {
+			return fmt.Errorf("no UEFI firmware (Debian: ovmf): %w", err)
+		}
 	}
 	if err := os.MkdirAll(v.state, 0o755); err != nil {
 		return err

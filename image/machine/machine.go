@@ -51,6 +51,15 @@ const (
 type Machine struct {
 	Name string // for the process list, optional
 
+	// Disk, raw or by its suffix qcow2, or CD is what the firmware boots from, without
+	// Kernel, Initrd and Cmdline. It hangs on the chipset's own controller, which takes
+	// no slot; what is written to it is lost with the machine.
+	Disk, CD string
+
+	// Firmware is the path of an UEFI firmware, code and variables in one file.
+	// Default: QEMU's BIOS.
+	Firmware string
+
 	Kernel  string // bzImage
 	Initrd  string // optional
 	Cmdline string // appended to nothing: the caller gives all of it
@@ -164,13 +173,7 @@ func (m Machine) Args() ([]string, error) {
 	if m.ICount != nil {
 		a.add("-icount", "shift="+strconv.Itoa(*m.ICount))
 	}
-	a.add("-kernel", m.Kernel)
-	if m.Initrd != "" {
-		a.add("-initrd", m.Initrd)
-	}
-	if m.Cmdline != "" {
-		a.add("-append", m.Cmdline)
-	}
+	a.boot(m)
 	a.console(m.Console)
 	if m.QMP != "" {
 		a.add("-chardev", socketServer("qmp", m.QMP), "-mon", "chardev=qmp,mode=control")
@@ -270,6 +273,37 @@ func (a *args) nic(n NIC) {
 		a.add("-netdev", o)
 	}
 	a.add("-device", n.DeviceOptions())
+}
+
+// boot adds what the machine starts: a kernel, or what is on a medium.
+func (a *args) boot(m Machine) {
+	if m.Firmware != "" {
+		a.add("-bios", m.Firmware)
+	}
+	if m.Kernel != "" {
+		a.add("-kernel", m.Kernel)
+	}
+	if m.Initrd != "" {
+		a.add("-initrd", m.Initrd)
+	}
+	if m.Cmdline != "" {
+		a.add("-append", m.Cmdline)
+	}
+	if m.Disk != "" {
+		a.add("-drive", "if=none,id=boot,snapshot=on,format="+diskFormat(m.Disk)+",file="+escape(m.Disk), "-device", "ide-hd,drive=boot,bus=ide.0")
+	}
+	if m.CD != "" {
+		a.add("-drive", "if=none,id=boot,read-only=on,format=raw,file="+escape(m.CD), "-device", "ide-cd,drive=boot,bus=ide.0")
+	}
+}
+
+// diskFormat names the format of a disk, by its file's name: QEMU's guess by content
+// would let the guest choose.
+func diskFormat(name string) string {
+	if strings.HasSuffix(name, ".qcow2") {
+		return "qcow2"
+	}
+	return "raw"
 }
 
 func (a *args) console(c Chardev) {

@@ -133,6 +133,31 @@ defer
 	}
 }
 
+func TestMedia(t *testing.T) {
+	for _, tt := range []struct {
+		name string
+		m    machine.Machine
+		want string
+	}{
+		{"a disk is not written to", machine.Machine{Disk: "/d,1.raw"},
+			"-drive if=none,id=boot,snapshot=on,format=raw,file=/d,,1.raw -device ide-hd,drive=boot,bus=ide.0"},
+		{"its suffix names QEMU's format", machine.Machine{Disk: "d.qcow2"},
+			"-drive if=none,id=boot,snapshot=on,format=qcow2,file=d.qcow2 -device ide-hd,drive=boot,bus=ide.0"},
+		{"a CD with a firmware", machine.Machine{CD: "c.iso", Firmware: "fw"},
+			"-bios fw -drive if=none,id=boot,read-only=on,format=raw,file=c.iso -device ide-cd,drive=boot,bus=ide.0"},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			got, err := tt.m.Args()
+			if err != nil {
+				t.Fatal(err)
+			}
+			if args := strings.Join(got, " "); !strings.Contains(args, " "+tt.want+" ") || strings.Contains(args, "-kernel") {
+				t.Errorf("args %s\nwant %s", args, tt.want)
+			}
+		})
+	}
+}
+
 func TestConsole(t *testing.T) {
 	for _, tt := range []struct {
 		name string
@@ -165,6 +190,9 @@ func TestArgsRefuses(t *testing.T) {
 		want string
 	}{
 		{"no kernel", machine.Machine{}, "Kernel"},
+		{"a kernel and a disk", machine.Machine{Kernel: "k", Disk: "d"}, "Kernel, Disk, CD"},
+		{"a disk and a CD", machine.Machine{Disk: "d", CD: "c"}, "Kernel, Disk, CD"},
+		{"a command line for no kernel", machine.Machine{Disk: "d", Cmdline: "quiet"}, "Initrd, Cmdline"},
 		{"an unknown machine type", machine.Machine{Kernel: "k", Type: "microvm"}, "Type"},
 		{"negative memory", machine.Machine{Kernel: "k", MemoryMB: -1}, "MemoryMB"},
 		{"an icount shift QEMU has not", machine.Machine{Kernel: "k", ICount: &eleven}, "ICount"},

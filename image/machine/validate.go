@@ -17,8 +17,13 @@ func field(name, format string, args ...any) error {
 
 // validate finds what QEMU would refuse late, or would misread.
 func (m Machine) validate() error {
-	if m.Kernel == "" {
-		return field("Kernel", "missing")
+	switch given := count(m.Kernel, m.Disk, m.CD); {
+	case given == 0:
+		return field("Kernel", "missing, and neither Disk nor CD is given")
+	case given > 1:
+		return field("Kernel, Disk, CD", "want one of them")
+	case m.Kernel == "" && count(m.Initrd, m.Cmdline) > 0:
+		return field("Initrd, Cmdline", "they are Kernel's")
 	}
 	if m.Type != "" && m.Type != PC && m.Type != Q35 {
 		return field("Type", "%q: want %s or %s", m.Type, PC, Q35)
@@ -62,6 +67,16 @@ func (m Machine) validate() error {
 		}
 	}
 	return m.validateNICs(ids)
+}
+
+// count returns how many of the values are given.
+func count(values ...string) (n int) {
+	for _, v := range values {
+		if v != "" {
+			n++
+		}
+	}
+	return n
 }
 
 func (m Machine) validateNICs(ids map[string]string) error {

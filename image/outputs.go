@@ -1,0 +1,215 @@
+// Copyright 2026 the umbra Authors. All rights reserved.
+// Use of this source code is governed by a BSD-style
+// license that can be found in the LICENSE file.
+
+package image
+
+import (
+	"archive/tar"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os/exec"
+	"path"
+	"path/filepath"
+	"slices"
+	"strings"
+
+	"github.com/umbra-vm/umbra/image/apt"
+	"github.com/umbra-vm/umbra/image/deb"
+	"github.com/umbra-vm/umbra/image/internal/digest"
+	"github.com/umbra-vm/umbra/image/media"
+	"github.com/umbra-vm/umbra/image/qcow2"
+	"github.com/umbra-vm/umbra/image/uki"
+)
+
+// Output names a form of the image beside kernel and initramfs, which are always
+// written.
+type Output string
+
+// The outputs. All of them hold the unified kernel image.
+const (
+	UKI   Output = "uki"   // NAME.efi, a program for UEFI firmware
+	Disk  Output = "disk"  // NAME.raw, a disk that starts it
+	QCOW2 Output = "qcow2" // NAME.qcow2, that disk in QEMU's format
+	ISO   Output = "iso"   // NAME.iso, a CD that starts it
+)
+
+var outputs = []Output{UKI, Disk, QCOW2, ISO}
+
+// File is the name of the output's file in the bundle of an image of that name.
+func (o Output) File(name string) string {
+	switch o {
+	case UKI:
+		return name + ".efi"
+	case Disk:
+		return name + ".raw"
+	}
+	return name + "." + string(o)
+}
+
+// Words in image.sign for the files that the command reads and writes.
+const (
+	signIn  = "{in}"
+	signOut = "{out}"
+)
+
+// ErrSign: the command that was to sign the image did not.
+var ErrSign = errors.New("not signed")
+
+func (c *Config) validateOutputs() (errs []error) {
+	for i, o := range c.Image.Outputs {
+		if !slices.Contains(outputs, o) {
+			errs = append(errs, c.fail(fmt.Sprintf("image.outputs[%d]", i), "%q: want some of %v", o, outputs))
+		}
+	}
+	if len(c.Image.Sign) == 0 {
+		return errs
+	}
+	all := strings.Join(c.Image.Sign[1:], " ")
+	switch {
+	case len(c.Image.Outputs) == 0:
+		errs = append(errs, c.fail("image.sign", "nothing to sign: image.outputs is empty"))
+	case !strings.Contains(all, signIn) || !strings.Contains(all, signOut):
+		errs = append(errs, c.fail("image.sign", "%q: want a command with %s for what it signs and %s for what it writes",
+			c.Image.Sign, signIn, signOut))
+	}
+	return errs
+}
+
+// The UEFI stub, and the Debian package it is in.
+const (
+	stubPackage = "systemd-boot-efi"
+	stubFile    = "/usr/lib/systemd/boot/efi/linuxx64.efi.stub"
+)
+
+// stub is the UEFI stub on this machine.
+type stub struct {
+	pkg     PackageManifest
+	program []byte
+}
+
+// fetchStub gets hold of the stub, if there is an output that needs it.
+func (c *Config) fetchStub(ctx context.Context, opts Options) (*stub, error) {
+	if len(c.Image.Outputs) == 0 {
+		return nil, nil
+	}
+	client := apt.Client{CacheDir: opts.CacheDir, Progress: opts.Progress}
+	pkg, err := client.Show(ctx, stubPackage)
+	if err != nil {
+		return nil, fmt.Errorf("package %s: %w", stubPackage, err)
+	}
+	files, err := client.Fetch(ctx, pkg)
+	if err != nil {
+		return nil, fmt.Errorf("package %s: %w", stubPackage, err)
+	}
+	s := &stub{pkg: PackageManifest{Name: pkg.Name, Version: pkg.Version, SHA256: pkg.SHA256}}
+	_, err = deb.Read(ctx, files[0], func(h *tar.Header, content io.Reader) (err error) {
+		if path.Clean("/"+h.Name) == stubFile {
+			s.program, err = io.ReadAll(content)
+		}
+		return err
+	})
+	if err == nil && s.program == nil {
+		err = fmt.Errorf("it has no %s", stubFile)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("package %s %s: %w", stubPackage, pkg.Version, err)
+	}
+	return s, nil
+}
+
+// writeOutputs writes the outputs of the description into dir, where kernel and
+// initramfs are, and returns the names of their files.
+func (c *Config) writeOutputs(ctx context.Context, p *parts, dir string, opts Options) (names []string, err error) {
+	if len(c.Image.Outputs) == 0 {
+		return nil, nil
+	}
+	// What is not asked for is made all the same where another output is made of it.
+	place := func(o Output) string {
+		if slices.Contains(c.Image.Outputs, o) {
+			return filepath.Join(dir, o.File(c.Image.Name))
+		}
+		return filepath.Join(p.work, o.File("output"))
+	}
+	wants := func(some ...Output) bool {
+		return slices.ContainsFunc(some, func(o Output) bool { return slices.Contains(c.Image.Outputs, o) })
+	}
+	if err := c.writeUKI(ctx, p, dir, place(UKI), opts); err != nil {
+		return nil, err
+	}
+	id, _, err := digest.SHA256(place(UKI))
+	if err != nil {
+		return nil, err
+	}
+	for _, step := range []struct {
+		made Output
+		of   []Output // that are made of it
+		make func() error
+	}{
+		{Disk, []Output{Disk, QCOW2}, func() error { return media.WriteDisk(place(Disk), place(UKI), id) }},
+		{QCOW2, []Output{QCOW2}, func() error { return qcow2.Convert(place(QCOW2), place(Disk)) }},
+		{ISO, []Output{ISO}, func() error { return media.WriteISO(place(ISO), place(UKI), id) }},
+	} {
+		if !wants(step.of...) {
+			continue
+		}
+		if err := ctx.Err(); err != nil {
+			return nil, err
+		}
+		opts.Progress("making " + step.made.File(c.Image.Name))
+		if err := step.make(); err != nil {
+			return nil, err
+		}
+	}
+	for _, o := range outputs {
+		if wants(o) {
+			names = append(names, o.File(c.Image.Name))
+		}
+	}
+	return names, nil
+}
+
+// writeUKI writes the unified kernel image, signed if the description says how.
+func (c *Config) writeUKI(ctx context.Context, p *parts, dir, dst string, opts Options) error {
+	opts.Progress("making " + UKI.File(c.Image.Name))
+	unsigned := dst
+	if len(c.Image.Sign) > 0 {
+		unsigned = filepath.Join(p.work, "unsigned.efi")
+	}
+	const osRelease = "ID=umbra\nNAME=umbra\nPRETTY_NAME=\"umbra: %[1]s\"\nVERSION_ID=%[2]s\nIMAGE_ID=%[1]s\n"
+	err := uki.Image{
+		Stub:      p.stub.program,
+		OSRelease: fmt.Sprintf(osRelease, c.Image.Name, Version()),
+		Cmdline:   c.cmdline(),
+		Uname:     p.kernel.Release,
+		Kernel:    filepath.Join(dir, KernelFile),
+		Initrd:    filepath.Join(dir, c.initramfsFile()),
+	}.Write(unsigned)
+	if err != nil || unsigned == dst {
+		return err
+	}
+	opts.Progress("signing " + UKI.File(c.Image.Name))
+	return c.sign(ctx, unsigned, dst)
+}
+
+// sign has the command of the description sign the file in, in the description's
+// directory.
+func (c *Config) sign(ctx context.Context, in, out string) error {
+	replacer := strings.NewReplacer(signIn, in, signOut, out)
+	var words []string
+	for _, word := range c.Image.Sign {
+		words = append(words, replacer.Replace(word))
+	}
+	cmd := exec.CommandContext(ctx, words[0], words[1:]...)
+	cmd.Dir = c.dir
+	said, err := cmd.CombinedOutput()
+	if err == nil {
+		err = uki.CheckSigned(out)
+	}
+	if err != nil {
+		return c.fail("image.sign", "%w: %s: %w%s", ErrSign, words[0], err, strings.TrimRight("\n"+string(said), "\n"))
+	}
+	return nil
+}
