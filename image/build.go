@@ -141,7 +141,9 @@ type parts struct {
 	modules *selection
 	pkgs    []unpacked
 	init    string // path of the compiled program
-	tools   string // path of the debug tools, if there are any
+	// programs are those of services that are given as Go packages.
+	programs []fileSpec
+	tools    string // path of the debug tools, if there are any
 }
 
 // prepare gets hold of what takes long, side by side.
@@ -174,6 +176,10 @@ func (c *Config) prepare(ctx context.Context, work string, opts Options) (*parts
 		p.tools, err = busybox(ctx, opts)
 		return err
 	})
+	g.Go(func() (err error) {
+		p.programs, err = c.compilePrograms(ctx, filepath.Join(work, "programs"), opts)
+		return err
+	})
 	return p, g.Wait()
 }
 
@@ -193,7 +199,7 @@ func (c *Config) build(ctx context.Context, p *parts, dir string, opts Options) 
 	if err := addModules(a, p); err != nil {
 		return nil, err
 	}
-	if err := c.addFiles(a); err != nil {
+	if err := c.addFiles(a, p.programs); err != nil {
 		return nil, err
 	}
 	pkgs, err := c.addPackages(a, p.pkgs)

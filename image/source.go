@@ -77,19 +77,29 @@ func isSource(dir string) bool {
 // BuildGo compiles a Go program for the guest: static, without paths, times or
 // version control in it, so that the same source gives the same bytes.
 func BuildGo(ctx context.Context, source, pkg, out string) error {
-	_, err := goCommand(ctx, source, "build", "-trimpath", "-buildvcs=false", "-ldflags=-s -w -buildid= -X main.version="+Version(), "-o", out, pkg)
+	_, err := goCommand(ctx, source, buildArgs(pkg, out, "-X main.version="+Version())...)
 	if err != nil {
 		return fmt.Errorf("build %s: %w", pkg, err)
 	}
 	return nil
 }
 
+// buildArgs are those of the Go command for what [BuildGo] promises.
+func buildArgs(pkg, out, ldflags string) []string {
+	return []string{"build", "-trimpath", "-buildvcs=false", "-ldflags=-s -w -buildid= " + ldflags, "-o", out, pkg}
+}
+
 // goCommand runs the Go command in dir with an environment that leaves nothing
 // to the user's own settings.
 func goCommand(ctx context.Context, dir string, args ...string) ([]byte, error) {
+	return runGo(ctx, dir, "GOWORK=off", args...)
+}
+
+// runGo is goCommand with one more setting, which takes the place of an earlier one.
+func runGo(ctx context.Context, dir, setting string, args ...string) ([]byte, error) {
 	cmd := exec.CommandContext(ctx, "go", args...)
 	cmd.Dir = dir
-	cmd.Env = append(os.Environ(), "CGO_ENABLED=0", "GOOS=linux", "GOARCH=amd64", "GOAMD64=v1", "GOFLAGS=", "GOWORK=off")
+	cmd.Env = append(os.Environ(), "CGO_ENABLED=0", "GOOS=linux", "GOARCH=amd64", "GOAMD64=v1", "GOFLAGS=", setting)
 	var stdout, stderr bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &stdout, &stderr
 	err := cmd.Run()
