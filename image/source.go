@@ -31,7 +31,8 @@ var ErrNoSource = errors.New("the source of umbra was not found")
 //  2. where the Go command finds the module from the working directory: a
 //     checkout of umbra, or the version that a module of the user requires;
 //  3. where this program was compiled, if that is still there;
-//  4. the module cache, for a program installed by go install PATH@VERSION.
+//  4. above this program, which make leaves in out/ of a checkout;
+//  5. the module cache, for a program installed by go install PATH@VERSION.
 func FindSource(ctx context.Context, given string) (string, error) {
 	if given != "" {
 		dir, err := filepath.Abs(given)
@@ -50,6 +51,11 @@ func FindSource(ctx context.Context, given string) (string, error) {
 	}
 	if _, file, _, ok := runtime.Caller(0); ok {
 		if dir := filepath.Dir(filepath.Dir(file)); isSource(dir) {
+			return dir, nil
+		}
+	}
+	if program, err := os.Executable(); err == nil {
+		if dir := filepath.Dir(filepath.Dir(program)); isSource(dir) {
 			return dir, nil
 		}
 	}
