@@ -11,7 +11,7 @@ export GOFLAGS := $(GOFLAGS) -buildvcs=false
 CONTROL ?=
 TIMEOUT ?= 60m
 
-.PHONY: all demo test test-apps test-browser test-outputs unit lint bench matrix generate generated xen xen-check xen-test umbra deps clean
+.PHONY: all demo test test-apps test-browser test-outputs examples unit lint bench matrix generate generated xen xen-check xen-test umbra deps clean
 
 all: umbra
 
@@ -47,6 +47,11 @@ test-browser:
 test-outputs:
 	@sh ci/deps.sh outputs
 	go test -count=1 -timeout $(TIMEOUT) -v ./ci/outputs -outputs
+
+# The appliances of image/examples, built, booted, used and moved; two minutes, and a
+# download.
+examples: deps
+	go test -count=1 -timeout $(TIMEOUT) -v ./ci/examples -examples
 
 # Only what needs no VM.
 unit: deps

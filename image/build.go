@@ -156,8 +156,10 @@ type parts struct {
 	pkgs    []unpacked
 	init    string // path of the compiled program
 	statusd string // path of the status page's program, if there is a page
-	tools   string // path of the debug tools, if there are any
-	stub    *stub  // if there is an output that needs it
+	// programs are those of services that are given as Go packages.
+	programs []fileSpec
+	tools    string // path of the debug tools, if there are any
+	stub     *stub  // if there is an output that needs it
 }
 
 // prepare gets hold of what takes long, side by side.
@@ -200,6 +202,10 @@ func (c *Config) prepare(ctx context.Context, work string, opts Options) (*parts
 		p.tools, err = busybox(ctx, opts)
 		return err
 	})
+	g.Go(func() (err error) {
+		p.programs, err = c.compilePrograms(ctx, filepath.Join(work, "programs"), opts)
+		return err
+	})
 	return p, g.Wait()
 }
 
@@ -220,7 +226,7 @@ func (c *Config) build(ctx context.Context, p *parts, dir string, opts Options) 
 	if err := addModules(a, p); err != nil {
 		return nil, err
 	}
-	if err := c.addFiles(a); err != nil {
+	if err := c.addFiles(a, p.programs); err != nil {
 		return nil, err
 	}
 	pkgs, err := c.addPackages(a, p.pkgs)

@@ -33,6 +33,9 @@ import (
 //go:embed example.toml
 var Example string
 
+// DefaultFile is the name of a description that lies beside what it describes.
+const DefaultFile = "umbra.toml"
+
 // Config is the description of an image, the TOML file of umbra build.
 type Config struct {
 	Image    Image             `toml:"image"`
@@ -52,7 +55,8 @@ type Config struct {
 
 // Image holds what concerns the image as a whole.
 type Image struct {
-	// Name names the image and its xl.cfg. Default: the file's, without .toml.
+	// Name names the image and its xl.cfg. Default: the file's, without .toml; of
+	// umbra.toml, that of its directory.
 	Name        string      `toml:"name"`
 	Hostname    string      `toml:"hostname"`    // default: umbra
 	Compression Compression `toml:"compression"` // of the initramfs, default zstd
@@ -111,8 +115,12 @@ type Drivers struct {
 
 // Service is a program of the user that init supervises.
 type Service struct {
-	Name  string   `toml:"name"`
-	Exec  []string `toml:"exec"`
+	Name string `toml:"name"`
+
+	// Go is the directory of a Go main package, of whatever module. It is compiled to
+	// the program that Exec names.
+	Go    string   `toml:"go"`
+	Exec  []string `toml:"exec"`  // default with Go: /bin/NAME
 	Files []string `toml:"files"` // "source:path in the guest"
 	Env   []string `toml:"env"`
 	Dir   string   `toml:"dir"`
@@ -229,6 +237,9 @@ func (c *Config) decodeError(err error) error {
 func (c *Config) setDefaults() {
 	if c.Image.Name == "" {
 		c.Image.Name = strings.TrimSuffix(filepath.Base(c.file), filepath.Ext(c.file))
+		if filepath.Base(c.file) == DefaultFile {
+			c.Image.Name = filepath.Base(c.dir)
+		}
 	}
 	if c.Image.Compression == "" {
 		c.Image.Compression = Zstd
@@ -241,6 +252,11 @@ func (c *Config) setDefaults() {
 	}
 	if c.Packages.Exclude == nil {
 		c.Packages.Exclude = slices.Clone(excluded)
+	}
+	for i := range c.Services {
+		if s := &c.Services[i]; s.Go != "" && s.Name != "" && len(s.Exec) == 0 {
+			s.Exec = []string{"/bin/" + s.Name}
+		}
 	}
 	m := &c.Machine
 	if m.MemoryMB == 0 {

@@ -13,6 +13,7 @@ import (
 	"os"
 	"path"
 	"path/filepath"
+	"slices"
 	"strings"
 
 	"github.com/umbra-vm/umbra/image/initramfs"
@@ -54,14 +55,15 @@ func (c *Config) files() ([]fileSpec, error) {
 	return specs, errors.Join(errs...)
 }
 
-// addFiles adds the user's files to the archive.
-func (c *Config) addFiles(a *initramfs.Archive) error {
+// addFiles adds the user's files to the archive, and the programs that were made of
+// his packages.
+func (c *Config) addFiles(a *initramfs.Archive, programs []fileSpec) error {
 	specs, err := c.files()
 	if err != nil {
 		return err
 	}
 	var errs []error
-	for _, f := range specs {
+	for _, f := range slices.Concat(specs, programs) {
 		if err := a.AddFile(f.source, f.dest); err != nil {
 			errs = append(errs, c.fail(f.key, "%w", err))
 		}

@@ -31,7 +31,8 @@ var ErrNoSource = errors.New("the source of umbra was not found")
 //  2. where the Go command finds the module from the working directory: a
 //     checkout of umbra, or the version that a module of the user requires;
 //  3. where this program was compiled, if that is still there;
-//  4. the module cache, for a program installed by go install PATH@VERSION.
+//  4. above this program, which make leaves in out/ of a checkout;
+//  5. the module cache, for a program installed by go install PATH@VERSION.
 func FindSource(ctx context.Context, given string) (string, error) {
 	if given != "" {
 		dir, err := filepath.Abs(given)
@@ -50,6 +51,11 @@ func FindSource(ctx context.Context, given string) (string, error) {
 	}
 	if _, file, _, ok := runtime.Caller(0); ok {
 		if dir := filepath.Dir(filepath.Dir(file)); isSource(dir) {
+			return dir, nil
+		}
+	}
+	if program, err := os.Executable(); err == nil {
+		if dir := filepath.Dir(filepath.Dir(program)); isSource(dir) {
 			return dir, nil
 		}
 	}
@@ -77,19 +83,29 @@ func isSource(dir string) bool {
 // BuildGo compiles a Go program for the guest: static, without paths, times or
 // version control in it, so that the same source gives the same bytes.
 func BuildGo(ctx context.Context, source, pkg, out string) error {
-	_, err := goCommand(ctx, source, "build", "-trimpath", "-buildvcs=false", "-ldflags=-s -w -buildid= -X main.version="+Version(), "-o", out, pkg)
+	_, err := goCommand(ctx, source, buildArgs(pkg, out, "-X main.version="+Version())...)
 	if err != nil {
 		return fmt.Errorf("build %s: %w", pkg, err)
 	}
 	return nil
 }
 
+// buildArgs are those of the Go command for what [BuildGo] promises.
+func buildArgs(pkg, out, ldflags string) []string {
+	return []string{"build", "-trimpath", "-buildvcs=false", "-ldflags=-s -w -buildid= " + ldflags, "-o", out, pkg}
+}
+
 // goCommand runs the Go command in dir with an environment that leaves nothing
 // to the user's own settings.
 func goCommand(ctx context.Context, dir string, args ...string) ([]byte, error) {
+	return runGo(ctx, dir, "GOWORK=off", args...)
+}
+
+// runGo is goCommand with one more setting, which takes the place of an earlier one.
+func runGo(ctx context.Context, dir, setting string, args ...string) ([]byte, error) {
 	cmd := exec.CommandContext(ctx, "go", args...)
 	cmd.Dir = dir
-	cmd.Env = append(os.Environ(), "CGO_ENABLED=0", "GOOS=linux", "GOARCH=amd64", "GOAMD64=v1", "GOFLAGS=", "GOWORK=off")
+	cmd.Env = append(os.Environ(), "CGO_ENABLED=0", "GOOS=linux", "GOARCH=amd64", "GOAMD64=v1", "GOFLAGS=", setting)
 	var stdout, stderr bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &stdout, &stderr
 	err := cmd.Run()

@@ -61,6 +61,8 @@ var walls = []wall{
 	// its agent, and of drivers what their files say of themselves.
 	{"image/...", []string{"init/config/...", "drivers/modinfo"}},
 	{"migrate/...", nil},
+	// What users start from has nothing of umbra in it.
+	{"image/examples/...", nil},
 	{"ci/...", []string{"image/...", "migrate/...", "init/config", "shadow/ctl/..."}},
 	// A Xen host's dom0 is put together of modules too.
 	{"ci/xenlab/dom0", []string{"image/...", "drivers/modinfo"}},

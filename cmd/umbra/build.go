@@ -36,7 +36,7 @@ The classes of drivers are
 ` + classHelp() + `
 Init is compiled from the source of umbra: that of --source, else the module
 that the working directory is in or requires, else what this program was
-compiled from.`,
+compiled from, or lies in as out/umbra.`,
 		Example: "  umbra build --example > app.toml\n  umbra build app.toml\n  umbra build -o /srv/images/app app.toml",
 		Args: func(cmd *cobra.Command, args []string) error {
 			if show {

@@ -48,6 +48,7 @@ Exit codes:
 	}
 	root.CompletionOptions.HiddenDefaultCmd = true
 	root.AddCommand(
+		newNew(),
 		newBuild(),
 		newRun(),
 		newCheck(),
