@@ -259,9 +259,9 @@ func TestRenderServices(t *testing.T) {
 	}
 	want := "" +
 		"not started, the configuration was refused: fw_cfg x: line 1: a: no such key\n" +
-		"SERVICE          STATE           PID        FOR STARTS  LAST END\n" +
-		"app              running          71      1m30s      2  exit code 1\n" +
-		"once             waiting           -          -      0  \n"
+		"SERVICE  STATE    PID  FOR    STARTS  LAST END\n" +
+		"app      running  71   1m30s  2       exit code 1\n" +
+		"once     waiting  -    -      0       -\n"
 	if diff := cmp.Diff(want, out.String()); diff != "" {
 		t.Errorf("table (-want +got):\n%s", diff)
 	}

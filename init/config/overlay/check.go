@@ -40,7 +40,7 @@ var lists = []list{
 var (
 	buildTables  = []string{"kernel", "packages", "drivers", "status", "machine"}
 	buildKeys    = []string{"name", "compression", "cmdline", "files"}
-	buildService = []string{"files", "user", "groups"}
+	buildService = []string{"files", "user", "groups", "go"}
 )
 
 var (
