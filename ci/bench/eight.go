@@ -180,7 +180,7 @@ func (b *bench) eightImage(ctx context.Context) (*image.Bundle, error) {
 func (g *guest) atRest(ctx context.Context) error {
 	ctx, cancel := context.WithTimeoutCause(ctx, moveLimit, errNotInTime)
 	defer cancel()
-	if _, err := g.Host.WaitConsole(ctx, settled); err != nil {
+	if _, err := g.Host.WaitConsole(ctx, rig.Settled); err != nil {
 		return fmt.Errorf("%w%s", err, lastLines(g.Host))
 	}
 	return nil
@@ -217,7 +217,7 @@ func (g *guest) recover(ctx context.Context, count []uint64, nics ...rig.NIC) ([
 			}
 		}
 	}
-	_, err = host.WaitConsole(ctx, settled)
+	_, err = host.WaitConsole(ctx, rig.Settled)
 	return tls, err
 }
 

@@ -142,7 +142,7 @@ func (p *peerGuest) move(ctx context.Context, nic rig.NIC) (o rig.Outage, err er
 	if o, err = p.outage(ctx); err != nil {
 		return o, err
 	}
-	_, err = host.WaitConsole(ctx, settled)
+	_, err = host.WaitConsole(ctx, rig.Settled)
 	return o, err
 }
 

@@ -55,9 +55,6 @@ const moveLimit = 5 * time.Minute
 
 var errNotInTime = errors.New("the guest was not there in time")
 
-// settled is the agent's line after the old driver is gone and loaded afresh.
-const settled = "drivers prefetched"
-
 // watch is how often the switch is asked where the role's MAC is.
 const watch = 200 * time.Microsecond
 
@@ -214,7 +211,7 @@ func (f *fullGuest) booted(ctx context.Context) error {
 	if _, _, err := next(ctx, f.Host, 0, record.Start); err != nil {
 		return err
 	}
-	if _, err := f.Host.WaitConsole(ctx, settled); err != nil {
+	if _, err := f.Host.WaitConsole(ctx, rig.Settled); err != nil {
 		return err
 	}
 	st, err := f.RoleStatus(ctx, rig.Role)
@@ -275,7 +272,7 @@ func (f *fullGuest) move(ctx context.Context, nic rig.NIC, m *Move) error {
 		tl.Stamps = slices.DeleteFunc(tl.Stamps, func(s ctl.Stamp) bool { return s.Name == ctl.StampResumed })
 	}
 	m.Stamps = tl.Milliseconds()
-	_, err = host.WaitConsole(ctx, settled)
+	_, err = host.WaitConsole(ctx, rig.Settled)
 	return err
 }
 

@@ -153,6 +153,9 @@ func (r *Runner) start(ctx context.Context, name string, s Setup, nic rig.NIC) (
 		return nil, err
 	}
 	g.count = rig.LastRecovery(tls)
+	if _, err := g.Host.WaitConsole(wait, rig.Settled); err != nil {
+		return nil, err
+	}
 	return g, sleep(ctx, calm)
 }
 

@@ -348,6 +348,10 @@ func (r *Rig) Timelines(ctx context.Context) ([]ctl.Timeline, error) {
 	return tls, err
 }
 
+// Settled is the agent's line when nothing of a boot or a recovery is left to do: all is
+// in memory that the next one needs.
+const Settled = "drivers prefetched"
+
 // Poll is how often the waiting methods ask the agent.
 const Poll = 100 * time.Millisecond
 
