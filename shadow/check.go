@@ -164,7 +164,9 @@ func (m *Manager) foresee(r *role, s Seat, dev expected, f *ctl.Forecast) {
 	}
 	f.Deferred, f.Unknown = l.foresee(r.shadow.Log())
 	standby := f.Verdict == ctl.VerdictStandby
-	f.Gap = gapOf(done, f.Drivers[0], standby)
+	if len(f.Drivers) > 0 { // a standby is driven by something that no module claims, if the kernel has it built in
+		f.Gap = gapOf(done, f.Drivers[0], standby)
+	}
 	if standby {
 		return // it has the role's MAC already, and is not left behind
 	}
