@@ -9,7 +9,7 @@ export CGO_ENABLED = 0
 export GOFLAGS := $(GOFLAGS) -buildvcs=false
 
 CONTROL ?=
-TIMEOUT ?= 60m
+TIMEOUT ?= 80m
 
 .PHONY: all demo test test-apps test-browser test-outputs examples unit lint bench matrix generate generated xen xen-check xen-test umbra deps clean
 
