@@ -101,6 +101,7 @@ func (h *Hastener) Run(ctx context.Context, ifindex int) (told Told, err error) 
 		if err != nil {
 			return told, err
 		}
+		scope(now, local)
 		if round == 0 {
 			still, told.Untold = choose(now, local)
 			told.Connections = len(still)
@@ -119,13 +120,23 @@ func (h *Hastener) Run(ctx context.Context, ifindex int) (told Told, err error) 
 	return told, failed
 }
 
+// scope notes the interface of connections from link-local addresses that are bound to
+// none: without it the kernel does not know the address as its own (EINVAL of bind(2)).
+func scope(now []Connection, local map[netip.Addr]int) {
+	for i, c := range now {
+		if c.Interface == 0 && c.Local.Addr().IsLinkLocalUnicast() {
+			now[i].Interface = local[c.Local.Addr()]
+		}
+	}
+}
+
 // choose returns the connections from local addresses to others, as many as may be told,
 // and how many more there are.
-func choose(now []Connection, local map[netip.Addr]bool) (chosen map[Connection]bool, beyond int) {
+func choose(now []Connection, local map[netip.Addr]int) (chosen map[Connection]bool, beyond int) {
 	chosen = make(map[Connection]bool)
 	for _, c := range now {
 		switch {
-		case !local[c.Local.Addr()] || local[c.Peer.Addr()]:
+		case local[c.Local.Addr()] == 0 || local[c.Peer.Addr()] != 0:
 		case len(chosen) < MaxConnections:
 			chosen[c] = true
 		default:
@@ -146,8 +157,9 @@ func unchanged(now []Connection, before map[Connection]bool) map[Connection]bool
 	return still
 }
 
-// addresses are those of an interface and of what is stacked on it.
-func addresses(ifindex int) (map[netip.Addr]bool, error) {
+// addresses are those of an interface and of what is stacked on it, each with the index
+// of the one that it is on.
+func addresses(ifindex int) (map[netip.Addr]int, error) {
 	stacked, err := stack.On(ifindex)
 	if err != nil {
 		return nil, fmt.Errorf("hasten: %w", err)
@@ -160,10 +172,10 @@ func addresses(ifindex int) (map[netip.Addr]bool, error) {
 	if err != nil {
 		return nil, fmt.Errorf("hasten: list addresses: %w", err)
 	}
-	out := make(map[netip.Addr]bool)
+	out := make(map[netip.Addr]int)
 	for _, a := range list {
 		if ip, ok := netip.AddrFromSlice(a.IP); ok && on[a.LinkIndex] {
-			out[ip.Unmap()] = true
+			out[ip.Unmap()] = a.LinkIndex
 		}
 	}
 	return out, nil

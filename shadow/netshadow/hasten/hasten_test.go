@@ -9,6 +9,7 @@ import (
 	"encoding/hex"
 	"errors"
 	"net/netip"
+	"slices"
 	"strings"
 	"testing"
 
@@ -97,7 +98,7 @@ func TestParse(t *testing.T) {
 
 func TestWhoIsTold(t *testing.T) {
 	at := netip.MustParseAddrPort
-	local := map[netip.Addr]bool{netip.MustParseAddr("10.0.0.1"): true, netip.MustParseAddr("fd00::1"): true}
+	local := map[netip.Addr]int{netip.MustParseAddr("10.0.0.1"): 4, netip.MustParseAddr("fd00::1"): 4}
 	four := Connection{at("10.0.0.1:22"), at("10.0.0.2:4000"), 7, 0}
 	six := Connection{at("[fd00::1]:22"), at("[fd00::2]:4000"), 8, 0}
 	var many []Connection
@@ -157,5 +158,18 @@ func TestProgramMatchesParser(t *testing.T) {
 	}
 	if layout.Size != connectionLen {
 		t.Errorf("the program writes %d bytes, we read %d", layout.Size, connectionLen)
+	}
+}
+
+func TestALinkLocalAddressHasAnInterface(t *testing.T) {
+	local := map[netip.Addr]int{netip.MustParseAddr("fe80::1"): 4, netip.MustParseAddr("fd00::1"): 4}
+	from := func(addr string, iface int) Connection {
+		return Connection{Local: netip.AddrPortFrom(netip.MustParseAddr(addr), 1), Interface: iface}
+	}
+	got := []Connection{from("fe80::1", 0), from("fe80::1", 7), from("fd00::1", 0)}
+	scope(got, local)
+	want := []Connection{from("fe80::1", 4), from("fe80::1", 7), from("fd00::1", 0)}
+	if !slices.Equal(got, want) {
+		t.Errorf("%+v, want %+v", got, want)
 	}
 }
