@@ -71,13 +71,14 @@ matrix: deps
 xen-test: xen
 	go test -count=1 -v -timeout 60m ./ci/xentests -args -xen -patched $(CURDIR)/out/xen
 
-# The eBPF objects are committed, and so is docs/operations.md. generate makes them
-# anew; generated fails if that makes a difference for the objects, and make test if
-# it does for the document. Both need clang and libbpf-dev.
+# The eBPF objects are committed, and so are docs/operations.md and docs/matrix.md.
+# generate makes them anew; generated fails if that makes a difference for the objects,
+# and make test if it does for the documents. Both need clang and libbpf-dev.
 generate:
 	@sh ci/deps.sh clang
 	go generate ./shadow/...
 	go test -count=1 ./shadow/netshadow/settings -run '^TestDocument$$' -update
+	go run ./ci/matrix/cmd/matrix -render
 
 generated:
 	@sh ci/deps.sh clang

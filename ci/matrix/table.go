@@ -21,6 +21,7 @@ import (
 // or bytes.
 type Result struct {
 	Pair
+	Build     string   `json:"build"`           // hash of the guest's initramfs
 	Error     string   `json:"error,omitempty"` // the move failed, or harmed the guest
 	StoppedMS float64  `json:"stopped_ms"`      // the guest stood still
 	StallMS   float64  `json:"stall_ms"`        // the longest pause of the TCP stream
@@ -53,37 +54,37 @@ func (r Result) Harm() string {
 	return ""
 }
 
-// A Table is the results of one build of the guest.
+// A Table is results, of one build of the guest unless its user wants it otherwise.
 type Table struct {
-	Build   string   // hash of the image
 	Kernel  string   // the guest's
 	Results []Result // as comparePairs orders them
 }
 
-// Load reads a table. One that does not exist, or is of another build, is empty.
+// Load reads a table, without the results of other builds; with "" of all. One that
+// does not exist is empty.
 func Load(file, build string) (*Table, error) {
+	t := new(Table)
 	b, err := os.ReadFile(file)
 	if errors.Is(err, fs.ErrNotExist) {
-		return &Table{Build: build}, nil
+		return t, nil
 	}
 	if err != nil {
 		return nil, err
 	}
-	var t Table
-	if err := json.Unmarshal(b, &t); err != nil {
+	if err := json.Unmarshal(b, t); err != nil {
 		return nil, fmt.Errorf("table %s: %w", file, err)
 	}
-	if build != "" && t.Build != build {
-		return &Table{Build: build}, nil
+	if build != "" {
+		t.Results = slices.DeleteFunc(t.Results, func(r Result) bool { return r.Build != build })
 	}
-	return &t, nil
+	return t, nil
 }
 
 // Save writes the table, all or nothing. Each result has a line of its own, so that
 // two tables can be compared by eye.
 func (t *Table) Save(file string) error {
 	var b bytes.Buffer
-	fmt.Fprintf(&b, "{\n \"build\": %q,\n \"kernel\": %q,\n \"results\": [", t.Build, t.Kernel)
+	fmt.Fprintf(&b, "{\n \"kernel\": %q,\n \"results\": [", t.Kernel)
 	for i, r := range t.Results {
 		line, err := json.Marshal(r)
 		if err != nil {
@@ -157,10 +158,11 @@ column, under TCP both ways, UDP both ways and a bulk transfer:
 
     stall of the TCP stream in ms; frames held + harvested; *n missing* datagrams of the guest and *n deferred* operations, if any
 
-Stalls were measured without KVM on a shared machine, and the driver's own time is in them (e1000 waits 2 s for its link). A
-cell in **bold** is a move that must not be: the connection or a byte was lost, or a datagram of a driver that keeps its frames.
+The guests changed no setting of their NICs, so nothing is deferred; what can be is in [operations.md](operations.md). Stalls
+were measured without KVM on a shared machine, and the driver's own time is in them (e1000 waits 2 s for its link). A cell in
+**bold** is a move that must not be: the connection or a byte was lost, or a datagram of a driver that keeps its frames.
 `)
-	fmt.Fprintf(&b, "The guest ran Linux %s; its initramfs was %.12s (SHA-256).\n", t.Kernel, t.Build)
+	fmt.Fprintf(&b, "The guest ran Linux %s; its initramfs (SHA-256) was %s.\n", t.Kernel, t.builds())
 	for _, s := range Setups {
 		rows := slices.DeleteFunc(slices.Clone(t.Results), func(r Result) bool { return r.Setup != s })
 		if len(rows) == 0 {
@@ -190,6 +192,23 @@ cell in **bold** is a move that must not be: the connection or a byte was lost, 
 	b.WriteString(t.summary())
 	_, err := io.WriteString(w, b.String())
 	return err
+}
+
+// builds names the builds, with the number of moves if there are several.
+func (t *Table) builds() string {
+	moves := make(map[string]int)
+	for _, r := range t.Results {
+		moves[r.Build]++
+	}
+	var words []string
+	for _, b := range sortedKeys(moves) {
+		word := fmt.Sprintf("%.12s", b)
+		if len(moves) > 1 {
+			word += fmt.Sprintf(" in %d moves", moves[b])
+		}
+		words = append(words, word)
+	}
+	return strings.Join(words, ", ")
 }
 
 func cell(r Result) string {

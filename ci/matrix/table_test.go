@@ -5,10 +5,13 @@
 package matrix
 
 import (
+	"os"
 	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
+
+	"github.com/google/go-cmp/cmp"
 
 	"github.com/umbra-vm/umbra/image/machine"
 )
@@ -43,9 +46,9 @@ func TestTableGoesOnWhereItStopped(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	table.Add(Result{Pair: back, StallMS: 1})
-	table.Add(Result{Pair: there, StallMS: 2})
-	table.Add(Result{Pair: back, StallMS: 3}) // once more
+	table.Add(Result{Pair: back, Build: "one", StallMS: 1})
+	table.Add(Result{Pair: there, Build: "one", StallMS: 2})
+	table.Add(Result{Pair: back, Build: "one", StallMS: 3}) // once more
 	if err := table.Save(file); err != nil {
 		t.Fatal(err)
 	}
@@ -71,17 +74,17 @@ func TestTableGoesOnWhereItStopped(t *testing.T) {
 }
 
 func TestMarkdown(t *testing.T) {
-	table := &Table{Build: "0123456789abcdef", Kernel: "6.1.0", Results: []Result{
-		{Pair: there, StallMS: 1234.5, Held: 7, Harvested: 8, Deferred: []string{"net.ring.rx=512: no such ring"}},
-		{Pair: back, StallMS: 5, Missing: 2},
-		{Pair: copying, Missing: 3},
+	table := &Table{Kernel: "6.1.0", Results: []Result{
+		{Pair: there, Build: "0123456789abcdef", StallMS: 1234.5, Held: 7, Harvested: 8, Deferred: []string{"net.ring.rx=512: no such ring"}},
+		{Pair: back, Build: "fedcba9876543210", StallMS: 5, Missing: 2},
+		{Pair: copying, Build: "fedcba9876543210", Missing: 3},
 	}}
 	var b strings.Builder
 	if err := table.Markdown(&b); err != nil {
 		t.Fatal(err)
 	}
 	for _, want := range []string{
-		"ran Linux 6.1.0; its initramfs was 0123456789ab (", "## pc, same slot", "| 1234; 7 + 8; *1 deferred* |", "| **5; 0 + 0; *2 missing*** |", "in 1 moves it lost 3 datagrams, at most 3 in one",
+		"ran Linux 6.1.0; its initramfs (SHA-256) was 0123456789ab in 1 moves, fedcba987654 in 2 moves.", "## pc, same slot", "| 1234; 7 + 8; *1 deferred* |", "| **5; 0 + 0; *2 missing*** |", "in 1 moves it lost 3 datagrams, at most 3 in one",
 		"- net.ring.rx=512: no such ring: 1",
 	} {
 		if !strings.Contains(b.String(), want) {
@@ -90,5 +93,32 @@ func TestMarkdown(t *testing.T) {
 	}
 	if strings.Contains(b.String(), "q35") {
 		t.Error("a setup without results is shown")
+	}
+}
+
+// TestDocument holds what docs say about the matrix: that it is what the results
+// there are, and that they are of every pair and without harm.
+func TestDocument(t *testing.T) {
+	const docs = "../../docs"
+	table, err := Load(filepath.Join(docs, DataFile), "")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if left := table.Left(AllPairs()); len(left) > 0 {
+		t.Errorf("%d pairs have no result, %v is one", len(left), left[0])
+	}
+	for _, r := range table.Harmed() {
+		t.Errorf("%v: %s", r.Pair, r.Harm())
+	}
+	var want strings.Builder
+	if err := table.Markdown(&want); err != nil {
+		t.Fatal(err)
+	}
+	got, err := os.ReadFile(filepath.Join(docs, MarkdownFile))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if diff := cmp.Diff(want.String(), string(got)); diff != "" {
+		t.Errorf("%s is not what %s says; make generate writes it (-want +got)\n%s", MarkdownFile, DataFile, diff)
 	}
 }

@@ -48,6 +48,7 @@ func run(ctx context.Context, args []string) error {
 	only := fs.String("only", "", "pairs to run: `words` that must all be in \"from → to (machine, slot)\"")
 	jobs := fs.Int("jobs", 2, "guests at the same time")
 	again := fs.Bool("again", false, "run pairs that have failed again")
+	keep := fs.Bool("keep", false, "keep what other builds of the guest have resulted in")
 	render := fs.Bool("render", false, "make the table for people anew of the results beside it, and run nothing")
 	if err := fs.Parse(args); err != nil {
 		return err
@@ -69,7 +70,12 @@ func run(ctx context.Context, args []string) error {
 	if err != nil {
 		return err
 	}
-	table, err := matrix.Load(*out, bundle.Files[bundle.Initramfs].SHA256)
+	build := bundle.Files[bundle.Initramfs].SHA256
+	of := build
+	if *keep {
+		of = ""
+	}
+	table, err := matrix.Load(*out, of)
 	if err != nil {
 		return err
 	}
@@ -90,7 +96,7 @@ func run(ctx context.Context, args []string) error {
 		}
 		return f
 	}}
-	if err := trails(ctx, runner, matrix.Trails(left), *jobs, table, *out, len(left)); err != nil {
+	if err := trails(ctx, runner, matrix.Trails(left), *jobs, table, build, *out, len(left)); err != nil {
 		return err
 	}
 	if *docs != "" && len(table.Left(matrix.AllPairs())) == 0 {
@@ -110,7 +116,7 @@ func run(ctx context.Context, args []string) error {
 }
 
 // trails runs trails side by side.
-func trails(ctx context.Context, runner *matrix.Runner, todo [][]matrix.Pair, jobs int, table *matrix.Table, out string, total int) error {
+func trails(ctx context.Context, runner *matrix.Runner, todo [][]matrix.Pair, jobs int, table *matrix.Table, build, out string, total int) error {
 	var (
 		wg    sync.WaitGroup
 		mu    sync.Mutex
@@ -122,6 +128,7 @@ func trails(ctx context.Context, runner *matrix.Runner, todo [][]matrix.Pair, jo
 		mu.Lock()
 		defer mu.Unlock()
 		done++
+		r.Build = build
 		table.Add(r)
 		if err := table.Save(out); err != nil {
 			errs = append(errs, err)
