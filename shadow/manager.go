@@ -223,6 +223,9 @@ func (m *Manager) Run(ctx context.Context, signals <-chan Signal) error {
 	start := func(sig Signal) {
 		var rctx context.Context
 		m.resume()
+		// Taken here and not by the round: a signal that follows at once, of the same
+		// migration, must not look before it does, and so take the roles from it.
+		m.examining.Lock()
 		rctx, stop = context.WithCancel(ctx)
 		go func() { finished <- m.round(rctx, sig) }()
 	}

@@ -420,6 +420,24 @@ func TestSecondMigrationOvertakesARecoveryThatWaits(t *testing.T) {
 	}
 }
 
+func TestFindingOfTheSameMigrationOvertakesNothing(t *testing.T) {
+	g := boot(t, e1000(slot2))
+	for range 20 {
+		g.passive("e1000")
+		g.class.take()
+		g.hw.Plug(rtl8139(slot2))
+		g.signals <- migrated
+		g.signals <- Signal{Cause: "identity check", Quiet: true}
+		g.passive("8139cp")
+		g.calls("activate e1000 replaced", "detach e1000", "open 8139cp "+slot2, "complete 8139cp")
+		if tl, err := g.m.Timelines("net0"); err != nil || tl[len(tl)-1].Cause != ctl.CauseMigration {
+			t.Fatalf("the migration that was told of is not the cause: %v, %v", tl, err)
+		}
+		g.hw.Plug(e1000(slot2))
+		g.signals <- migrated
+	}
+}
+
 func TestLossOfARoleDoesNotWaitForTheLinkOfAnother(t *testing.T) {
 	hw := newMachine(t)
 	hw.Plug(e1000(slot2))

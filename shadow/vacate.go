@@ -23,8 +23,8 @@ type loss struct {
 
 // examine compares each role's device with what its address holds now, and claims the
 // roles that are lost for the round. One that an alarm has claimed belongs to the next.
+// It is called with m.examining held, and gives it back.
 func (m *Manager) examine(ctx context.Context, sig Signal) []loss {
-	m.examining.Lock()
 	defer m.examining.Unlock()
 	return m.lost(ctx, sig, func(r *role) bool {
 		if r.alarmed {

@@ -39,7 +39,8 @@ func TestMoves(t *testing.T) {
 				g.move(nic)
 				tl := g.recovered(i + 1)
 				g.lossless(tl)
-				if tl.Cause != ctl.CauseMigration {
+				// The identity check may be faster than the hypervisor's word.
+				if tl.Cause != ctl.CauseMigration && tl.Cause != "identity check" {
 					t.Errorf("cause of move %d is %q", i+1, tl.Cause)
 				}
 				g.traffic()
