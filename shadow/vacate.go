@@ -19,6 +19,7 @@ type loss struct {
 	*role
 	verdict drivers.Verdict
 	gone    bool // the kernel has given the device up already
+	known   bool // it has been told of
 }
 
 // examine compares each role's device with what its address holds now, and claims the
@@ -108,12 +109,9 @@ func (m *Manager) lost(ctx context.Context, sig Signal, claim func(*role) bool) 
 		if !ok {
 			return
 		}
-		if !known {
-			m.log.Warn("device is not what it was", "role", r.Name, "device", dev.Address, "driver", dev.Driver, "verdict", verdict.String(), "cause", sig.Cause)
-		}
 		mu.Lock()
 		defer mu.Unlock()
-		lost = append(lost, loss{r, verdict, errors.Is(err, drivers.ErrNoDevice)})
+		lost = append(lost, loss{r, verdict, errors.Is(err, drivers.ErrNoDevice), known})
 	})
 	return lost
 }
@@ -228,6 +226,11 @@ func (m *Manager) enter(ctx context.Context, sig Signal, l loss) (*Recovery, dri
 		m.fail(r, &RoleError{r.Name, "enter active mode", dev.Address, err})
 	}
 	rec.Stamp(ctl.StampActive)
+	// Not before: a line on a slow serial console is time in which a driver with a
+	// watchdog may give up what it has to send.
+	if !l.known {
+		m.log.Warn("device is not what it was", "role", r.Name, "device", dev.Address, "driver", dev.Driver, "verdict", l.verdict.String(), "cause", sig.Cause)
+	}
 	if served && !r.auto {
 		m.relearn(r, driverOf(dev))
 	}

@@ -11,6 +11,23 @@ import (
 	"github.com/umbra-vm/umbra/ci/xenlab"
 )
 
+// TestOneMove is what fits into minutes: one host, one move, on each Xen that is there.
+func TestOneMove(t *testing.T) {
+	for _, x := range []xen{stockXen, patchedXen} {
+		t.Run(x.name, func(t *testing.T) {
+			l := open(t, x)
+			h := l.host("xen-A", "e1000e", "rtl8139")
+			l.create(h, passed(0, 5))
+			l.move(h, passed(1, 6))
+			if x.patched {
+				l.told("generation=2 cause=restored devices=new")
+				l.notified()
+			}
+			l.unharmed()
+		})
+	}
+}
+
 // TestUnprepared moves an HVM guest between the NICs of one host by "xl save" and
 // "xl restore" of an unpatched Xen. Its device stays attached, and in use, until the
 // domain is stopped, and nothing in the guest is asked or told before. It is also what
