@@ -10,7 +10,6 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
-
 )
 
 func TestScriptGivesQEMUTheMachine(t *testing.T) {
