@@ -160,15 +160,19 @@ func (c *Config) writeSidecars(ctx context.Context, p *parts, pkgs []PackageMani
 	if err := os.WriteFile(filepath.Join(dir, ScriptFile), script, 0o755); err != nil {
 		return nil, err
 	}
-	xl, libvirt := b.Name+".xl.cfg", b.Name+".libvirt.xml"
-	if err := os.WriteFile(filepath.Join(dir, xl), b.xlConfig(), 0o644); err != nil {
-		return nil, err
+	libvirt := b.Name + ".libvirt.xml"
+	for _, kind := range xenKinds {
+		name := kind.File(b.Name)
+		if err := os.WriteFile(filepath.Join(dir, name), b.xlConfig(kind), 0o644); err != nil {
+			return nil, err
+		}
+		made = append(made, name)
 	}
 	if err := os.WriteFile(filepath.Join(dir, libvirt), b.libvirtXML(), 0o644); err != nil {
 		return nil, err
 	}
 	b.Files = make(map[string]FileManifest)
-	for _, name := range append(made, KernelFile, b.Initramfs, ScriptFile, xl, libvirt) {
+	for _, name := range append(made, KernelFile, b.Initramfs, ScriptFile, libvirt) {
 		f, err := describe(filepath.Join(dir, name))
 		if err != nil {
 			return nil, err
@@ -185,10 +189,13 @@ func (c *Config) writeSidecars(ctx context.Context, p *parts, pkgs []PackageMani
 	return b, os.WriteFile(filepath.Join(dir, ManifestFile), text.Bytes(), 0o644)
 }
 
+// serialConsole makes the first serial line the console.
+const serialConsole = "console=ttyS0"
+
 // cmdline is the kernel command line of the image. A guest that panics ends
 // its machine: QEMU is told not to reboot.
 func (c *Config) cmdline() string {
-	words := []string{"console=ttyS0", "panic=-1"}
+	words := []string{serialConsole, "panic=-1"}
 	if !c.Image.Debug {
 		words = append(words, "quiet")
 	}

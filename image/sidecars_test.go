@@ -10,8 +10,6 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
-
-	"github.com/google/go-cmp/cmp"
 )
 
 func TestScriptGivesQEMUTheMachine(t *testing.T) {
@@ -64,35 +62,6 @@ func TestQuote(t *testing.T) {
 		if got := quote(in); got != want {
 			t.Errorf("quote(%q) = %s, want %s", in, got, want)
 		}
-	}
-}
-
-func TestXLConfig(t *testing.T) {
-	b := mustBuild(t, project(t, simple), "out")
-	text, err := os.ReadFile(filepath.Join(b.Dir, "app.xl.cfg"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	values := make(map[string]string)
-	for line := range strings.Lines(string(text)) {
-		if key, value, ok := strings.Cut(line, "="); ok && !strings.HasPrefix(line, "#") {
-			values[strings.TrimSpace(key)] = strings.TrimSpace(value)
-		}
-	}
-	want := map[string]string{
-		"name": `"app"`, "type": `"hvm"`, "kernel": `"vmlinuz"`, "ramdisk": `"initramfs.cpio.zst"`,
-		"cmdline": `"console=ttyS0 panic=-1 quiet xen_nopv"`, "memory": "256", "vcpus": "1", "serial": `"pty"`,
-		"vga": `"none"`, "vnc": "0",
-		"device_model_args_hvm": `[ "-device", "virtio-serial-pci,id=ctl0,addr=0x7", ` +
-			`"-chardev", "socket,id=ctl,server=on,wait=off,path=` + XenCtl("app") + `", ` +
-			`"-device", "virtserialport,bus=ctl0.0,nr=1,chardev=ctl,name=org.umbra.ctl" ]`,
-		"on_reboot": `"restart"`, "on_crash": `"destroy"`,
-	}
-	if diff := cmp.Diff(want, values); diff != "" {
-		t.Errorf("xl.cfg (-want +got):\n%s", diff)
-	}
-	if !strings.Contains(string(text), "xen-netfront") {
-		t.Error("nothing says that the image lacks the driver of a vif")
 	}
 }
 

@@ -48,7 +48,7 @@ var walls = []wall{
 	{"init/config/...", nil},
 	{"init/notify", nil},
 	{"init/internal/...", []string{"init/..."}},
-	{"init/internal/agent", []string{"init/config", "drivers", "drivers/xenstore", "shadow/..."}},
+	{"init/internal/agent", []string{"init/config", "drivers", "drivers/xenstore/...", "shadow/..."}},
 	// What is said at deploy time is found with drivers, and in xenstore.
 	{"init/internal/deploy", []string{"init/config/...", "drivers", "drivers/xenstore/..."}},
 	// Xenstore is where the hardware side and the toolstack's wishes meet.

@@ -69,17 +69,18 @@ var ErrKernel = errors.New("kernel cannot be loaded in parts")
 
 // The files of a staged image in dom0.
 const (
-	imageDir      = "/image"
-	setupFile     = imageDir + "/setup"
-	kernelFile    = imageDir + "/kernel"
-	initramfsFile = imageDir + "/initramfs"
+	imageDir        = "/image"
+	setupFile       = imageDir + "/setup"
+	kernelFile      = imageDir + "/kernel"
+	initramfsFile   = imageDir + "/initramfs"
+	wholeKernelFile = imageDir + "/vmlinuz" // of PV and PVH guests, which the toolstack loads
 )
 
 // Stage makes of a bundle what domains of this package boot from: the files for
 // dom0.Options.Files, some of which it writes into dir. Errors match [ErrKernel].
 func Stage(b *image.Bundle, dir string) (map[string]string, error) {
-	initramfs := filepath.Join(b.Dir, b.Initramfs)
-	kernel, err := os.ReadFile(filepath.Join(b.Dir, image.KernelFile))
+	initramfs, whole := filepath.Join(b.Dir, b.Initramfs), filepath.Join(b.Dir, image.KernelFile)
+	kernel, err := os.ReadFile(whole)
 	if err != nil {
 		return nil, err
 	}
@@ -94,7 +95,7 @@ func Stage(b *image.Bundle, dir string) (map[string]string, error) {
 	if err != nil {
 		return nil, err
 	}
-	files := map[string]string{initramfsFile: initramfs}
+	files := map[string]string{initramfsFile: initramfs, wholeKernelFile: whole}
 	for name, content := range map[string][]byte{setupFile: setup, kernelFile: rest} {
 		files[name] = filepath.Join(dir, path.Base(name))
 		if err := os.WriteFile(files[name], content, 0o644); err != nil {

@@ -5,6 +5,7 @@
 package xenlab
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -37,6 +38,8 @@ func (p Passed) String() string { return fmt.Sprintf("%s@%d", p.Device, p.Slot) 
 type DomainOptions struct {
 	Name   string
 	Bundle *image.Bundle // whose files are in dom0
+	Kind   image.XenKind // image.XenHVM if empty
+	MAC    string        // of a paravirtual NIC on Bridge; none if empty
 	PCI    []Passed
 	// Leaves says that the domain may be migrated with its devices in use. Only a
 	// patched Xen knows what that is.
@@ -45,14 +48,16 @@ type DomainOptions struct {
 	loader []string // of the device model of a new guest
 }
 
-// ramdisk is the line of an xl.cfg that a staged image must not have.
+// ramdisk is the line of an xl.cfg that a staged image must not have; those that need it
+// get their own.
 var ramdisk = regexp.MustCompile(`(?m)^ramdisk\b.*\n`)
 
 // config is the file that umbra build has written for xl, and after it what is
 // different here; of two settings of a name xl takes the last. The image is the staged
 // one. khz is how fast the host's clock is.
 func (o DomainOptions) config(khz int) (string, error) {
-	text, err := os.ReadFile(filepath.Join(o.Bundle.Dir, o.Bundle.Name+".xl.cfg"))
+	kind := cmp.Or(o.Kind, image.XenHVM)
+	text, err := os.ReadFile(filepath.Join(o.Bundle.Dir, kind.File(o.Bundle.Name)))
 	if err != nil {
 		return "", err
 	}
@@ -62,16 +67,24 @@ func (o DomainOptions) config(khz int) (string, error) {
 		pci = append(pci, p.String())
 	}
 	own := map[string]string{
-		"name":                  strconv.Quote(o.Name),
-		"kernel":                strconv.Quote(setupFile),
-		"pci":                   list(pci),
-		"serial":                strconv.Quote("file:" + o.console()),
-		"device_model_args_hvm": list(append(machine.Machine{Ctl: image.XenCtl(o.Name)}.CtlArgs(), o.loader...)),
+		"name": strconv.Quote(o.Name),
+		"pci":  list(pci),
 		// The emulated processor does not promise that its clock is steady, so that Xen
 		// would read it for the guest, and the guest, which is too slow to measure it,
 		// would use the HPET: either is a way out of the guest for every look at the clock.
 		"tsc_mode": strconv.Quote("native"),
-		"cmdline":  strconv.Quote(fmt.Sprintf("%s xen_nopv tsc=reliable tsc_early_khz=%d", o.Bundle.Cmdline, khz)),
+	}
+	if kind == image.XenHVM {
+		own["kernel"] = strconv.Quote(setupFile)
+		own["serial"] = strconv.Quote("file:" + o.consoles()[0])
+		own["device_model_args_hvm"] = list(append(machine.Machine{Ctl: image.XenCtl(o.Name)}.CtlArgs(), o.loader...))
+		own["cmdline"] = strconv.Quote(fmt.Sprintf("%s tsc=reliable tsc_early_khz=%d", kind.Cmdline(o.Bundle.Cmdline), khz))
+	} else {
+		own["kernel"], own["ramdisk"] = strconv.Quote(wholeKernelFile), strconv.Quote(initramfsFile)
+		own["channel"] = list([]string{image.XenChannel(o.Name)})
+	}
+	if o.MAC != "" {
+		own["vif"] = list([]string{"mac=" + o.MAC + ",bridge=" + Bridge})
 	}
 	if o.Leaves {
 		own["migrate_devices"] = "1"
@@ -92,8 +105,15 @@ func list(in []string) string {
 	return "[ " + strings.Join(out, ", ") + " ]"
 }
 
-// console is the file in dom0 that has what the guest prints.
-func (o DomainOptions) console() string { return "/run/" + o.Name + ".console" }
+// consoles are the files in dom0 that have what the guest prints. Those of a guest that
+// is no HVM guest are xenconsoled's, who calls a guest what it was called when it came.
+func (o DomainOptions) consoles() []string {
+	if cmp.Or(o.Kind, image.XenHVM) == image.XenHVM {
+		return []string{"/run/" + o.Name + ".console"}
+	}
+	log := "/var/log/xen/guest-" + o.Name
+	return []string{log + ".log", log + "--incoming.log"}
+}
 
 // A Domain is a guest of a host.
 type Domain struct {
@@ -143,7 +163,7 @@ func (h *Host) putConfig(ctx context.Context, opts DomainOptions) (string, error
 // Follow copies what the guest prints, from the first byte on, to out, until ctx
 // ends.
 func (d *Domain) Follow(ctx context.Context, out io.Writer) error {
-	return d.Host.Stream(ctx, fmt.Sprintf("touch %[1]s; exec tail -n +1 -f %[1]s", d.console()), nil, out)
+	return d.Host.Stream(ctx, fmt.Sprintf("touch %[1]s; exec tail -q -n +1 -f %[1]s", strings.Join(d.consoles(), " ")), nil, out)
 }
 
 // Ctl connects to the agent in the guest.
@@ -153,6 +173,18 @@ func (d *Domain) Ctl() (*ctl.Client, error) {
 		return nil, fmt.Errorf("domain %s: connecting to the agent: %w", d.Name, err)
 	}
 	return ctl.NewClient(c, nil), nil
+}
+
+// Stop asks the guest to end, and returns when the domain has gone.
+func (d *Domain) Stop(ctx context.Context) error {
+	_, err := d.Host.Run(ctx, "xl shutdown -w "+d.Name)
+	return err
+}
+
+// Reboot asks the guest to boot again.
+func (d *Domain) Reboot(ctx context.Context) error {
+	_, err := d.Host.Run(ctx, "xl reboot "+d.Name)
+	return err
 }
 
 // Moved says when a move had come how far, by this machine's clock.

@@ -144,6 +144,17 @@ func (h *Host) Stream(ctx context.Context, line string, in io.Reader, out io.Wri
 	return fmt.Errorf("host %s: %s: %w: %s", h.Name, line, err, strings.TrimSpace(complaint.String()))
 }
 
+// Bridge is dom0's bridge for paravirtual NICs.
+const Bridge = "xenbr0"
+
+// AddBridge makes [Bridge] and puts the network card at a host's address on it. Its
+// driver is one that dom0 has: virtio-net.
+func (h *Host) AddBridge(ctx context.Context, card string) error {
+	_, err := h.Run(ctx, fmt.Sprintf(`nic=$(ls /sys/bus/pci/devices/%[2]s/virtio*/net) && brctl addbr %[1]s &&
+		brctl addif %[1]s $nic && ip link set $nic up && ip link set %[1]s up`, Bridge, card))
+	return err
+}
+
 // khz is how fast the clock of the host's processors is, as Xen has measured it.
 func (h *Host) khz(ctx context.Context) (int, error) {
 	info, err := h.Run(ctx, "xl info")

@@ -6,6 +6,7 @@ package xentests
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -103,7 +104,7 @@ var guestImage = sync.OnceValues(func() (*image.Bundle, error) {
 	// A guest inside of a guest has no time for more.
 	pace := []string{"-udp-interval", "50ms", "-tcp-interval", "50ms"}
 	return rig.Build(context.Background(), rig.GuestOptions{
-		Dir: filepath.Join(workDir, "guest"), Drivers: []string{"e1000", "e1000e", "8139cp"}, Witness: pace,
+		Dir: filepath.Join(workDir, "guest"), Drivers: []string{"e1000", "e1000e", "8139cp"}, Classes: []string{"xen-net", "xen-pci"}, Witness: pace,
 		Extra:   "[machine]\nmemory_mb = 192\n", // all of which is carried by every move
 		Options: image.Options{Source: src, Progress: progress},
 	})
@@ -206,7 +207,11 @@ func (l *lab) say(format string, args ...any) {
 	fmt.Fprintln(os.Stderr, line)
 }
 
-// host boots a host with NICs of these models in slots from 4 on.
+// paravirtual is the model of a NIC that stays with dom0 and is on its bridge.
+const paravirtual = "virtio-net-pci"
+
+// host boots a host with NICs of these models in slots from 4 on. Domains can be given
+// all that are not paravirtual.
 func (l *lab) host(name string, models ...string) *xenlab.Host {
 	l.t.Helper()
 	opts := xenlab.HostOptions{Name: name, Dom0: l.dom0}
@@ -222,7 +227,9 @@ func (l *lab) host(name string, models ...string) *xenlab.Host {
 			ID: fmt.Sprint("nic", i), Model: model, Address: fmt.Sprint(firstSlot + i), Netdev: netdev,
 			MAC: fmt.Sprintf("52:54:00:75:6d:%02x", len(l.bed.Switch.Ports())),
 		})
-		devices = append(devices, device(i))
+		if model != paravirtual {
+			devices = append(devices, device(i))
+		}
 	}
 	h, err := xenlab.Start(l.ctx, opts)
 	if err != nil {
@@ -237,6 +244,11 @@ func (l *lab) host(name string, models ...string) *xenlab.Host {
 	l.say("%s: dom0 answers", name)
 	if err := h.Assign(l.ctx, devices...); err != nil {
 		l.t.Fatal(err)
+	}
+	if i := slices.Index(models, paravirtual); i >= 0 {
+		if err := h.AddBridge(l.ctx, device(i)); err != nil {
+			l.t.Fatal(err)
+		}
 	}
 	return h
 }
@@ -254,8 +266,14 @@ func passed(n, slot int) []xenlab.Passed {
 // create boots the guest on a host and waits until its witness has gone on.
 func (l *lab) create(h *xenlab.Host, pci []xenlab.Passed) {
 	l.t.Helper()
-	opts := xenlab.DomainOptions{Name: "guest0", Bundle: l.bundle, PCI: pci, Leaves: l.xen.patched}
-	l.say("creating the guest with %v", pci)
+	l.start(h, xenlab.DomainOptions{PCI: pci, Leaves: l.xen.patched})
+}
+
+// start is create for a guest of any kind.
+func (l *lab) start(h *xenlab.Host, opts xenlab.DomainOptions) {
+	l.t.Helper()
+	opts.Name, opts.Bundle = "guest0", l.bundle
+	l.say("creating the guest, %s, with %v", cmp.Or(opts.Kind, image.XenHVM), opts.PCI)
 	d, err := h.Create(l.ctx, opts)
 	if err != nil {
 		l.t.Fatal(err)
@@ -467,7 +485,7 @@ func (l *lab) dump(h *xenlab.Host) {
 	ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
 	defer cancel()
 	for _, line := range []string{
-		"xl list", "tail -n 40 /var/log/xen/*", "xl dmesg | tail -n 60", "cat /run/guest*.cfg", "free", "ls /run /run/xen", "xenstore-ls",
+		"xl list", "tail -n 40 /var/log/xen/*", "brctl show; ip addr", "xl dmesg | tail -n 60", "cat /run/guest*.cfg", "free", "ls /run /run/xen", "xenstore-ls",
 	} {
 		out, err := h.Run(ctx, line)
 		l.t.Logf("%s (%v):\n%s", line, err, out)

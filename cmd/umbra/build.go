@@ -28,8 +28,8 @@ func newBuild() *cobra.Command {
 		Use:   "build FILE.toml",
 		Short: "build an image from its description",
 		Long: `Build reads the description of an image and writes what boots: vmlinuz and
-initramfs, with run-qemu.sh, NAME.xl.cfg, NAME.libvirt.xml and manifest.json
-beside them, and what image.outputs names: uki, disk, qcow2, iso.
+initramfs, with run-qemu.sh, NAME.xl.cfg (for PV and PVH: NAME.pv.xl.cfg and
+NAME.pvh.xl.cfg), NAME.libvirt.xml and manifest.json beside them, and what image.outputs names: uki, disk, qcow2, iso.
 The same description, sources and kernel give the same bytes.
 
 The classes of drivers are

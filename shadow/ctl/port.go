@@ -51,14 +51,19 @@ func OpenPort(ctx context.Context, name string) (*Port, error) {
 }
 
 func openPort(ctx context.Context, sys, dev, name string) (*Port, error) {
+	return retry(ctx, "port "+name, func() (*Port, error) { return tryPort(sys, dev, name) })
+}
+
+// retry opens what may not be there yet, until that succeeds or ctx ends.
+func retry[T any](ctx context.Context, what string, open func() (T, error)) (T, error) {
 	for wait := portRetryMin; ; wait = min(2*wait, portRetryMax) {
-		p, err := tryPort(sys, dev, name)
+		p, err := open()
 		if err == nil {
 			return p, nil
 		}
 		select {
 		case <-ctx.Done():
-			return nil, fmt.Errorf("opening port %s: %w: %w", name, err, ctx.Err())
+			return p, fmt.Errorf("opening %s: %w: %w", what, err, ctx.Err())
 		case <-time.After(wait):
 		}
 	}
@@ -180,8 +185,14 @@ func ignoringEINTR(f func(int, []byte) (int, error), fd int, b []byte) (int, err
 // ServePort serves the virtio-serial port called name until ctx ends, which is
 // no error. A port that does not exist, or is unplugged, is waited for.
 func (s *Server) ServePort(ctx context.Context, name string) error {
+	return s.serveAgain(ctx, name, func() (io.ReadWriteCloser, error) { return OpenPort(ctx, name) })
+}
+
+// serveAgain serves what open returns, and when that has ended what it returns then,
+// until ctx ends.
+func (s *Server) serveAgain(ctx context.Context, name string, open func() (io.ReadWriteCloser, error)) error {
 	for {
-		p, err := OpenPort(ctx, name)
+		p, err := open()
 		if err != nil {
 			if ctx.Err() != nil {
 				return nil

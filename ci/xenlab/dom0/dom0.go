@@ -38,6 +38,12 @@ import (
 //go:embed packages.txt
 var packages string
 
+// vifScript puts a paravirtual network card on its bridge. Xen's own script needs more
+// programs than dom0 has.
+//
+//go:embed vif-bridge.sh
+var vifScript []byte
+
 // agentPackage is the program that dom0 runs as its first.
 const agentPackage = "github.com/umbra-vm/umbra/ci/xenlab/agent"
 
@@ -46,10 +52,12 @@ const agentPackage = "github.com/umbra-vm/umbra/ci/xenlab/agent"
 const ModuleList = "/etc/modules"
 
 // modules are the kernel's modules that dom0 needs: the control port to the outside,
-// the devices of Xen's tools, and the owner of devices that are passed through.
+// the devices of Xen's tools, the owner of devices that are passed through, and what
+// paravirtual network cards are on.
 var modules = []string{
 	"virtio_pci", "virtio_console",
 	"xen-privcmd", "xenfs", "xen-evtchn", "xen-gntdev", "xen-gntalloc", "xen-pciback",
+	"xen-netback", "bridge", "virtio_net",
 }
 
 const (
@@ -158,7 +166,11 @@ func archive(ctx context.Context, t tree, k *kernel.Kernel, opts Options) (*init
 	if err != nil {
 		return nil, err
 	}
-	in := map[string]string{"/init": agent, linker: t[libDir+path.Base(linker)]}
+	script := filepath.Join(opts.Dir, "vif-bridge")
+	if err := os.WriteFile(script, vifScript, 0o755); err != nil {
+		return nil, err
+	}
+	in := map[string]string{"/init": agent, "/etc/xen/scripts/vif-bridge": script, linker: t[libDir+path.Base(linker)]}
 	for _, name := range slices.Concat(files, libraries) {
 		in[name] = t[name]
 	}

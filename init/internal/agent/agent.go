@@ -99,6 +99,11 @@ func Run(ctx context.Context, opt Options) error {
 	// The port appears when its driver is loaded, which is the Manager's
 	// doing, and only on hosts that have one.
 	g.Go(func() error { return srv.ServePort(ctx, ctl.PortName) })
+	if path, err := channel(xenstore.Open, ctl.PortName); err != nil {
+		opt.Logger.Warn("no port to the host by xenstore", "err", err)
+	} else if path != "" {
+		g.Go(func() error { return srv.ServeTerminal(ctx, path) })
+	}
 	g.Go(func() error {
 		return m.Run(ctx, listen(ctx, opt.Logger, m, host, reloads))
 	})

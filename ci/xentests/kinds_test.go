@@ -1,0 +1,112 @@
+// Copyright 2026 the umbra Authors. All rights reserved.
+// Use of this source code is governed by a BSD-style
+// license that can be found in the LICENSE file.
+
+package xentests
+
+import (
+	"context"
+	"testing"
+	"time"
+
+	"github.com/umbra-vm/umbra/ci/xenlab"
+	"github.com/umbra-vm/umbra/image"
+	"github.com/umbra-vm/umbra/shadow/ctl"
+)
+
+// TestKinds boots the image as the kinds of guests that know that they are Xen's, on an
+// unpatched Xen, with a paravirtual NIC in use; moves it live and by a file; and has the
+// toolstack reboot it and shut it down.
+func TestKinds(t *testing.T) {
+	for _, kind := range []image.XenKind{image.XenPV, image.XenPVH} {
+		t.Run(string(kind), func(t *testing.T) { testKind(t, kind) })
+	}
+}
+
+func testKind(t *testing.T, kind image.XenKind) {
+	l := open(t, stockXen)
+	h := l.host("xen-A", paravirtual)
+	l.start(h, xenlab.DomainOptions{Kind: kind, MAC: "52:54:00:75:6e:01"})
+	status := l.status()
+	if len(status.Roles) != 1 || status.Roles[0].Device != "vif-0" {
+		t.Errorf("the role's device is not the front end: %+v", status.Roles)
+	}
+
+	opts := l.next(nil)
+	l.say("migrating the guest")
+	d, err := l.guest.Migrate(l.ctx, h, opts, "", l.show("xl"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	l.goesOn(d)
+
+	opts = l.next(nil)
+	l.say("saving and restoring the guest")
+	d, at, err := l.guest.Move(l.ctx, h, opts)
+	if err != nil {
+		t.Fatal(err)
+	}
+	l.say("restored after %.1f s", at.Restored.Sub(at.Began).Seconds())
+	l.goesOn(d)
+	l.unharmed()
+
+	before := l.status().Boottime
+	if err := l.guest.Reboot(l.ctx); err != nil {
+		t.Fatal(err)
+	}
+	for after := before; after >= before; after = l.status().Boottime {
+		l.pause("the guest to boot again")
+	}
+	l.say("booted again")
+	if err := l.guest.Stop(l.ctx); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := h.Run(l.ctx, "xl domid "+l.guest.Name); err == nil {
+		t.Error("the domain is still there")
+	}
+	l.say("shut down")
+}
+
+// goesOn waits until the guest's witness has gone on where the guest is now.
+func (l *lab) goesOn(d *xenlab.Domain) {
+	l.t.Helper()
+	l.guest = d
+	l.watch()
+	l.traffic()
+	tls, err := timelines(l.ctx, d)
+	if err != nil {
+		l.t.Fatal(err)
+	}
+	l.say("it goes on after %d recoveries; longest gap seen by the peer: %v",
+		len(tls)-1, l.bed.Witness.Snapshot().FromGuest.LongestGap.Round(time.Millisecond))
+}
+
+// status waits for the agent's answer.
+func (l *lab) status() (st ctl.Status) {
+	l.t.Helper()
+	for l.ask(&st) != nil {
+		l.pause("the agent's answer")
+	}
+	return st
+}
+
+func (l *lab) ask(st *ctl.Status) error {
+	ctx, cancel := context.WithTimeout(l.ctx, callTimeout)
+	defer cancel()
+	c, err := l.guest.Ctl()
+	if err != nil {
+		return err
+	}
+	defer c.Close()
+	return c.Call(ctx, ctl.CmdStatus, nil, st)
+}
+
+// pause is a moment of waiting for something.
+func (l *lab) pause(what string) {
+	l.t.Helper()
+	select {
+	case <-l.ctx.Done():
+		l.t.Fatalf("waiting for %s: %v", what, context.Cause(l.ctx))
+	case <-time.After(poll):
+	}
+}
