@@ -60,6 +60,7 @@ browser)
 test)
 	want ip iproute2
 	want ethtool ethtool
+	want debugfs e2fsprogs
 	want_installed ovmf
 	;;
 outputs)

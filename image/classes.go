@@ -108,6 +108,17 @@ var bootModules = []struct {
 // deployModule is what QEMU's fw_cfg is read with, where the kernel has it as a module.
 const deployModule = "qemu_fw_cfg"
 
+// dataFileSystem is the module of the file system of the disk for data.
+const dataFileSystem = "ext4"
+
+// dataModules are what a disk for data is found and mounted with, in the order of loading.
+// Those that a kernel does not have are left out.
+var dataModules = []string{
+	"virtio_pci", "virtio_blk", "virtio_scsi", "ata_piix", "ahci", "nvme", "xen-blkfront", "sd_mod",
+	// Which ext4 asks modprobe for when it mounts.
+	"crc32c_generic", dataFileSystem,
+}
+
 // vlanModule makes the interfaces of VLANs.
 const vlanModule = "8021q"
 

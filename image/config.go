@@ -46,6 +46,7 @@ type Config struct {
 	Services []Service         `toml:"service"`
 	Log      config.Log        `toml:"log"`
 	Status   config.StatusPage `toml:"status"`
+	Data     config.Data       `toml:"data"`
 	Machine  MachineDefaults   `toml:"machine"`
 
 	file string // as given to Load, for errors
@@ -400,10 +401,12 @@ func (c *Config) guest(s *selection) *config.Config {
 		Modules:        s.boot,
 		Prefetch:       s.prefetch,
 		Drive:          s.drive,
+		Disks:          s.disks,
 		Roles:          slices.Clone(c.Roles),
 		Log:            c.Log,
 		Shadow:         c.Image.Shadow,
 		Status:         c.Status,
+		Data:           c.Data,
 		Debug:          c.Image.Debug,
 	}
 	for i := range g.Roles { // defaults are filled in there, and not in the description

@@ -21,6 +21,7 @@ type selection struct {
 	boot     []string          // loaded at boot, in this order, before any program runs
 	prefetch []string          // drivers brought into memory once the guest is up
 	drive    []string          // with which a volume with configuration is found, in order
+	disks    []string          // with which the disk for data is found and mounted, in order
 }
 
 // selectModules chooses the modules of the description from those of the
@@ -47,6 +48,13 @@ func (c *Config) selectModules(k *kernel.Kernel) (*selection, error) {
 	}
 	if m, ok := set.Module(deployModule); ok {
 		wanted = append(wanted, m.Name)
+	}
+	if c.Data.Enabled() {
+		if _, ok := set.Module(dataFileSystem); !ok && !set.Builtin(dataFileSystem) {
+			errs = append(errs, c.fail("data", "kernel %s has no module %s", k.Release, dataFileSystem))
+		}
+		s.disks = Class{Modules: dataModules}.found(set)
+		wanted = append(wanted, s.disks...)
 	}
 	driver := func(key, name string) {
 		m, ok := set.Module(name)

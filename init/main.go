@@ -9,6 +9,7 @@
 //	shadowd                 the agent: loads drivers, keeps roles alive
 //	deploy                  finds what is configured at deploy time, once
 //	netcfgd                 configures the interfaces of network roles
+//	mount-data              mounts the disk for data, once it is there
 //	logd                    sends what programs print to a syslog server
 //	exec-service            gives up privileges and becomes a service
 //	shadowctl               shows what the shadow knows, for people and tools
@@ -41,6 +42,7 @@ func programs() map[string]program {
 		"netcfgd":     netcfgd,
 		deployProgram: gather,
 		"logd":        logd,
+		mountData:     keepData,
 		"shadowctl":   shadowctl,
 		"poweroff":    askPower,
 		"reboot":      askPower,

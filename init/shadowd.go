@@ -10,6 +10,7 @@ import (
 
 	"github.com/umbra-vm/umbra/init/internal/agent"
 	"github.com/umbra-vm/umbra/init/notify"
+	"github.com/umbra-vm/umbra/shadow/ctl"
 	"golang.org/x/sys/unix"
 )
 
@@ -23,6 +24,7 @@ func shadowd([]string) int {
 	pid1 := notify.NewClient("")
 	err := agent.Run(ctx, agent.Options{
 		Config: cfg, Faults: faults, Store: pid1, Inherited: inherited, Recording: pid1.SetRecorded, PID1: pid1Client{pid1},
+		Data:    func() *ctl.Data { return lookAtData(cfg) },
 		Version: version, Logger: log,
 	})
 	if err != nil {

@@ -78,7 +78,7 @@ func statusPage(cfg *config.Config) supervise.Spec {
 }
 
 func isDaemon(name string) bool {
-	return slices.Contains([]string{"shadowd", "netcfgd", "logd", statusd}, name)
+	return slices.Contains([]string{"shadowd", "netcfgd", "logd", statusd, config.DataNeed}, name)
 }
 
 // Behind a name with one of these, what a service may need: that the settings of a role
@@ -93,6 +93,9 @@ const (
 // and, for debugging, a shell on the console.
 func specs(cfg *config.Config) []supervise.Spec {
 	specs := daemons(cfg)
+	if cfg.Data.Enabled() {
+		specs = append(specs, dataMount())
+	}
 	if cfg.Status.Enabled() {
 		specs = append(specs, statusPage(cfg))
 	}
@@ -133,7 +136,7 @@ func needs(cfg *config.Config, s *config.Service) []string {
 	var needs, behind []string
 	for _, name := range s.Needs {
 		switch _, role := cfg.Role(name); {
-		case !role:
+		case !role: // a service, or the data
 			needs = append(needs, name+ready)
 		case cfg.Shadow.Enabled():
 			behind = append(behind, name+recorded)

@@ -51,6 +51,8 @@ var walls = []wall{
 	{"init/internal/agent", []string{"init/config", "drivers", "drivers/xenstore/...", "shadow/..."}},
 	// What is said at deploy time is found with drivers, and in xenstore.
 	{"init/internal/deploy", []string{"init/config/...", "drivers", "drivers/xenstore/..."}},
+	// So is the disk for data.
+	{"init/internal/data", []string{"init/config", "drivers"}},
 	// Xenstore is where the hardware side and the toolstack's wishes meet.
 	{"init/internal/xenctl", []string{"init/internal/power", "drivers/xenstore/..."}},
 

@@ -39,6 +39,10 @@ type Config struct {
 	// configuration is found. Without any, none is looked for.
 	Drive []string `json:"drive,omitempty"`
 
+	// Disks names the modules, in the order of loading, with which the disk of Data is
+	// found and mounted.
+	Disks []string `json:"disks,omitempty"`
+
 	// AuthorizedKeys are the lines of [AuthorizedKeysPath].
 	AuthorizedKeys []string `json:"authorized_keys,omitempty"`
 
@@ -52,6 +56,7 @@ type Config struct {
 	Shadow Switch `json:"shadow,omitempty"`
 
 	Status StatusPage `json:"status,omitzero"`
+	Data   Data       `json:"data,omitzero"`
 
 	// Debug asks for a shell on the console and talkative logs.
 	Debug bool `json:"debug,omitempty"`

@@ -41,7 +41,7 @@ const (
 const maxServiceName = 48
 
 // reserved are the names of init's own programs, and of its directory below /run.
-var reserved = []string{"init", "umbra", "shadowd", "deploy", "netcfgd", "logd", "statusd", "shell"}
+var reserved = []string{"init", "umbra", "shadowd", "deploy", "netcfgd", "logd", "statusd", "shell", DataNeed}
 
 // User is whom a service runs as. Name and Home are only told to it.
 type User struct {
@@ -188,14 +188,18 @@ func (k *checker) log(l Log) {
 }
 
 // needs checks that all that services need can be had: there are roles and services of
-// these names, and no service waits for itself.
-func (k *checker) needs(services []Service, roles, byName map[string]int) {
+// these names, or a disk for data, and no service waits for itself.
+func (k *checker) needs(services []Service, roles, byName map[string]int, data Data) {
 	for i, s := range services {
 		for j, need := range s.Needs {
 			field := fmt.Sprintf("services[%d].needs[%d]", i, j)
 			_, role := roles[need]
 			_, service := byName[need]
-			if !role && !service {
+			switch {
+			case role, service, need == DataNeed && data.Enabled():
+			case need == DataNeed:
+				k.fail(field, need, "no disk for data is described")
+			default:
 				k.fail(field, need, "no role or service has that name")
 			}
 			if way := wayBack(services, byName, need, s.Name, make(map[string]bool)); way != nil {

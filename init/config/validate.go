@@ -62,6 +62,7 @@ func (c *Config) Validate() error {
 	k.modules("modules", c.Modules)
 	k.modules("prefetch", c.Prefetch)
 	k.modules("drive", c.Drive)
+	k.modules("disks", c.Disks)
 	k.authorizedKeys("authorized_keys", c.AuthorizedKeys)
 	roles := make(map[string]int)
 	for i := range c.Roles {
@@ -74,6 +75,7 @@ func (c *Config) Validate() error {
 		}
 	}
 	k.status(c.Status, roles)
+	k.data(c.Data, roles)
 	k.vlanNames(c.Roles, roles)
 	services := make(map[string]int)
 	for i := range c.Services {
@@ -85,7 +87,7 @@ func (c *Config) Validate() error {
 			services[c.Services[i].Name] = i
 		}
 	}
-	k.needs(c.Services, roles, services)
+	k.needs(c.Services, roles, services, c.Data)
 	k.log(c.Log)
 	return errors.Join(k.errs...)
 }

@@ -36,6 +36,9 @@ func RenderStatus(w io.Writer, s Status) error {
 	for _, f := range s.Faults {
 		fmt.Fprintf(&b, "CONFIGURATION REFUSED, no service is started: %s\n", clean(f))
 	}
+	if s.Data != nil {
+		renderData(&b, *s.Data)
+	}
 	if len(s.Roles) == 0 {
 		b.WriteString("no roles\n")
 	} else {
@@ -69,6 +72,24 @@ func RenderStatus(w io.Writer, s Status) error {
 		renderTimeline(&b, *s.LastTimeline)
 	}
 	return write(w, b.String())
+}
+
+func renderData(b *strings.Builder, d Data) {
+	const mib = 1 << 20
+	fmt.Fprintf(b, "%s: %s", dash(d.Path), dash(d.State))
+	if d.Device != "" {
+		fmt.Fprintf(b, ", %s", clean(d.Device))
+	}
+	if d.Size > 0 {
+		fmt.Fprintf(b, ", %d of %d MiB free", d.Free/mib, d.Size/mib)
+	}
+	if d.Errors > 0 {
+		b.WriteString(", " + count(d.Errors, "error", "errors"))
+	}
+	if d.Message != "" {
+		b.WriteString(": " + clean(d.Message))
+	}
+	b.WriteByte('\n')
 }
 
 // RenderTimeline writes t for a person to read: a row per stamp in the order

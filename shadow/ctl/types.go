@@ -93,6 +93,19 @@ type Status struct {
 	// Faults are why the guest's configuration was refused: services are not started.
 	Faults       []string  `json:"faults,omitempty"`
 	LastTimeline *Timeline `json:"last_timeline,omitempty"`
+	Data         *Data     `json:"data,omitempty"` // nil if the guest is to have none
+}
+
+// Data is the disk on which the guest keeps what is to outlive its boot.
+type Data struct {
+	State  string `json:"state"` // "mounted", "read-only" or "waiting"
+	Path   string `json:"path"`
+	Device string `json:"device,omitempty"` // block device
+	Size   int64  `json:"size,omitempty"`   // in bytes, as is Free
+	Free   int64  `json:"free,omitempty"`
+	// Errors counts those of the file system since e2fsck looked last.
+	Errors  int    `json:"errors,omitempty"`
+	Message string `json:"message,omitempty"` // what a person must know
 }
 
 // RoleStatus is the state of one role.

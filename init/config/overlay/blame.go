@@ -81,8 +81,8 @@ func itemOf(path string, merged table) (prefix func(*Document) string, rest stri
 			return ""
 		}, strings.Replace(rest, ".argv", ".exec", 1)
 	}
-	if rest, ok := strings.CutPrefix(path, logTable); ok {
-		return func(*Document) string { return logTable }, rest
+	if table, rest, ok := strings.Cut(path, "."); ok && same[table] != nil {
+		return func(*Document) string { return table }, "." + rest
 	}
 	return func(*Document) string { return "image" }, "." + path
 }

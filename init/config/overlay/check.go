@@ -21,8 +21,11 @@ import (
 // configuration itself.
 var imageKeys = []string{"hostname", "authorized_keys", "shadow", "debug"}
 
-// logTable is a table that is the same here and in the guest's configuration.
-const logTable = "log"
+// same are the tables that are the same here and in the guest's configuration.
+var same = map[string]reflect.Type{
+	"log":  reflect.TypeFor[config.Log](),
+	"data": reflect.TypeFor[config.Data](),
+}
 
 // A list is a list of tables with names.
 type list struct {
@@ -68,8 +71,8 @@ func (d *Document) check() error {
 		switch {
 		case key == "image":
 			k.image(v)
-		case key == logTable:
-			k.value(key, v, reflect.TypeFor[config.Log]())
+		case same[key] != nil:
+			k.value(key, v, same[key])
 		case i >= 0:
 			k.value(key, v, reflect.SliceOf(lists[i].of))
 			k.names(key, v)

@@ -127,8 +127,10 @@ func (d *Document) over(base table) {
 	if image, ok := d.tree["image"].(table); ok {
 		maps.Copy(base, image)
 	}
-	if log, ok := d.tree[logTable]; ok {
-		base[logTable] = log
+	for key := range same {
+		if v, ok := d.tree[key]; ok {
+			base[key] = v
+		}
 	}
 	for _, l := range lists {
 		base[l.guest] = mergeNamed(items(base, l.guest), items(d.tree, l.key), l.merge)

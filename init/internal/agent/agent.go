@@ -66,6 +66,7 @@ type Options struct {
 	Inherited map[string]*os.File // what a predecessor left in the Store
 	Recording Recording
 	PID1      PID1
+	Data      func() *ctl.Data // what became of it, nil if the guest is to have none
 	Version   string
 	Logger    *slog.Logger
 }
@@ -342,7 +343,7 @@ func status(opt Options, m *shadow.Manager) (ctl.Status, error) {
 	st := ctl.Status{
 		Version: opt.Version, Shadow: string(config.On), Hostname: opt.Config.Hostname,
 		Boottime: clock.Boottime, Roles: m.Roles(), Recoveries: m.Recoveries(),
-		Faults: opt.Faults,
+		Faults: opt.Faults, Data: opt.Data(),
 	}
 	if !opt.Config.Shadow.Enabled() {
 		st.Shadow = string(config.Off)

@@ -26,7 +26,7 @@ const poll = 20 * time.Millisecond
 func main() {
 	acts := map[string]func(args []string) error{
 		"prepare": prepare, "keep": keep, "deaf": deaf, "nothing": nothing, "self": self,
-		"write": write, "hungry": hungry, "fork": fork, "spin": spin, "leave": leave, "gone": gone,
+		"write": write, "hungry": hungry, "fork": fork, "spin": spin, "leave": leave, "gone": gone, "data": data,
 	}
 	if len(os.Args) < 2 || acts[os.Args[1]] == nil {
 		fmt.Println("subject: want one of its acts")
