@@ -223,7 +223,7 @@ func (c *Config) build(ctx context.Context, p *parts, dir string, opts Options) 
 			return nil, err
 		}
 	}
-	if err := addModules(a, p); err != nil {
+	if err := c.addModules(a, p); err != nil {
 		return nil, err
 	}
 	if err := c.addFiles(a, p.programs); err != nil {
@@ -294,7 +294,7 @@ func (c *Config) addGuest(a *initramfs.Archive, m *selection) error {
 
 // addModules adds the files of the modules, unpacked, and an index of just
 // these.
-func addModules(a *initramfs.Archive, p *parts) error {
+func (c *Config) addModules(a *initramfs.Archive, p *parts) error {
 	dir := filepath.Join(p.work, "modules")
 	var paths []string
 	for _, m := range p.modules.modules {
@@ -305,6 +305,9 @@ func addModules(a *initramfs.Archive, p *parts) error {
 	}
 	set, err := modinfo.Open(dir)
 	if err != nil {
+		return err
+	}
+	if err := c.checkSignatures(dir, set.Modules()); err != nil {
 		return err
 	}
 	index, err := set.Index(set.Modules())

@@ -86,7 +86,7 @@ func TestParse(t *testing.T) {
 	if s := guest.Services[0]; s.Backoff != (config.Backoff{Min: 50}) || s.Argv[0] != "/bin/app" {
 		t.Errorf("service became %+v", s)
 	}
-	if got, want := c.cmdline(), "console=ttyS0 panic=-1 quiet mitigations=auto"; got != want {
+	if got, want := c.cmdline(), "console=ttyS0 panic=-1 quiet module.sig_enforce=1 mitigations=auto"; got != want {
 		t.Errorf("command line %q, want %q", got, want)
 	}
 }

@@ -192,6 +192,7 @@ func (c *Config) cmdline() string {
 	if !c.Image.Debug {
 		words = append(words, "quiet")
 	}
+	words = append(words, c.Security.words()...)
 	return strings.Join(append(words, strings.Fields(c.Image.Cmdline)...), " ")
 }
 

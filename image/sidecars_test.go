@@ -42,7 +42,7 @@ func TestScriptGivesQEMUTheMachine(t *testing.T) {
 	for flag, want := range map[string]string{
 		"-kernel": "vmlinuz",
 		"-initrd": "initramfs.cpio.zst",
-		"-append": "console=ttyS0 panic=-1 quiet a=$HOME b;c",
+		"-append": "console=ttyS0 panic=-1 quiet module.sig_enforce=1 a=$HOME b;c",
 		"-accel":  "kvm",
 		"-netdev": "user,id=nd-direct-net0",
 		"-S":      "two words",
@@ -81,7 +81,7 @@ func TestXLConfig(t *testing.T) {
 	}
 	want := map[string]string{
 		"name": `"app"`, "type": `"hvm"`, "kernel": `"vmlinuz"`, "ramdisk": `"initramfs.cpio.zst"`,
-		"cmdline": `"console=ttyS0 panic=-1 quiet xen_nopv"`, "memory": "256", "vcpus": "1", "serial": `"pty"`,
+		"cmdline": `"console=ttyS0 panic=-1 quiet module.sig_enforce=1 xen_nopv"`, "memory": "256", "vcpus": "1", "serial": `"pty"`,
 		"vga": `"none"`, "vnc": "0",
 		"device_model_args_hvm": `[ "-device", "virtio-serial-pci,id=ctl0,addr=0x7", ` +
 			`"-chardev", "socket,id=ctl,server=on,wait=off,path=` + XenCtl("app") + `", ` +

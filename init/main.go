@@ -37,10 +37,10 @@ type program func(args []string) int
 
 func programs() map[string]program {
 	return map[string]program{
-		"shadowd":     shadowd,
-		"netcfgd":     netcfgd,
-		deployProgram: gather,
-		"logd":        logd,
+		"shadowd":     confined("shadowd", shadowd),
+		"netcfgd":     confined("netcfgd", netcfgd),
+		deployProgram: confined(deployProgram, gather),
+		"logd":        confined("logd", logd),
 		"shadowctl":   shadowctl,
 		"poweroff":    askPower,
 		"reboot":      askPower,
