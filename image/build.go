@@ -159,7 +159,9 @@ type parts struct {
 	// programs are those of services that are given as Go packages.
 	programs []fileSpec
 	tools    string // path of the debug tools, if there are any
-	stub     *stub  // if there is an output that needs it
+	// files are those of the image by their path in it, each with its source.
+	files map[string]string
+	stub  *stub // if there is an output that needs it
 }
 
 // prepare gets hold of what takes long, side by side.
@@ -237,6 +239,9 @@ func (c *Config) build(ctx context.Context, p *parts, dir string, opts Options) 
 		if err := addTools(a, p.tools); err != nil {
 			return nil, err
 		}
+	}
+	if p.files, err = a.Files(); err != nil {
+		return nil, err
 	}
 	if err := c.checkPrograms(a); err != nil {
 		return nil, err

@@ -160,15 +160,18 @@ func (c *Config) writeSidecars(ctx context.Context, p *parts, pkgs []PackageMani
 	if err := os.WriteFile(filepath.Join(dir, ScriptFile), script, 0o755); err != nil {
 		return nil, err
 	}
-	xl, libvirt := b.Name+".xl.cfg", b.Name+".libvirt.xml"
+	xl, libvirt, bom := b.Name+".xl.cfg", b.Name+".libvirt.xml", b.Name+".spdx.json"
 	if err := os.WriteFile(filepath.Join(dir, xl), b.xlConfig(), 0o644); err != nil {
 		return nil, err
 	}
 	if err := os.WriteFile(filepath.Join(dir, libvirt), b.libvirtXML(), 0o644); err != nil {
 		return nil, err
 	}
+	if err := c.writeSBOM(p, filepath.Join(dir, bom)); err != nil {
+		return nil, err
+	}
 	b.Files = make(map[string]FileManifest)
-	for _, name := range append(made, KernelFile, b.Initramfs, ScriptFile, xl, libvirt) {
+	for _, name := range append(made, KernelFile, b.Initramfs, ScriptFile, xl, libvirt, bom) {
 		f, err := describe(filepath.Join(dir, name))
 		if err != nil {
 			return nil, err
