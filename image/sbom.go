@@ -28,12 +28,9 @@ func (c *Config) writeSBOM(p *parts, name string) (err error) {
 	if err != nil {
 		return err
 	}
-	version := Version()
 	in := sbom.Inventory{
-		Name: c.Image.Name, Tool: "umbra-" + version, Created: created,
-		Modules: map[string]sbom.Component{
-			modulePath: {Name: modulePath, Version: version, PURL: sbom.GoPURL(modulePath, version), License: "BSD-3-Clause"},
-		},
+		Name: c.Image.Name, Tool: "umbra-" + Version(), Created: created,
+		Modules: map[string]sbom.Component{modulePath: {Name: modulePath, Version: Version(), License: "BSD-3-Clause"}},
 	}
 	from := distribution()
 	k := p.kernel.Origin

@@ -54,9 +54,6 @@ func (i Inventory) modules(name string) ([]Component, error) {
 	version := strings.TrimPrefix(info.GoVersion, "go")
 	out := []Component{{Name: "stdlib", Version: version, PURL: GoPURL("stdlib", version), License: "BSD-3-Clause"}}
 	for _, m := range append([]*debug.Module{&info.Main}, info.Deps...) {
-		if m.Replace != nil {
-			m = m.Replace
-		}
 		if m.Path != "" {
 			out = append(out, i.module(m))
 		}
@@ -65,6 +62,9 @@ func (i Inventory) modules(name string) ([]Component, error) {
 }
 
 func (i Inventory) module(m *debug.Module) Component {
+	if m.Replace != nil {
+		m = m.Replace
+	}
 	if c, ok := i.Modules[m.Path]; ok {
 		return c
 	}

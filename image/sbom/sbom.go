@@ -19,6 +19,7 @@ import (
 	"io"
 	"regexp"
 	"slices"
+	"strings"
 	"time"
 
 	spdxjson "github.com/spdx/tools-golang/json"
@@ -141,7 +142,7 @@ func (d *document) file(f File) (common.ElementID, error) {
 	if err != nil {
 		return "", err
 	}
-	id := d.id("File-" + f.Path)
+	id := d.id("File" + f.Path)
 	d.Files = append(d.Files, &v2_3.File{
 		FileName: f.Path, FileSPDXIdentifier: id, Checksums: sums,
 		LicenseConcluded: unknown, LicenseInfoInFiles: []string{unknown}, FileCopyrightText: unknown,
@@ -160,7 +161,7 @@ var notInID = regexp.MustCompile(`[^A-Za-z0-9.-]+`)
 
 // id returns an id that looks like the name and that no other element has.
 func (d *document) id(name string) common.ElementID {
-	base := notInID.ReplaceAllString(name, "-")
+	base := strings.Trim(notInID.ReplaceAllString(name, "-"), "-")
 	id := common.ElementID(base)
 	for n := 2; d.ids[id]; n++ {
 		id = common.ElementID(fmt.Sprintf("%s-%d", base, n))
