@@ -12,7 +12,7 @@ import (
 	"regexp"
 	"strings"
 
-	"golang.org/x/sys/unix"
+	"github.com/umbra-vm/umbra/drivers/kmod"
 )
 
 // tellTrust tells what umbra's programs may do, who hears the network, and what the kernel
@@ -65,7 +65,7 @@ func load(module string) error {
 		return err
 	}
 	defer f.Close()
-	return unix.FinitModule(int(f.Fd()), "", 0)
+	return kmod.Linux{}.InitModule(f, "")
 }
 
 // pokeConfig writes a vendor id, which no device lets anybody change.
