@@ -35,7 +35,9 @@ func (c *Config) writeSBOM(p *parts, name string) (err error) {
 	from := distribution()
 	k := p.kernel.Origin
 	if k.Package == "" {
-		in.Components = append(in.Components, sbom.Component{Name: "linux", Version: p.kernel.Release, SHA256: k.SHA256, License: "GPL-2.0-only"})
+		in.Components = append(in.Components, sbom.Component{
+			Name: "linux", Version: p.kernel.Release, SHA256: k.SHA256, License: "GPL-2.0-only",
+		})
 	} else {
 		in.Components = append(in.Components, debianComponent(from, PackageManifest{k.Package, k.Version, k.SHA256}, "amd64"))
 	}
@@ -66,7 +68,9 @@ func (c *Config) writeSBOM(p *parts, name string) (err error) {
 
 // debianComponent is a package for an architecture.
 func debianComponent(from string, p PackageManifest, arch string) sbom.Component {
-	return sbom.Component{Name: p.Name, Version: p.Version, SHA256: p.SHA256, PURL: sbom.DebianPURL(from, p.Name, p.Version, arch)}
+	return sbom.Component{
+		Name: p.Name, Version: p.Version, SHA256: p.SHA256, PURL: sbom.DebianPURL(from, p.Name, p.Version, arch),
+	}
 }
 
 // archOf is the architecture in a package's file name, name_version_architecture.deb.

@@ -61,7 +61,8 @@ func (c *Config) validateSecurity() (errs []error) {
 		errs = append(errs, c.fail("security.lockdown", "%q: want one of %v", s.Lockdown, all))
 	}
 	if s.Modules == AnyModules && s.Lockdown == LockdownIntegrity {
-		errs = append(errs, c.fail("security.modules", "%q: a kernel in lockdown refuses modules without a signature", s.Modules))
+		errs = append(errs, c.fail("security.modules", "%q: a kernel in lockdown refuses modules without a signature",
+			s.Modules))
 	}
 	return errs
 }
@@ -89,7 +90,8 @@ func (c *Config) checkSignatures(dir string, modules []*modinfo.Module) error {
 			return fmt.Errorf("signature of module %s: %w", m.Name, err)
 		}
 		if !signed {
-			return c.fail("security.modules", "module %s has no signature, so the guest would not load it: a kernel with such modules wants %q",
+			return c.fail("security.modules",
+				"module %s has no signature, so the guest would not load it: a kernel with such modules wants %q",
 				m.Name, AnyModules)
 		}
 	}

@@ -31,8 +31,17 @@ var trustImage = sync.OnceValues(func() (*image.Bundle, error) {
 	}
 	return build("trust", rig.GuestOptions{
 		Drivers: []string{"e1000", "virtio_net"}, Witness: pace,
-		Extra: fmt.Sprintf("[log]\nsyslog = \"udp://%s\"\n[security]\nlockdown = \"integrity\"\n[[service]]\nname = \"look\"\n"+
-			"exec = [\"/bin/shadowctl\", \"status\"]\ntype = \"oneshot\"\nrestart = \"never\"\nfiles = [\"modules:/modules\"]\n", testbed.Subnet4.Addr()),
+		Extra: fmt.Sprintf(`[log]
+syslog = "udp://%s"
+[security]
+lockdown = "integrity"
+[[service]]
+name = "look"
+exec = ["/bin/shadowctl", "status"]
+type = "oneshot"
+restart = "never"
+files = ["modules:/modules"]
+`, testbed.Subnet4.Addr()),
 	})()
 })
 

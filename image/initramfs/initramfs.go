@@ -258,8 +258,8 @@ func (a *Archive) Source(name string) (string, bool) {
 	return "", false
 }
 
-// Files returns the host's file behind every path that is a regular file of AddFile's or
-// of Add's. What it reads of the host it may fail to.
+// Files returns the host's file behind every regular file that AddFile or Add added, by
+// its path.
 func (a *Archive) Files() (map[string]string, error) {
 	out := make(map[string]string)
 	for at, source := range a.exact {

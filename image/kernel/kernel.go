@@ -145,7 +145,7 @@ func Built(vmlinuz string) (day time.Time, ok bool) {
 	return day, err == nil
 }
 
-var dayInVersion = regexp.MustCompile(`\((\d{4}-\d\d-\d\d)\)$`)
+var dayInVersion = regexp.MustCompile(`\((\d{4}-\d\d-\d\d)\)`)
 
 func parseRelease(r io.ReaderAt) (string, error) {
 	version, err := parseVersion(r)
