@@ -159,7 +159,9 @@ type parts struct {
 	// programs are those of services that are given as Go packages.
 	programs []fileSpec
 	tools    string // path of the debug tools, if there are any
-	stub     *stub  // if there is an output that needs it
+	// files are those of the image by their path in it, each with its source.
+	files map[string]string
+	stub  *stub // if there is an output that needs it
 }
 
 // prepare gets hold of what takes long, side by side.
@@ -223,7 +225,7 @@ func (c *Config) build(ctx context.Context, p *parts, dir string, opts Options) 
 			return nil, err
 		}
 	}
-	if err := addModules(a, p); err != nil {
+	if err := c.addModules(a, p); err != nil {
 		return nil, err
 	}
 	if err := c.addFiles(a, p.programs); err != nil {
@@ -237,6 +239,9 @@ func (c *Config) build(ctx context.Context, p *parts, dir string, opts Options) 
 		if err := addTools(a, p.tools); err != nil {
 			return nil, err
 		}
+	}
+	if p.files, err = a.Files(); err != nil {
+		return nil, err
 	}
 	if err := c.checkPrograms(a); err != nil {
 		return nil, err
@@ -294,7 +299,7 @@ func (c *Config) addGuest(a *initramfs.Archive, m *selection) error {
 
 // addModules adds the files of the modules, unpacked, and an index of just
 // these.
-func addModules(a *initramfs.Archive, p *parts) error {
+func (c *Config) addModules(a *initramfs.Archive, p *parts) error {
 	dir := filepath.Join(p.work, "modules")
 	var paths []string
 	for _, m := range p.modules.modules {
@@ -305,6 +310,9 @@ func addModules(a *initramfs.Archive, p *parts) error {
 	}
 	set, err := modinfo.Open(dir)
 	if err != nil {
+		return err
+	}
+	if err := c.checkSignatures(dir, set.Modules()); err != nil {
 		return err
 	}
 	index, err := set.Index(set.Modules())

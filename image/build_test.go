@@ -196,7 +196,7 @@ func TestBuild(t *testing.T) {
 	for _, e := range names {
 		got = append(got, e.Name())
 	}
-	if diff := cmp.Diff([]string{"app.libvirt.xml", "app.pv.xl.cfg", "app.pvh.xl.cfg", "app.xl.cfg", "initramfs.cpio.zst", "manifest.json", "run-qemu.sh", "vmlinuz"}, got); diff != "" {
+	if diff := cmp.Diff([]string{"app.libvirt.xml", "app.pv.xl.cfg", "app.pvh.xl.cfg", "app.spdx.json", "app.xl.cfg", "initramfs.cpio.zst", "manifest.json", "run-qemu.sh", "vmlinuz"}, got); diff != "" {
 		t.Errorf("bundle (-want +got):\n%s", diff)
 	}
 	again, err := Open(filepath.Join(dir, "out"))

@@ -47,6 +47,7 @@ type Config struct {
 	Log      config.Log        `toml:"log"`
 	Status   config.StatusPage `toml:"status"`
 	Data     config.Data       `toml:"data"`
+	Security Security          `toml:"security"`
 	Machine  MachineDefaults   `toml:"machine"`
 
 	file string // as given to Load, for errors
@@ -259,6 +260,7 @@ func (c *Config) setDefaults() {
 			s.Exec = []string{"/bin/" + s.Name}
 		}
 	}
+	c.Security.setDefaults()
 	m := &c.Machine
 	if m.MemoryMB == 0 {
 		m.MemoryMB = 256
@@ -305,6 +307,7 @@ func (c *Config) validate() error {
 	errs = append(errs, c.validatePackages()...)
 	errs = append(errs, c.validateUsers()...)
 	errs = append(errs, c.validateOutputs()...)
+	errs = append(errs, c.validateSecurity()...)
 	if c.Machine.MemoryMB < 64 {
 		fail("machine.memory_mb", "%d: the kernel alone needs 64", c.Machine.MemoryMB)
 	}

@@ -86,7 +86,7 @@ func TestParse(t *testing.T) {
 	if s := guest.Services[0]; s.Backoff != (config.Backoff{Min: 50}) || s.Argv[0] != "/bin/app" {
 		t.Errorf("service became %+v", s)
 	}
-	if got, want := c.cmdline(), "console=ttyS0 panic=-1 quiet mitigations=auto"; got != want {
+	if got, want := c.cmdline(), "console=ttyS0 panic=-1 quiet module.sig_enforce=1 mitigations=auto"; got != want {
 		t.Errorf("command line %q, want %q", got, want)
 	}
 }
@@ -143,6 +143,9 @@ func TestParseRefuses(t *testing.T) {
 		{"a value of another type", "[image]\n\nhostname = 5\n", "app.toml:3: image.hostname: "},
 		{"a compression the kernel lacks", "[image]\ncompression = 'rar'\n", `app.toml:2: image.compression: "rar": `},
 		{"a name that would leave the directory", "[image]\nname = '../x'\n", "app.toml:2: image.name: "},
+		{"a lockdown that is none", "[security]\nlockdown = \"on\"\n", `app.toml:2: security.lockdown: "on": want one of [off integrity]`},
+		{"modules that are neither", "[security]\nmodules = \"some\"\n", `app.toml:2: security.modules: "some": want one of [signed any]`},
+		{"any module in lockdown", "[security]\nmodules = \"any\"\nlockdown = \"integrity\"\n", `app.toml:2: security.modules: "any": a kernel in lockdown`},
 		{"a command line of two lines", "[image]\ncmdline = \"a\\nb\"\n", "app.toml:2: image.cmdline: "},
 		{"an output there is not", "[image]\noutputs = ['uki',\n'vhd']\n", `app.toml:3: image.outputs[1]: "vhd": want some of [uki disk qcow2 iso]`},
 		{"a signature on nothing", "[image]\nsign = ['s', '{in}', '{out}']\n", "app.toml:2: image.sign: nothing to sign"},

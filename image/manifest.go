@@ -160,7 +160,7 @@ func (c *Config) writeSidecars(ctx context.Context, p *parts, pkgs []PackageMani
 	if err := os.WriteFile(filepath.Join(dir, ScriptFile), script, 0o755); err != nil {
 		return nil, err
 	}
-	libvirt := b.Name + ".libvirt.xml"
+	libvirt, bom := b.Name+".libvirt.xml", b.Name+".spdx.json"
 	for _, kind := range xenKinds {
 		name := kind.File(b.Name)
 		if err := os.WriteFile(filepath.Join(dir, name), b.xlConfig(kind), 0o644); err != nil {
@@ -171,8 +171,11 @@ func (c *Config) writeSidecars(ctx context.Context, p *parts, pkgs []PackageMani
 	if err := os.WriteFile(filepath.Join(dir, libvirt), b.libvirtXML(), 0o644); err != nil {
 		return nil, err
 	}
+	if err := c.writeSBOM(p, filepath.Join(dir, bom)); err != nil {
+		return nil, err
+	}
 	b.Files = make(map[string]FileManifest)
-	for _, name := range append(made, KernelFile, b.Initramfs, ScriptFile, libvirt) {
+	for _, name := range append(made, KernelFile, b.Initramfs, ScriptFile, libvirt, bom) {
 		f, err := describe(filepath.Join(dir, name))
 		if err != nil {
 			return nil, err
@@ -199,6 +202,7 @@ func (c *Config) cmdline() string {
 	if !c.Image.Debug {
 		words = append(words, "quiet")
 	}
+	words = append(words, c.Security.words()...)
 	return strings.Join(append(words, strings.Fields(c.Image.Cmdline)...), " ")
 }
 

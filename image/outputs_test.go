@@ -100,7 +100,7 @@ func TestAnOutputBringsNoOther(t *testing.T) {
 	for _, e := range entries {
 		got = append(got, e.Name())
 	}
-	want := []string{"app.libvirt.xml", "app.pv.xl.cfg", "app.pvh.xl.cfg", "app.qcow2", "app.xl.cfg", "initramfs.cpio.zst", "manifest.json", "run-qemu.sh", "vmlinuz"}
+	want := []string{"app.libvirt.xml", "app.pv.xl.cfg", "app.pvh.xl.cfg", "app.qcow2", "app.spdx.json", "app.xl.cfg", "initramfs.cpio.zst", "manifest.json", "run-qemu.sh", "vmlinuz"}
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Errorf("bundle (-want +got):\n%s", diff)
 	}

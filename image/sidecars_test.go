@@ -40,7 +40,7 @@ func TestScriptGivesQEMUTheMachine(t *testing.T) {
 	for flag, want := range map[string]string{
 		"-kernel": "vmlinuz",
 		"-initrd": "initramfs.cpio.zst",
-		"-append": "console=ttyS0 panic=-1 quiet a=$HOME b;c",
+		"-append": "console=ttyS0 panic=-1 quiet module.sig_enforce=1 a=$HOME b;c",
 		"-accel":  "kvm",
 		"-netdev": "user,id=nd-direct-net0",
 		"-S":      "two words",

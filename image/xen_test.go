@@ -27,17 +27,17 @@ func TestXLConfig(t *testing.T) {
 		pci  bool              // devices can be passed through
 	}{
 		{"app.xl.cfg", map[string]string{
-			"type": `"hvm"`, "cmdline": `"console=ttyS0 panic=-1 quiet xen_nopv"`,
+			"type": `"hvm"`, "cmdline": `"console=ttyS0 panic=-1 quiet module.sig_enforce=1 xen_nopv"`,
 			"serial": `"pty"`, "vga": `"none"`, "vnc": "0",
 			"device_model_args_hvm": `[ "-device", "virtio-serial-pci,id=ctl0,addr=0x7", ` +
 				`"-chardev", "socket,id=ctl,server=on,wait=off,path=` + XenCtl("app") + `", ` +
 				`"-device", "virtserialport,bus=ctl0.0,nr=1,chardev=ctl,name=org.umbra.ctl" ]`,
 		}, true},
 		{"app.pv.xl.cfg", map[string]string{
-			"type": `"pv"`, "cmdline": `"console=hvc0 panic=-1 quiet"`, "channel": channel,
+			"type": `"pv"`, "cmdline": `"console=hvc0 panic=-1 quiet module.sig_enforce=1"`, "channel": channel,
 		}, true},
 		{"app.pvh.xl.cfg", map[string]string{
-			"type": `"pvh"`, "cmdline": `"console=hvc0 panic=-1 quiet"`, "channel": channel,
+			"type": `"pvh"`, "cmdline": `"console=hvc0 panic=-1 quiet module.sig_enforce=1"`, "channel": channel,
 		}, false},
 	} {
 		t.Run(tt.file, func(t *testing.T) {

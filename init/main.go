@@ -38,11 +38,11 @@ type program func(args []string) int
 
 func programs() map[string]program {
 	return map[string]program{
-		"shadowd":     shadowd,
-		"netcfgd":     netcfgd,
-		deployProgram: gather,
-		"logd":        logd,
-		mountData:     keepData,
+		"shadowd":     confined("shadowd", shadowd),
+		"netcfgd":     confined("netcfgd", netcfgd),
+		deployProgram: confined(deployProgram, gather),
+		"logd":        confined("logd", logd),
+		mountData:     confined(mountData, keepData),
 		"shadowctl":   shadowctl,
 		"poweroff":    askPower,
 		"reboot":      askPower,

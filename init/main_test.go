@@ -8,13 +8,16 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"os"
 	"os/exec"
+	"regexp"
 	"slices"
 	"strings"
 	"testing"
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+	"github.com/google/go-cmp/cmp/cmpopts"
 	"github.com/umbra-vm/umbra/init/config"
 	"github.com/umbra-vm/umbra/init/internal/cgroup"
 	"github.com/umbra-vm/umbra/init/internal/confine"
@@ -264,5 +267,26 @@ func TestRenderServices(t *testing.T) {
 		"once     waiting  -    -      0       -\n"
 	if diff := cmp.Diff(want, out.String()); diff != "" {
 		t.Errorf("table (-want +got):\n%s", diff)
+	}
+}
+
+// docs/security.md has the table of privileges, and says what each is for.
+func TestPrivilegesAreTold(t *testing.T) {
+	text, err := os.ReadFile("../docs/security.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for name, want := range privileges {
+		row := regexp.MustCompile("(?m)^\\| `" + name + "` \\|([^|]*)\\|([^|]+)\\|$").FindStringSubmatch(string(text))
+		if row == nil {
+			t.Errorf("%s is not in the table", name)
+			continue
+		}
+		if diff := cmp.Diff(want, regexp.MustCompile(`CAP_\w+`).FindAllString(row[1], -1), cmpopts.EquateEmpty()); diff != "" {
+			t.Errorf("%s (-code +document):\n%s", name, diff)
+		}
+		if programs()[name] == nil {
+			t.Errorf("%s is no program", name)
+		}
 	}
 }

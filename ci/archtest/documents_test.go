@@ -221,8 +221,15 @@ var (
 )
 
 func TestEveryPromiseNamesATest(t *testing.T) {
-	const doc = "docs/migration.md"
-	tests := make(map[string]bool) // directory.Name
+	tests := testsThatRun(t)
+	for _, doc := range []string{"docs/migration.md", "docs/security.md"} {
+		promises(t, doc, tests)
+	}
+}
+
+// testsThatRun are those that make test gets to, as directory.Name.
+func testsThatRun(t *testing.T) map[string]bool {
+	tests := make(map[string]bool)
 	inGuest := read(t, "ci/vmtests/inguest_test.go")
 	for _, s := range sources(t) {
 		tag := regexp.MustCompile(`(?m)^//go:build (.*)$`).FindStringSubmatch(s.text)
@@ -236,6 +243,11 @@ func TestEveryPromiseNamesATest(t *testing.T) {
 			}
 		}
 	}
+	return tests
+}
+
+// promises checks that each promise of a document is numbered and names tests.
+func promises(t *testing.T, doc string, tests map[string]bool) {
 	rows := promise.FindAllStringSubmatch(read(t, doc), -1)
 	if len(rows) < 10 {
 		t.Errorf("%s has %d promises: is it still a table?", doc, len(rows))
@@ -246,11 +258,11 @@ func TestEveryPromiseNamesATest(t *testing.T) {
 		}
 		named := testName.FindAllStringSubmatch(m[3], -1)
 		if len(named) == 0 {
-			t.Errorf("promise %s (%s) names no test", m[1], m[2])
+			t.Errorf("promise %s of %s (%s) names no test", m[1], doc, m[2])
 		}
 		for _, n := range named {
 			if !tests[n[1]+"."+n[2]] {
-				t.Errorf("promise %s names %s.%s, which does not exist", m[1], n[1], n[2])
+				t.Errorf("promise %s of %s names %s.%s, which does not exist", m[1], doc, n[1], n[2])
 			}
 		}
 	}

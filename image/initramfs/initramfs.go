@@ -258,6 +258,25 @@ func (a *Archive) Source(name string) (string, bool) {
 	return "", false
 }
 
+// Files returns the host's file behind every regular file that AddFile or Add added, by
+// its path.
+func (a *Archive) Files() (map[string]string, error) {
+	out := make(map[string]string)
+	for at, source := range a.exact {
+		out["/"+at] = source
+	}
+	for at, source := range a.files.Files {
+		info, err := os.Lstat(source)
+		if err != nil {
+			return nil, err
+		}
+		if info.Mode().IsRegular() {
+			out["/"+at] = source
+		}
+	}
+	return out, nil
+}
+
 // Content returns what is in the file at the path. The error matches [fs.ErrNotExist] if
 // there is none.
 func (a *Archive) Content(name string) ([]byte, error) {

@@ -20,7 +20,9 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"regexp"
 	"strings"
+	"time"
 
 	"github.com/umbra-vm/umbra/image/internal/digest"
 )
@@ -123,7 +125,42 @@ func Release(vmlinuz string) (string, error) {
 	return release, nil
 }
 
+// Built returns the day on which a bzImage was made, or that of the changes in it, if its
+// header says so as Debian's do: "… Debian 6.1.192-2 (2026-11-16)".
+func Built(vmlinuz string) (day time.Time, ok bool) {
+	f, err := os.Open(vmlinuz)
+	if err != nil {
+		return time.Time{}, false
+	}
+	defer f.Close()
+	version, err := parseVersion(f)
+	if err != nil {
+		return time.Time{}, false
+	}
+	m := dayInVersion.FindStringSubmatch(version)
+	if m == nil {
+		return time.Time{}, false
+	}
+	day, err = time.Parse(time.DateOnly, m[1])
+	return day, err == nil
+}
+
+var dayInVersion = regexp.MustCompile(`\((\d{4}-\d\d-\d\d)\)`)
+
 func parseRelease(r io.ReaderAt) (string, error) {
+	version, err := parseVersion(r)
+	if err != nil {
+		return "", err
+	}
+	release, _, _ := strings.Cut(version, " ")
+	if release == "" || strings.ContainsAny(release, "/\n") {
+		return "", fmt.Errorf("%w: bzImage without a release", ErrBroken)
+	}
+	return release, nil
+}
+
+// parseVersion returns the string that the header of a bzImage has for people.
+func parseVersion(r io.ReaderAt) (string, error) {
 	const (
 		magicOffset   = 0x202 // "HdrS"
 		versionOffset = 0x20e // of a string, counted from 0x200
@@ -143,11 +180,7 @@ func parseRelease(r io.ReaderAt) (string, error) {
 		return "", fmt.Errorf("%w: bzImage: %w", ErrBroken, err)
 	}
 	text, _, _ = bytes.Cut(text[:n], []byte{0})
-	release, _, _ := strings.Cut(string(text), " ")
-	if release == "" || strings.ContainsAny(release, "/\n") {
-		return "", fmt.Errorf("%w: bzImage without a release", ErrBroken)
-	}
-	return release, nil
+	return string(text), nil
 }
 
 // install makes the directory dst by calling fill on a temporary one beside it

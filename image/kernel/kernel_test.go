@@ -16,6 +16,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 	"github.com/klauspost/compress/zstd"
@@ -358,4 +359,26 @@ func FuzzOpenDeb(f *testing.F) {
 			t.Fatalf("failed with %v and left files behind", err)
 		}
 	})
+}
+
+func TestBuilt(t *testing.T) {
+	for _, tt := range []struct{ name, version, want string }{
+		{"Debian's have a day", "6.1.0-56-amd64 (x@y) #1 SMP PREEMPT_DYNAMIC Debian 6.1.192-2 (2026-11-16)", "2026-11-16"},
+		{"others have none", "6.1.0", ""},
+		{"a day that is none", "6.1.0 (2026-99-16)", ""},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			name := filepath.Join(t.TempDir(), "vmlinuz")
+			if err := os.WriteFile(name, kerneltest.BzImage(tt.version), 0o644); err != nil {
+				t.Fatal(err)
+			}
+			day, ok := kernel.Built(name)
+			if ok != (tt.want != "") || ok && day.Format(time.DateOnly) != tt.want {
+				t.Errorf("%v, %t", day, ok)
+			}
+		})
+	}
+	if _, ok := kernel.Built(filepath.Join(t.TempDir(), "none")); ok {
+		t.Error("a file that is not there has a day")
+	}
 }

@@ -21,6 +21,10 @@ import (
 // Release is the release of the kernels that New makes.
 const Release = "6.1.0-test"
 
+// signature is how signed modules end (include/linux/module_signature.h). That of New's
+// signs nothing.
+const signature = "~Module signature appended~\n"
+
 // File is a file of a package.
 type File struct {
 	Name    string
@@ -33,7 +37,8 @@ func New() []File {
 	dir := "./lib/modules/" + Release + "/"
 	module := func(at, depends string, more ...string) File {
 		name := strings.TrimSuffix(path.Base(at), ".ko")
-		return File{dir + at, Module(Release, append([]string{"name=" + name, "depends=" + depends}, more...)...)}
+		file := Module(Release, append([]string{"name=" + name, "depends=" + depends}, more...)...)
+		return File{dir + at, append(file, signature...)}
 	}
 	return []File{
 		{"./boot/vmlinuz-" + Release, BzImage(Release)},

@@ -5,8 +5,10 @@
 package confine
 
 import (
+	"fmt"
 	"os"
 	"os/exec"
+	"regexp"
 	"strings"
 	"testing"
 
@@ -19,7 +21,52 @@ func TestMain(m *testing.M) {
 	if os.Args[0] == Helper {
 		os.Exit(Main(os.Args))
 	}
+	if len(os.Args) > 1 && os.Args[1] == keeper {
+		os.Exit(keep(os.Args[2:]))
+	}
 	os.Exit(m.Run())
+}
+
+// keeper is an argument that makes the test binary a program which keeps the capabilities
+// behind it.
+const keeper = "keep-capabilities"
+
+// keep says what every thread of the program has, and what a program that it starts has.
+func keep(capabilities []string) int {
+	if err := Keep(capabilities...); err != nil {
+		fmt.Println(err)
+		return 1
+	}
+	out, err := exec.Command("/bin/sh", "-c", "grep -hE '^(Cap|NoNew)' /proc/$PPID/task/*/status /proc/self/status").CombinedOutput()
+	fmt.Print(string(out), err)
+	return 0
+}
+
+func TestIntegrationKeep(t *testing.T) {
+	if os.Geteuid() != 0 {
+		t.Skip("only root has something to give up")
+	}
+	out, err := exec.Command(os.Args[0], keeper, "CAP_NET_RAW", "CAP_SYS_MODULE").CombinedOutput()
+	if err != nil {
+		t.Fatalf("%v: %s", err, out)
+	}
+	seen := make(map[string]int)
+	for _, line := range regexp.MustCompile(`(?m)^(CapPrm|CapEff|CapBnd|NoNewPrivs):\t(\S+)$`).FindAllStringSubmatch(string(out), -1) {
+		want := "0000000000012000"
+		if line[1] == "NoNewPrivs" {
+			want = "1"
+		}
+		if line[2] != want {
+			t.Errorf("%s is %s, want %s", line[1], line[2], want)
+		}
+		seen[line[1]]++
+	}
+	if len(seen) != 4 || seen["CapBnd"] < 3 { // two threads at least, and a child
+		t.Errorf("seen of threads and child: %v\n%s", seen, out)
+	}
+	if out, err := exec.Command(os.Args[0], keeper, "CAP_NONE").CombinedOutput(); err == nil || !strings.Contains(string(out), "CAP_NONE") {
+		t.Errorf("error %v of an unknown capability: %s", err, out)
+	}
 }
 
 func TestVectors(t *testing.T) {

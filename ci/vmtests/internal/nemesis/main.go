@@ -19,6 +19,8 @@
 //	                    whenever that changes
 //	nemesis=page        tell what the program of the status page may do, and where
 //	                    else it can be reached
+//	nemesis=trust       tell what umbra's programs may do, who hears the network, and
+//	                    what the kernel refuses to root
 //	nemesis=told        say what was configured at deploy time
 //	nemesis=run@PROGRAM run the tests in /bin/PROGRAM, with the agent stopped
 //
@@ -108,6 +110,8 @@ func do(ctx context.Context, deed string) error {
 		return tellIPv6(ctx)
 	case "page":
 		return tellPage(ctx)
+	case "trust":
+		return tellTrust()
 	case "told":
 		return sayTold()
 	case "run":
