@@ -47,8 +47,10 @@ type state struct {
 }
 
 // The states in which a domain does not run: paused, shut down, crashed, dying.
-func (s state) runs() bool   { return !strings.ContainsAny(s.flags, "pscd") }
-func (s state) paused() bool { return strings.Contains(s.flags, "p") && !strings.ContainsAny(s.flags, "scd") }
+func (s state) runs() bool { return !strings.ContainsAny(s.flags, "pscd") }
+func (s state) paused() bool {
+	return strings.Contains(s.flags, "p") && !strings.ContainsAny(s.flags, "scd")
+}
 
 // parseList reads "xl list". The columns are counted from the right: a name may have
 // spaces.
@@ -81,8 +83,8 @@ type config struct {
 		Type string `json:"type"` // hvm, pv, pvh
 	} `json:"c_info"`
 	Build struct {
-		MaxMemKB    int64 `json:"max_memkb"`
-		ShadowMemKB int64 `json:"shadow_memkb"`
+		MaxMemKB    int64    `json:"max_memkb"`
+		ShadowMemKB int64    `json:"shadow_memkb"`
 		Args        []string `json:"extra_hvm"`
 	} `json:"b_info"`
 	PCI []passed `json:"pcidevs"`
