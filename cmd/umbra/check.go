@@ -243,12 +243,12 @@ func (m *migration) check(ctx context.Context, src, dst *qmp.Client, stderr io.W
 	for _, d := range m.Unplug {
 		s.unplug = append(s.unplug, d.ID)
 	}
-	return m.askSource(ctx, s, stderr)
+	return m.askSource(ctx, s, 5*time.Second, stderr)
 }
 
 // askSource asks the guest through the source's control socket.
-func (m *migration) askSource(ctx context.Context, s survey, stderr io.Writer) error {
-	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
+func (m *migration) askSource(ctx context.Context, s survey, timeout time.Duration, stderr io.Writer) error {
+	ctx, cancel := context.WithTimeout(ctx, timeout)
 	defer cancel()
 	guest, err := ctl.Dial(ctx, m.fromCtl, nil)
 	var r checkReport

@@ -98,7 +98,7 @@ beforehand, and the exit codes, are the same.`,
 	f.StringVar(&m.ctl, "ctl", "", "control socket of the destination, through which the guest is told")
 	f.Int64Var(&m.BandwidthBps, "bandwidth", 0, "limit in bytes per second, 0 for none")
 	f.DurationVar(&m.DowntimeLimit, "downtime-limit", 0, "how long the guest may stand still for the last of its memory (default QEMU's, 300ms)")
-	f.DurationVar(&m.connect, "connect-timeout", 5*time.Second, "how long to wait for the QMP sockets")
+	f.DurationVar(&m.connect, "connect-timeout", 5*time.Second, "how long to wait for the QMP sockets, or with --xen for each answer of the guest")
 	f.BoolVar(&m.json, "json", false, "print the report as JSON")
 	f.BoolVarP(&m.verbose, "verbose", "v", false, "log details")
 	if err := cmd.MarkFlagRequired("to"); err != nil {

@@ -135,10 +135,10 @@ func (m *migration) askXen(ctx context.Context, src remote.Host, plan *xen.Plan,
 	for _, d := range plan.Devices {
 		s.devices = append(s.devices, checkDevice(d))
 	}
-	if err := m.askSource(ctx, s, stderr); err != nil {
+	if err := m.askSource(ctx, s, m.connect, stderr); err != nil {
 		return nil, err
 	}
-	timelines, err := timelinesAt(ctx, path)
+	timelines, err := m.timelines(ctx, path)
 	if err != nil {
 		return nil, nil // which askSource has told of
 	}
@@ -166,7 +166,7 @@ func (m *migration) arrived(
 		return nil, told, errors.New("the guest could not be asked before it moved")
 	}
 	for {
-		all, err := timelinesAt(ctx, path)
+		all, err := m.timelines(ctx, path)
 		done = newer(all, before)
 		if err == nil && len(done) > 0 && passive(done) {
 			return done, told, nil
@@ -207,9 +207,9 @@ func passive(all []ctl.Timeline) bool {
 	return true
 }
 
-// timelinesAt asks for all recoveries.
-func timelinesAt(ctx context.Context, path string) (all []ctl.Timeline, err error) {
-	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
+// timelines asks for all recoveries.
+func (m *migration) timelines(ctx context.Context, path string) (all []ctl.Timeline, err error) {
+	ctx, cancel := context.WithTimeout(ctx, m.connect)
 	defer cancel()
 	client, err := ctl.Dial(ctx, path, nil)
 	if err != nil {

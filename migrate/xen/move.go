@@ -150,7 +150,9 @@ func (p *Plan) tell(c *counter) (stop func()) {
 			case <-done:
 				return
 			case <-t.C:
-				p.step(Step{Op: StepCarry, Bytes: c.n.Load()})
+				if n := c.n.Load(); n > 0 {
+					p.step(Step{Op: StepCarry, Bytes: n})
+				}
 			}
 		}
 	}()
