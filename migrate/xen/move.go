@@ -9,10 +9,9 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"sync"
 	"sync/atomic"
 	"time"
-
-	"golang.org/x/sync/errgroup"
 
 	"github.com/umbra-vm/umbra/migrate"
 	"github.com/umbra-vm/umbra/migrate/remote"
@@ -110,22 +109,26 @@ func (p *Plan) carry(ctx context.Context, r *Report) error {
 		time.AfterFunc(endTimeout, giveUp)
 	})()
 	told := p.tell(passed)
-	var g errgroup.Group
-	g.Go(func() error {
+	// The end of one side is that of the other: what came first is what has failed.
+	first, fail := context.WithCancelCause(context.WithoutCancel(ctx))
+	defer fail(nil)
+	var sides sync.WaitGroup
+	sides.Go(func() {
 		err := p.src.Run(lines, fmt.Sprintf(saveLine, quote(p.opts.Domain)), nil, passed)
-		in.CloseWithError(err) // or the end of the stream
-		return err
-	})
-	g.Go(func() error {
-		err := p.dst.Run(lines, fmt.Sprintf(restoreLine, quote(p.file)), stream, io.Discard)
-		if err == nil {
-			// xl reads no further than the end of the domain's state.
-			_, err = io.Copy(io.Discard, stream)
+		if err != nil {
+			fail(err)
 		}
-		stream.CloseWithError(errors.Join(errCut, err))
-		return err
+		in.CloseWithError(err) // or the end of the stream
 	})
-	err := g.Wait()
+	sides.Go(func() {
+		err := p.dst.Run(lines, fmt.Sprintf(restoreLine, quote(p.file)), stream, io.Discard)
+		if err != nil {
+			fail(err)
+		}
+		stream.CloseWithError(errCut)
+	})
+	sides.Wait()
+	err := context.Cause(first)
 	if ctx.Err() != nil {
 		err = context.Cause(ctx)
 	}
