@@ -39,6 +39,10 @@ const (
 	// carryTimeout is how long a transfer may take. It is for what hangs.
 	carryTimeout = 6 * time.Hour
 
+	// cutTimeout is how long a way whose stream was cut may take to tell the other end; then
+	// it is ended, which tells it too.
+	cutTimeout = 5 * time.Second
+
 	// endTimeout is how long xl may take to notice that its stream was cut.
 	endTimeout = 2 * time.Minute
 
@@ -106,7 +110,7 @@ func (p *Plan) carry(ctx context.Context, r *Report) error {
 	defer context.AfterFunc(ctx, func() {
 		stream.CloseWithError(context.Cause(ctx))
 		in.CloseWithError(context.Cause(ctx))
-		time.AfterFunc(endTimeout, giveUp)
+		time.AfterFunc(cutTimeout, giveUp)
 	})()
 	told := p.tell(passed)
 	// The end of one side is that of the other: what came first is what has failed.
