@@ -146,13 +146,18 @@ func (h *Host) Create(ctx context.Context, opts DomainOptions) (*Domain, error) 
 	return &Domain{opts, h}, nil
 }
 
-// putConfig writes the domain's configuration in dom0 and returns its path.
-func (h *Host) putConfig(ctx context.Context, opts DomainOptions) (string, error) {
+// Config is the xl.cfg of a domain on the host.
+func (h *Host) Config(ctx context.Context, opts DomainOptions) (string, error) {
 	khz, err := h.khz(ctx)
 	if err != nil {
 		return "", err
 	}
-	text, err := opts.config(khz)
+	return opts.config(khz)
+}
+
+// putConfig writes the domain's configuration in dom0 and returns its path.
+func (h *Host) putConfig(ctx context.Context, opts DomainOptions) (string, error) {
+	text, err := h.Config(ctx, opts)
 	if err != nil {
 		return "", err
 	}

@@ -155,6 +155,7 @@ type survey struct {
 	devices  []ctl.CheckDevice
 	direct   []string // by their QEMU ids, as unplug
 	known    bool     // direct and unplug are all that stays behind
+	leaves   []string // what stays behind, by its address in the guest, if src is nil
 	unplug   []string
 	later    int
 }
@@ -180,7 +181,7 @@ func (r checkReport) verdict() error {
 
 // ask has the guest judge what the hosts have.
 func (s survey) ask(ctx context.Context, guest *ctl.Client) (r checkReport, err error) {
-	req := ctl.Check{Devices: s.devices, Later: s.later}
+	req := ctl.Check{Devices: s.devices, Leaves: s.leaves, Later: s.later}
 	var here, there []inventory.Device
 	if s.src != nil {
 		if here, err = inventory.List(ctx, s.src); err != nil {
@@ -242,7 +243,12 @@ func (m *migration) check(ctx context.Context, src, dst *qmp.Client, stderr io.W
 	for _, d := range m.Unplug {
 		s.unplug = append(s.unplug, d.ID)
 	}
-	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
+	return m.askSource(ctx, s, 5*time.Second, stderr)
+}
+
+// askSource asks the guest through the source's control socket.
+func (m *migration) askSource(ctx context.Context, s survey, timeout time.Duration, stderr io.Writer) error {
+	ctx, cancel := context.WithTimeout(ctx, timeout)
 	defer cancel()
 	guest, err := ctl.Dial(ctx, m.fromCtl, nil)
 	var r checkReport

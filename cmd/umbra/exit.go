@@ -12,6 +12,7 @@ import (
 	"github.com/umbra-vm/umbra/image"
 	"github.com/umbra-vm/umbra/migrate"
 	"github.com/umbra-vm/umbra/migrate/hotplug"
+	"github.com/umbra-vm/umbra/migrate/xen"
 )
 
 // The exit codes. They are an interface: scripts act on them.
@@ -70,10 +71,13 @@ func exitCode(err error) int {
 	return exitFailed
 }
 
-// migrateCode is exitCode for what hotplug.Run returned.
+// migrateCode is exitCode for what hotplug.Run and xen.Plan.Move returned.
 func migrateCode(err error) int {
 	if err == nil {
 		return exitOK
+	}
+	if errors.Is(err, xen.ErrSourceLeft) {
+		return exitFailed
 	}
 	for _, e := range []error{migrate.ErrUnknownOutcome, migrate.ErrSourceNotResumed, migrate.ErrSourceLost} {
 		if errors.Is(err, e) {

@@ -30,13 +30,15 @@ type migration struct {
 	json, verbose bool
 	force         bool
 	unplug, plug  []string
+	xen           xenMove
 	hotplug.Options
 }
 
 func newMigrate() *cobra.Command {
 	var m migration
 	cmd := &cobra.Command{
-		Use:   "migrate --from QMP --to QMP --incoming ADDRESS | migrate --to QMP --plug OPTIONS",
+		Use: "migrate --from QMP --to QMP --incoming ADDRESS | migrate --to QMP --plug OPTIONS |\n" +
+			"  umbra migrate --xen DOMAIN [--from HOST] --to HOST --config FILE",
 		Short: "move a running guest to another QEMU with other hardware",
 		Long: `Migrate moves a running guest, memory and all, from one QEMU to another that
 waits for it (-incoming). The state of the devices named by --direct stays
@@ -60,15 +62,25 @@ Neither QEMU is ended. If the migration fails, or is interrupted, the guest
 goes on where it was, with its hardware as it was, and the exit code is 4. If
 it lacks a device in the end, on whichever side, or may still lose one, the
 exit code is 6 and the message says which: with --to and --plug alone it can be
-given the device again.`,
+given the device again.
+
+With --xen a domain of a Xen host is moved by xl save and xl restore, its devices in
+use until it is stopped. --from and --to are hosts then, as ssh takes them, and FILE
+is the xl.cfg that the domain has on the destination. Without --from it is on this
+host, with --to "" it stays here and gets other devices. What is checked and asked
+beforehand, and the exit codes, are the same.`,
 		Example: `  umbra migrate --from a/qmp.sock --to b/qmp.sock --incoming unix:b/migrate.sock \
     --direct direct-net0 --ctl b/ctl.sock
   umbra migrate --from a/qmp.sock --to b/qmp.sock --incoming unix:b/migrate.sock --from-ctl a/ctl.sock \
     --unplug vfio-pci,id=direct-net0,host=0000:3b:00.1,addr=2 \
     --plug vfio-pci,id=direct-net0,host=0000:5e:02.0,addr=2
-  umbra migrate --to b/qmp.sock --plug vfio-pci,id=direct-net0,host=0000:5e:02.1,addr=2`,
+  umbra migrate --to b/qmp.sock --plug vfio-pci,id=direct-net0,host=0000:5e:02.1,addr=2
+  umbra migrate --xen app --from root@xen-a --to root@xen-b --config app-on-b.xl.cfg`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
+			if m.xen.domain != "" {
+				return m.runXen(cmd.Context(), cmd.OutOrStdout(), cmd.ErrOrStderr())
+			}
 			return m.run(cmd.Context(), cmd.OutOrStdout(), cmd.ErrOrStderr())
 		},
 	}
@@ -86,14 +98,13 @@ given the device again.`,
 	f.StringVar(&m.ctl, "ctl", "", "control socket of the destination, through which the guest is told")
 	f.Int64Var(&m.BandwidthBps, "bandwidth", 0, "limit in bytes per second, 0 for none")
 	f.DurationVar(&m.DowntimeLimit, "downtime-limit", 0, "how long the guest may stand still for the last of its memory (default QEMU's, 300ms)")
-	f.DurationVar(&m.connect, "connect-timeout", 5*time.Second, "how long to wait for the QMP sockets")
+	f.DurationVar(&m.connect, "connect-timeout", 5*time.Second, "how long to wait for the QMP sockets, or with --xen for each answer of the guest")
 	f.BoolVar(&m.json, "json", false, "print the report as JSON")
 	f.BoolVarP(&m.verbose, "verbose", "v", false, "log details")
 	if err := cmd.MarkFlagRequired("to"); err != nil {
 		panic(err) // no such flag
 	}
-	cmd.MarkFlagsRequiredTogether("from", "incoming")
-	cmd.MarkFlagsOneRequired("from", "plug")
+	m.xen.flagsOf(cmd)
 	return cmd
 }
 
@@ -136,6 +147,12 @@ func (m *migration) run(ctx context.Context, stdout, stderr io.Writer) error {
 
 // parse makes options of the flags.
 func (m *migration) parse(stderr io.Writer) error {
+	if (m.from == "") != (m.Incoming == "") {
+		return errors.New("--from and --incoming go together")
+	}
+	if m.from == "" && len(m.plug) == 0 {
+		return errors.New("nothing to do: --from or --plug is missing")
+	}
 	for _, f := range []struct {
 		name    string
 		options []string
@@ -258,7 +275,7 @@ type migrationReport struct {
 	Told       bool      `json:"told"`    // the guest knows
 }
 
-func (m *migration) print(w io.Writer, r *migrate.Report, told bool) error {
+func reportOf(r *migrate.Report, told bool) migrationReport {
 	ms := func(d time.Duration) float64 { return float64(d.Microseconds()) / 1000 }
 	out := migrationReport{
 		TotalMS: ms(r.Total), DowntimeMS: ms(r.Downtime), StoppedAt: r.StoppedAt, ResumedAt: r.ResumedAt,
@@ -267,12 +284,21 @@ func (m *migration) print(w io.Writer, r *migrate.Report, told bool) error {
 	for _, s := range r.Dropped {
 		out.Dropped = append(out.Dropped, s.Name)
 	}
+	return out
+}
+
+func (m *migration) print(w io.Writer, r *migrate.Report, told bool) error {
 	if m.json {
 		enc := json.NewEncoder(w)
 		enc.SetIndent("", "  ")
-		return enc.Encode(out)
+		return enc.Encode(reportOf(r, told))
 	}
-	_, err := fmt.Fprintf(w, "moved in %v, guest stopped for %v; %.1f MiB, %d devices left behind\n",
-		r.Total.Round(time.Millisecond), r.Downtime.Round(time.Millisecond), float64(r.Bytes)/(1<<20), len(r.Dropped))
+	_, err := fmt.Fprintln(w, moved(r.Total, r.Downtime, r.Bytes, len(r.Dropped)))
 	return err
+}
+
+// moved is the report in one line.
+func moved(total, downtime time.Duration, bytes int64, left int) string {
+	return fmt.Sprintf("moved in %v, guest stopped for %v; %.1f MiB, %d devices left behind",
+		total.Round(time.Millisecond), downtime.Round(time.Millisecond), float64(bytes)/(1<<20), left)
 }

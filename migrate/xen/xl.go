@@ -1,0 +1,232 @@
+// Copyright 2026 the umbra Authors. All rights reserved.
+// Use of this source code is governed by a BSD-style
+// license that can be found in the LICENSE file.
+
+package xen
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"slices"
+	"strconv"
+	"strings"
+)
+
+// ErrOutput is matched by the errors about what xl has printed.
+var ErrOutput = errors.New("xl's output is not understood")
+
+// info is what "xl info" says of a host.
+type info struct {
+	major, minor int
+	version      string
+	freeMB       int
+}
+
+func parseInfo(text string) (i info, err error) {
+	values := make(map[string]string)
+	for line := range strings.Lines(text) {
+		if key, value, ok := strings.Cut(line, ":"); ok {
+			values[strings.TrimSpace(key)] = strings.TrimSpace(value)
+		}
+	}
+	i.version = values["xen_version"]
+	for key, to := range map[string]*int{"xen_major": &i.major, "xen_minor": &i.minor, "free_memory": &i.freeMB} {
+		if *to, err = strconv.Atoi(values[key]); err != nil || *to < 0 {
+			return i, fmt.Errorf("%w: xl info: %s is %q", ErrOutput, key, values[key])
+		}
+	}
+	return i, nil
+}
+
+// state is a domain in "xl list".
+type state struct {
+	id    int
+	flags string // "rbpscd", with a dash for what it is not (xl(1), LIST)
+}
+
+// The states in which a domain does not run: paused, shut down, crashed, dying.
+func (s state) runs() bool { return !strings.ContainsAny(s.flags, "pscd") }
+func (s state) paused() bool {
+	return strings.Contains(s.flags, "p") && !strings.ContainsAny(s.flags, "scd")
+}
+
+// parseList reads "xl list". The columns are counted from the right: a name may have
+// spaces.
+func parseList(text string) (map[string]state, error) {
+	domains := make(map[string]state)
+	for line := range strings.Lines(text) {
+		f := strings.Fields(line)
+		if len(f) == 0 || f[0] == "Name" && f[len(f)-1] == "Time(s)" {
+			continue
+		}
+		if len(f) < 6 {
+			return nil, fmt.Errorf("%w: xl list: %q", ErrOutput, line)
+		}
+		n := len(f) - 5
+		id, err := strconv.Atoi(f[n])
+		if flags := f[n+3]; err != nil || id < 0 || len(flags) != 6 {
+			return nil, fmt.Errorf("%w: xl list: %q", ErrOutput, line)
+		}
+		domains[strings.Join(f[:n], " ")] = state{id: id, flags: f[n+3]}
+	}
+	return domains, nil
+}
+
+// config is a domain's configuration as libxl has it (libxl_types.idl): what a domain of
+// "xl list -l" was made of, and what "xl create -n" would make of a file. What is left
+// out of it has its default.
+type config struct {
+	Create struct {
+		Name string `json:"name"`
+		Type string `json:"type"` // hvm, pv, pvh
+	} `json:"c_info"`
+	Build struct {
+		MaxMemKB    int64    `json:"max_memkb"`
+		ShadowMemKB int64    `json:"shadow_memkb"`
+		Args        []string `json:"extra_hvm"`
+	} `json:"b_info"`
+	PCI []passed `json:"pcidevs"`
+}
+
+// passed is a device of a host that a domain has.
+type passed struct {
+	Domain int  `json:"domain"`
+	Bus    int  `json:"bus"`
+	Dev    int  `json:"dev"`
+	Func   int  `json:"func"`
+	Vdevfn int  `json:"vdevfn"` // in the guest, 0 if it is left to Xen
+	Seize  bool `json:"seize"`
+}
+
+func (p passed) String() string {
+	return fmt.Sprintf("%04x:%02x:%02x.%x", p.Domain, p.Bus, p.Dev, p.Func)
+}
+
+// address is where an HVM guest has what is at vdevfn.
+func address(vdevfn int) string {
+	return fmt.Sprintf("0000:00:%02x.%x", vdevfn>>3&0x1f, vdevfn&7)
+}
+
+// neededMB is what the domain takes of a host's memory, without what its device model
+// and Xen itself take.
+func (c config) neededMB() int { return int((c.Build.MaxMemKB + c.Build.ShadowMemKB + 1023) / 1024) }
+
+// ctl is the host's end of the port to the guest's agent: the socket of the character
+// device named ctl, as umbra build writes it into an xl.cfg. Empty if there is none.
+func (c config) ctl() string {
+	for _, arg := range c.Build.Args {
+		options := strings.Split(arg, ",")
+		if options[0] != "socket" || !slices.Contains(options, "id=ctl") {
+			continue
+		}
+		for _, o := range options {
+			if path, ok := strings.CutPrefix(o, "path="); ok {
+				return path
+			}
+		}
+	}
+	return ""
+}
+
+// parseConfig reads what "xl create -n" prints, behind words for people.
+func parseConfig(text []byte) (c config, err error) {
+	start := bytes.IndexByte(text, '{')
+	if start < 0 {
+		return c, fmt.Errorf("%w: xl create -n: no configuration", ErrOutput)
+	}
+	if err := json.Unmarshal(text[start:], &c); err != nil {
+		return c, fmt.Errorf("%w: xl create -n: %w", ErrOutput, err)
+	}
+	return c, c.check()
+}
+
+// parseDomain reads what "xl list -l" prints of one domain.
+func parseDomain(text []byte) (c config, err error) {
+	var domains []struct {
+		Config config `json:"config"`
+	}
+	start := bytes.IndexByte(text, '[')
+	if start < 0 {
+		return c, fmt.Errorf("%w: xl list -l: no domain", ErrOutput)
+	}
+	if err := json.Unmarshal(text[start:], &domains); err != nil {
+		return c, fmt.Errorf("%w: xl list -l: %w", ErrOutput, err)
+	}
+	if len(domains) != 1 {
+		return c, fmt.Errorf("%w: xl list -l: %d domains, not one", ErrOutput, len(domains))
+	}
+	return domains[0].Config, domains[0].Config.check()
+}
+
+func (c config) check() error {
+	if c.Create.Name == "" || c.Create.Type == "" || c.Build.MaxMemKB <= 0 {
+		return fmt.Errorf("%w: name %q, type %q, memory %d KiB", ErrOutput, c.Create.Name, c.Create.Type, c.Build.MaxMemKB)
+	}
+	return nil
+}
+
+// parseAssignable reads "xl pci-assignable-list": an address a line, and maybe a name.
+func parseAssignable(text string) (list []string) {
+	for line := range strings.Lines(text) {
+		if f := strings.Fields(line); len(f) > 0 {
+			list = append(list, f[0])
+		}
+	}
+	return list
+}
+
+// parseAttached reads "xl pci-list": where the guest has which device of the host.
+func parseAttached(text string) (vdevs []string, err error) {
+	for line := range strings.Lines(text) {
+		f := strings.Fields(line)
+		if len(f) == 0 || f[0] == "Vdev" {
+			continue
+		}
+		var slot, function int
+		if _, err := fmt.Sscanf(f[0], "%x.%x", &slot, &function); err != nil || slot < 0 || slot > 31 || function < 0 || function > 7 {
+			return nil, fmt.Errorf("%w: xl pci-list: %q", ErrOutput, line)
+		}
+		vdevs = append(vdevs, address(slot<<3|function))
+	}
+	return vdevs, nil
+}
+
+// ids is what sysfs has of a device.
+type ids struct {
+	vendor, device, subVendor, subDevice uint16
+	class                                uint32
+	driver                               string // "" if it has none
+}
+
+// idsLine prints what parseIDs reads, a device a line. What is not there has no line.
+const idsLine = `cd /sys/bus/pci/devices && for d in %s; do [ -e $d/vendor ] || continue
+r=$(readlink $d/driver); echo $d $(cat $d/vendor $d/device $d/subsystem_vendor $d/subsystem_device $d/class) ${r##*/}; done`
+
+func parseIDs(text string) (map[string]ids, error) {
+	found := make(map[string]ids)
+	for line := range strings.Lines(text) {
+		f := strings.Fields(line)
+		if len(f) < 6 || len(f) > 7 {
+			return nil, fmt.Errorf("%w: sysfs: %q", ErrOutput, line)
+		}
+		var n [5]uint64
+		for i := range n {
+			bits := 16
+			if i == 4 {
+				bits = 24
+			}
+			var err error
+			if n[i], err = strconv.ParseUint(f[i+1], 0, bits); err != nil {
+				return nil, fmt.Errorf("%w: sysfs: %q: %w", ErrOutput, line, err)
+			}
+		}
+		d := ids{uint16(n[0]), uint16(n[1]), uint16(n[2]), uint16(n[3]), uint32(n[4]), ""}
+		if len(f) == 7 {
+			d.driver = f[6]
+		}
+		found[f[0]] = d
+	}
+	return found, nil
+}

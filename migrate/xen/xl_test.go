@@ -1,0 +1,135 @@
+// Copyright 2026 the umbra Authors. All rights reserved.
+// Use of this source code is governed by a BSD-style
+// license that can be found in the LICENSE file.
+
+package xen
+
+import (
+	"errors"
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+)
+
+// As xl 4.17 prints it (tools/xl/xl_info.c, xl_pci.c and libxl_types.idl).
+const (
+	someInfo = `host                   : xen-a
+release                : 6.1.0-32-amd64
+xen_major              : 4
+xen_minor              : 17
+xen_extra              : .5
+xen_version            : 4.17.5
+cpu_mhz                : 2500.011
+virt_caps              : pv hvm hvm_directio pv_directio hap iommu_hap_pt_share
+total_memory           : 3071
+free_memory            : 1743
+xen_commandline        : console=com1 com1=115200,8n1 dom0_mem=1200M,max:1200M
+`
+	someList = `Name                                        ID   Mem VCPUs	State	Time(s)
+Domain-0                                     0  1200     1     r-----      33.1
+guest0                                       1   192     1     -b----       9.2
+a guest                                      7   192     1     --p---       9.2
+`
+	someConfig = `{
+    "c_info": {"type": "hvm", "name": "guest1", "uuid": "9e1f"},
+    "b_info": {
+        "max_memkb": 196608, "target_memkb": 196608, "shadow_memkb": 2816,
+        "extra_hvm": ["-chardev", "socket,id=ctl,server=on,wait=off,path=/run/xen/umbra-guest1.ctl", "-device", "virtio-serial"]
+    },
+    "pcidevs": [{"dev": 5, "vdevfn": 48}]
+}`
+	someSysfs = "0000:00:05.0 0x10ec 0x8139 0x1af4 0x1100 0x020000 pciback\n"
+)
+
+func TestParseInfo(t *testing.T) {
+	got, err := parseInfo(someInfo)
+	want := info{major: 4, minor: 17, version: "4.17.5", freeMB: 1743}
+	if err != nil || got != want {
+		t.Errorf("got %+v, %v, want %+v", got, err, want)
+	}
+	for _, key := range []string{"xen_major", "xen_minor", "free_memory"} {
+		if _, err := parseInfo(strings.Replace(someInfo, key, "x", 1)); !errors.Is(err, ErrOutput) || !strings.Contains(err.Error(), key) {
+			t.Errorf("without %s: %v", key, err)
+		}
+	}
+}
+
+func TestParseList(t *testing.T) {
+	got, err := parseList(someList)
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := map[string]state{"Domain-0": {0, "r-----"}, "guest0": {1, "-b----"}, "a guest": {7, "--p---"}}
+	if diff := cmp.Diff(want, got, cmp.AllowUnexported(state{})); diff != "" {
+		t.Errorf("-want +got:\n%s", diff)
+	}
+}
+
+func TestStateOfADomain(t *testing.T) {
+	for _, tt := range []struct {
+		flags, is    string
+		runs, paused bool
+	}{
+		{"r-----", "running", true, false},
+		{"-b----", "running", true, false},
+		{"------", "running", true, false}, // waits for a processor
+		{"--p---", "paused", false, true},
+		{"-bp---", "paused", false, true},
+		{"--ps--", "shut down or suspended", false, false},
+		{"---sc-", "crashed", false, false},
+		{"-----d", "dying", false, false},
+	} {
+		s := state{1, tt.flags}
+		if s.runs() != tt.runs || s.paused() != tt.paused || s.describe() != tt.is {
+			t.Errorf("%s: runs %v, paused %v, %s", tt.flags, s.runs(), s.paused(), s.describe())
+		}
+	}
+}
+
+func TestParseConfig(t *testing.T) {
+	c, err := parseConfig([]byte("WARNING: a word\n" + someConfig))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if c.ctl() != "/run/xen/umbra-guest1.ctl" || c.neededMB() != 195 || c.PCI[0].String() != "0000:00:05.0" || guestAddress(c.PCI[0], 0) != "0000:00:06.0" {
+		t.Errorf("%+v", c)
+	}
+	if guestAddress(passed{}, 0) >= guestAddress(passed{}, 1) {
+		t.Error("devices whose slots are left to Xen do not keep their order")
+	}
+}
+
+func FuzzOutput(f *testing.F) {
+	for _, s := range []string{someInfo, someList, someConfig, `[{"domid": 1, "config": ` + someConfig + `}]`, someSysfs, "Vdev Device\n06.0 0000:00:05.0\n"} {
+		f.Add(s)
+	}
+	f.Fuzz(func(t *testing.T, s string) {
+		if i, err := parseInfo(s); err == nil && (i.freeMB < 0 || i.major < 0) {
+			t.Errorf("%+v", i)
+		}
+		if domains, err := parseList(s); err == nil {
+			for name, d := range domains {
+				if name == "" || len(d.flags) != 6 {
+					t.Errorf("%q: %+v", name, d)
+				}
+			}
+		}
+		for _, parse := range []func([]byte) (config, error){parseConfig, parseDomain} {
+			if c, err := parse([]byte(s)); err == nil && (c.Create.Name == "" || c.Build.MaxMemKB <= 0) {
+				t.Errorf("%+v", c)
+			}
+		}
+		if vdevs, err := parseAttached(s); err == nil {
+			for _, v := range vdevs {
+				if len(v) != len("0000:00:06.0") {
+					t.Errorf("%q", v)
+				}
+			}
+		}
+		parseAssignable(s)
+		if found, err := parseIDs(s); err == nil && len(found) > strings.Count(s, "\n")+1 {
+			t.Errorf("%+v", found)
+		}
+	})
+}
