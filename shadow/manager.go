@@ -373,7 +373,13 @@ func (m *Manager) loadModules(ctx context.Context) error {
 	return ctx.Err()
 }
 
+// prefetch makes the guest ready for a move, and says so.
 func (m *Manager) prefetch(ctx context.Context) {
+	for _, c := range m.opt.Classes {
+		if p, ok := c.(Preparer); ok {
+			p.Prepare()
+		}
+	}
 	if len(m.opt.Prefetch) == 0 {
 		return
 	}

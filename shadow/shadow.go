@@ -82,6 +82,15 @@ type Class interface {
 	New(role Role, j *journal.Journal) (Shadow, error)
 }
 
+// Preparer is a [Class] that readies itself for a recovery after its roles have booted:
+// boot does not wait for that, but whoever is told that the guest is ready to move must.
+type Preparer interface {
+	Class
+	// Prepare returns once everything is in force that a recovery counts on. What is
+	// not to be had is logged.
+	Prepare()
+}
+
 // A Shadow stands between one role's proxy and the driver that serves it. The
 // Manager calls its steps one at a time, always in an order described there;
 // each must be safe to repeat after a crash of the process in its middle.

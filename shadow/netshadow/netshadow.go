@@ -28,6 +28,7 @@ import (
 	"log/slog"
 	"net"
 	"os"
+	"slices"
 	"sync"
 	"time"
 
@@ -108,7 +109,7 @@ type Class struct {
 	shadows []*netShadow
 }
 
-var _ shadow.Class = (*Class)(nil)
+var _ shadow.Preparer = (*Class)(nil)
 
 // New opens the sockets that all shadows of the class share.
 func New(ctx context.Context, opt Options) (*Class, error) {
@@ -142,6 +143,22 @@ func (c *Class) Owns(dev drivers.Device) bool { return owns(dev) }
 // Identify tells a device by its address, its ids and its interface's
 // permanent MAC.
 func (c *Class) Identify(dev drivers.Device) shadow.Identity { return identify(c.Hardware, dev) }
+
+// Prepare waits until what each role's port loses is kept (see [netShadow.watch]): the
+// programs for that take seconds to load in a guest without KVM.
+func (c *Class) Prepare() {
+	c.mu.Lock()
+	shadows := slices.Clone(c.shadows)
+	c.mu.Unlock()
+	for _, s := range shadows {
+		s.mu.Lock()
+		watching := s.watching
+		s.mu.Unlock()
+		if watching != nil {
+			<-watching
+		}
+	}
+}
 
 // New returns the shadow of a role.
 func (c *Class) New(role shadow.Role, j *journal.Journal) (shadow.Shadow, error) {

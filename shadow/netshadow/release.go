@@ -77,8 +77,20 @@ func (s *netShadow) Complete(ctx context.Context, dev drivers.Device, rec *shado
 	if !onVirtio(dev) {
 		go s.reach(s.class.ctx, iface)
 	}
-	go s.watch(index)
+	s.keepLosses(index)
 	return nil
+}
+
+// keepLosses begins to watch the port; [Class.Prepare] waits for that.
+func (s *netShadow) keepLosses(index int) {
+	done := make(chan struct{})
+	s.mu.Lock()
+	s.watching = done
+	s.mu.Unlock()
+	go func() {
+		defer close(done)
+		s.watch(index)
+	}()
 }
 
 // watch has those frames kept that the port loses before anybody knows that its device

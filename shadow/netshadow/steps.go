@@ -48,9 +48,10 @@ type netShadow struct {
 	neighbours *neighbours
 	standby    string // the standby's interface, "" if there is none
 
-	mu    sync.Mutex
-	iface string // the device's interface, "" while there is none
-	index int    // its ifindex, also after it has gone
+	mu       sync.Mutex
+	iface    string        // the device's interface, "" while there is none
+	index    int           // its ifindex, also after it has gone
+	watching chan struct{} // closed once what the port loses is kept
 }
 
 func newShadow(c *Class, p proxy, limits Limits, j *journal.Journal) (*netShadow, error) {
@@ -406,7 +407,7 @@ func (s *netShadow) Intact(ctx context.Context, dev drivers.Device) (bool, error
 	s.neighbours.unpin()
 	s.neighbours.watch(ctx)
 	s.listen()
-	go s.watch(index)
+	s.keepLosses(index)
 	if err := s.recorder.adopt(ctx, names[0]); err != nil {
 		return true, err
 	}
