@@ -131,6 +131,16 @@ func TestPrefetch(t *testing.T) {
 	}
 }
 
+func TestPrefetchOfAModuleForAnotherMachineIsNoError(t *testing.T) {
+	m, tree := machine(t, []drivertest.Module{modE1000, {Name: "xen_pcifront", Err: unix.ENODEV}})
+	if err := tree.Prefetch(t.Context(), "xen_pcifront", "e1000"); err != nil {
+		t.Errorf("error %v", err)
+	}
+	if got := m.Loaded(); !slices.Equal(got, []string{"e1000"}) {
+		t.Errorf("loaded %q", got)
+	}
+}
+
 func TestIndependentModulesLoadAtTheSameTime(t *testing.T) {
 	// Each waits for the other one to have begun.
 	var both sync.WaitGroup

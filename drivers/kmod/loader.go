@@ -71,12 +71,13 @@ func (l *Loader) Load(ctx context.Context, name, params string) error {
 	if len(plan.Targets) == 0 && params != "" {
 		return &OpError{"load", modalias.Normalize(name), fmt.Errorf("%w: %w", ErrLoaded, ErrBuiltin)}
 	}
-	return l.run(ctx, plan, params, 1)
+	return errors.Join(l.run(ctx, plan, params, 1)...)
 }
 
 // Prefetch loads all modules called names with what they need, as many at a
 // time as there are processors. Each module that cannot be loaded is in the
-// error; the rest is loaded all the same.
+// error; the rest is loaded all the same. One that says that it has no business
+// on this machine (ENODEV, as xen_pcifront says but in a PV guest) is no error.
 func (l *Loader) Prefetch(ctx context.Context, names ...string) error {
 	var errs []error
 	known := make([]string, 0, len(names))
@@ -91,12 +92,19 @@ func (l *Loader) Prefetch(ctx context.Context, names ...string) error {
 	if err != nil {
 		return err
 	}
-	return errors.Join(append(errs, l.run(ctx, plan, "", runtime.GOMAXPROCS(0)))...)
+	for _, err := range l.run(ctx, plan, "", runtime.GOMAXPROCS(0)) {
+		if errors.Is(err, unix.ENODEV) {
+			l.log.Debug("module not for this machine", "err", err)
+			continue
+		}
+		errs = append(errs, err)
+	}
+	return errors.Join(errs...)
 }
 
-// run takes the steps of plan, at most limit at a time. The error joins those
-// of the targets.
-func (l *Loader) run(ctx context.Context, plan Plan, params string, limit int) error {
+// run takes the steps of plan, at most limit at a time, and returns the errors of the
+// targets.
+func (l *Loader) run(ctx context.Context, plan Plan, params string, limit int) []error {
 	target := make(map[int]bool, len(plan.Targets))
 	for _, i := range plan.Targets {
 		target[i] = true
@@ -146,7 +154,7 @@ func (l *Loader) run(ctx context.Context, plan Plan, params string, limit int) e
 			l.log.Info("module not loaded", "module", plan.Steps[i].Module.Name, "err", err)
 		}
 	}
-	return errors.Join(errs...)
+	return errs
 }
 
 // load makes m live.
