@@ -53,9 +53,15 @@ func (k XenKind) Cmdline(cmdline string) string {
 // name.
 func XenCtl(name string) string { return "/run/xen/umbra-" + name + ".ctl" }
 
-// XenChannel is the channel of xl.cfg(5) that is a PV or PVH guest's port to its agent.
-func XenChannel(name string) string {
-	return "connection=socket,name=" + machine.CtlPort + ",path=" + XenCtl(name)
+// XenChannels are the channels of xl.cfg(5) of a PV or PVH guest; the last one is the port
+// to its agent. The one before it is there for what it takes: xl of Xen 4.17 gives the
+// first channel the number of the guest's console, which then replaces it
+// (tools/xl/xl_parse.c: ARRAY_EXTEND_INIT sets devid).
+func XenChannels(name string) []string {
+	return []string{
+		"connection=pty,name=" + machine.CtlPort + ".unused",
+		"connection=socket,name=" + machine.CtlPort + ",path=" + XenCtl(name),
+	}
 }
 
 // xlConfig returns a domain configuration for xl, with direct kernel boot.
@@ -84,7 +90,7 @@ ramdisk = "%[7]s"
 	if kind == XenHVM {
 		fmt.Fprintf(&s, "device_model_args_hvm = %s\n", xlList(machine.Machine{Ctl: XenCtl(b.Name)}.CtlArgs()))
 	} else {
-		fmt.Fprintf(&s, "channel = %s\n", xlList([]string{XenChannel(b.Name)}))
+		fmt.Fprintf(&s, "channel = %s\n", xlList(XenChannels(b.Name)))
 	}
 	s.WriteString("\n# The guest ends when its kernel panics.\non_reboot = \"restart\"\non_crash  = \"destroy\"\n")
 	s.WriteString(b.xlDevices(kind))

@@ -20,7 +20,7 @@ func TestXLConfig(t *testing.T) {
 		"name": `"app"`, "kernel": `"vmlinuz"`, "ramdisk": `"initramfs.cpio.zst"`, "memory": "256", "vcpus": "1",
 		"on_reboot": `"restart"`, "on_crash": `"destroy"`,
 	}
-	channel := `[ "connection=socket,name=org.umbra.ctl,path=` + XenCtl("app") + `" ]`
+	channel := `[ "connection=pty,name=org.umbra.ctl.unused", "connection=socket,name=org.umbra.ctl,path=` + XenCtl("app") + `" ]`
 	for _, tt := range []struct {
 		file string
 		want map[string]string // beside what all have

@@ -81,7 +81,7 @@ func (o DomainOptions) config(khz int) (string, error) {
 		own["cmdline"] = strconv.Quote(fmt.Sprintf("%s tsc=reliable tsc_early_khz=%d", kind.Cmdline(o.Bundle.Cmdline), khz))
 	} else {
 		own["kernel"], own["ramdisk"] = strconv.Quote(wholeKernelFile), strconv.Quote(initramfsFile)
-		own["channel"] = list([]string{image.XenChannel(o.Name)})
+		own["channel"] = list(image.XenChannels(o.Name))
 	}
 	if o.MAC != "" {
 		own["vif"] = list([]string{"mac=" + o.MAC + ",bridge=" + Bridge})

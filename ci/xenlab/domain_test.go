@@ -86,7 +86,7 @@ func TestConfigOfAGuestThatIsNoHVMGuest(t *testing.T) {
 		"name": `"guest1"`, "type": `"pvh"`, "kernel": `"/image/vmlinuz"`, "ramdisk": `"/image/initramfs"`,
 		"cmdline": `"console=hvc0"`, "tsc_mode": `"native"`, "pci": "[  ]",
 		"vif":     `[ "mac=52:54:00:00:00:01,bridge=xenbr0" ]`,
-		"channel": `[ "connection=socket,name=org.umbra.ctl,path=/run/xen/umbra-guest1.ctl" ]`,
+		"channel": `[ "connection=pty,name=org.umbra.ctl.unused", "connection=socket,name=org.umbra.ctl,path=/run/xen/umbra-guest1.ctl" ]`,
 	}
 	if diff := cmp.Diff(want, settings(text)); diff != "" {
 		t.Errorf("config (-want +got):\n%s", diff)
