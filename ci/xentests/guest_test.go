@@ -25,6 +25,7 @@ import (
 	"github.com/umbra-vm/umbra/ci/testbed"
 	"github.com/umbra-vm/umbra/ci/testbed/vm"
 	"github.com/umbra-vm/umbra/ci/testbed/vmtest"
+	"github.com/umbra-vm/umbra/ci/witness"
 	"github.com/umbra-vm/umbra/ci/xenlab"
 	"github.com/umbra-vm/umbra/ci/xenlab/dom0"
 	"github.com/umbra-vm/umbra/image"
@@ -285,6 +286,10 @@ func (l *lab) start(h *xenlab.Host, opts xenlab.DomainOptions) {
 		l.t.Fatalf("the guest's witness did not connect: %v", err)
 	}
 	l.say("the witness is connected")
+	// Before that, what a driver gives up before the shadow is active is lost.
+	for !l.printed.contains(d.Name, rig.Settled) {
+		l.pause("the guest to be ready for a move")
+	}
 	l.traffic()
 }
 
@@ -466,6 +471,12 @@ func (l *lab) traffic() {
 // unharmed ends the run: nothing was reset, lost or altered.
 func (l *lab) unharmed() {
 	l.t.Helper()
+	l.judge(witness.Verdict.Err)
+}
+
+// judge ends the witness and has harm look at its verdict.
+func (l *lab) judge(harm func(witness.Verdict) error) {
+	l.t.Helper()
 	v, err := l.bed.Witness.Final(l.ctx)
 	if err != nil {
 		l.t.Errorf("the witness did not finish: %v", err)
@@ -473,7 +484,7 @@ func (l *lab) unharmed() {
 	if err := l.bed.Fault(); err != nil {
 		l.t.Errorf("not the guest's fault: %v", err)
 	}
-	if err := v.Err(); err != nil {
+	if err := harm(v); err != nil {
 		l.t.Error(err)
 	}
 	l.t.Logf("verdict: %d resets, %d of %d bytes lost, %d of %d datagrams missing, longest gap %v",

@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/umbra-vm/umbra/ci/rig"
+	"github.com/umbra-vm/umbra/ci/witness"
 	"github.com/umbra-vm/umbra/ci/xenlab"
 	"github.com/umbra-vm/umbra/image"
 	"github.com/umbra-vm/umbra/shadow/ctl"
@@ -50,7 +51,13 @@ func testKind(t *testing.T, kind image.XenKind) {
 	}
 	l.say("restored after %.1f s", at.Restored.Sub(at.Began).Seconds())
 	l.goesOn(d)
-	l.unharmed()
+	// As it suspends, the kernel's front end drops what it has, and dom0's bridge drops what
+	// comes before the next vif is one of its ports. No device has gone, so no shadow holds
+	// anything: datagrams are promised to nobody.
+	l.judge(func(v witness.Verdict) error {
+		v.UDPOut.Missing = 0
+		return v.Err()
+	})
 
 	before := l.status().Boottime
 	if err := l.guest.Reboot(l.ctx); err != nil {
@@ -63,8 +70,10 @@ func testKind(t *testing.T, kind image.XenKind) {
 	if err := l.guest.Stop(l.ctx); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := h.Run(l.ctx, "xl domid "+l.guest.Name); err == nil {
-		t.Error("the domain is still there")
+	for gone := false; !gone; {
+		l.pause("the domain to go")
+		_, err := h.Run(l.ctx, "xl domid "+l.guest.Name)
+		gone = err != nil
 	}
 	l.say("shut down")
 }
