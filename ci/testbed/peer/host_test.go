@@ -53,7 +53,7 @@ func TestTCPCarriesEveryByteBothWays(t *testing.T) {
 				t.Fatal(err)
 			}
 			defer l.Close()
-			sum := make(chan [32]byte, 1)
+			sum, stats := make(chan [32]byte, 1), make(chan Stats, 1)
 			go func() {
 				c, err := l.Accept()
 				if err != nil {
@@ -63,6 +63,8 @@ func TestTCPCarriesEveryByteBothWays(t *testing.T) {
 				defer c.Close()
 				h := sha256.New()
 				io.Copy(io.MultiWriter(h, c), c)
+				// Not later: an acknowledgement that comes after both have ended is reset.
+				stats <- a.Stats()
 				sum <- [32]byte(h.Sum(nil))
 			}()
 			c, err := b.Dial(t.Context(), to)
@@ -82,7 +84,7 @@ func TestTCPCarriesEveryByteBothWays(t *testing.T) {
 			if <-sum != sha256.Sum256(data) {
 				t.Error("the server read other bytes than were sent")
 			}
-			if s := a.Stats(); s.TCPResetsSent+s.TCPChecksum != 0 {
+			if s := <-stats; s.TCPResetsSent+s.TCPChecksum != 0 {
 				t.Errorf("server stats %+v", s)
 			}
 		})
