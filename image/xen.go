@@ -88,9 +88,9 @@ ramdisk = "%[7]s"
 	}
 	s.WriteString("\n# The port to the agent in the guest.\n")
 	if kind == XenHVM {
-		fmt.Fprintf(&s, "device_model_args_hvm = %s\n", xlList(machine.Machine{Ctl: XenCtl(b.Name)}.CtlArgs()))
+		fmt.Fprintf(&s, "device_model_args_hvm = %s\n", XLList(machine.Machine{Ctl: XenCtl(b.Name)}.CtlArgs()))
 	} else {
-		fmt.Fprintf(&s, "channel = %s\n", xlList(XenChannels(b.Name)))
+		fmt.Fprintf(&s, "channel = %s\n", XLList(XenChannels(b.Name)))
 	}
 	s.WriteString("\n# The guest ends when its kernel panics.\non_reboot = \"restart\"\non_crash  = \"destroy\"\n")
 	s.WriteString(b.xlDevices(kind))
@@ -117,7 +117,7 @@ func (b *Bundle) xlDevices(kind XenKind) string {
 			for _, address := range b.Machine.Hostdevs {
 				list = append(list, address+",seize=1")
 			}
-			pci = "pci = " + xlList(list)
+			pci = "pci = " + XLList(list)
 		}
 		s.WriteString("\n# The direct-access device, as \"xl pci-assignable-list\" names it")
 		if kind == XenHVM {
@@ -145,8 +145,8 @@ func (b *Bundle) lacks(module, class string) string {
 	return fmt.Sprintf("# The image has no %s: build it with classes = [%q] for this.\n", strings.ReplaceAll(module, "_", "-"), class)
 }
 
-// xlList writes a list as xl.cfg(5) has it.
-func xlList(in []string) string {
+// XLList writes a list as xl.cfg(5) has it.
+func XLList(in []string) string {
 	out := make([]string, len(in))
 	for i, s := range in {
 		out[i] = strconv.Quote(s)

@@ -377,7 +377,7 @@ func (m *Manager) loadModules(ctx context.Context) error {
 func (m *Manager) prefetch(ctx context.Context) {
 	for _, c := range m.opt.Classes {
 		if p, ok := c.(Preparer); ok {
-			p.Prepare()
+			p.Prepare(ctx)
 		}
 	}
 	if len(m.opt.Prefetch) == 0 {

@@ -86,9 +86,9 @@ type Class interface {
 // boot does not wait for that, but whoever is told that the guest is ready to move must.
 type Preparer interface {
 	Class
-	// Prepare returns once everything is in force that a recovery counts on. What is
-	// not to be had is logged.
-	Prepare()
+	// Prepare returns once everything is in force that a recovery counts on, or ctx
+	// ends. What is not to be had is logged.
+	Prepare(ctx context.Context)
 }
 
 // A Shadow stands between one role's proxy and the driver that serves it. The

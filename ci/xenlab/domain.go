@@ -68,7 +68,7 @@ func (o DomainOptions) config(khz int) (string, error) {
 	}
 	own := map[string]string{
 		"name": strconv.Quote(o.Name),
-		"pci":  list(pci),
+		"pci":  image.XLList(pci),
 		// The emulated processor does not promise that its clock is steady, so that Xen
 		// would read it for the guest, and the guest, which is too slow to measure it,
 		// would use the HPET: either is a way out of the guest for every look at the clock.
@@ -77,14 +77,14 @@ func (o DomainOptions) config(khz int) (string, error) {
 	if kind == image.XenHVM {
 		own["kernel"] = strconv.Quote(setupFile)
 		own["serial"] = strconv.Quote("file:" + o.consoles()[0])
-		own["device_model_args_hvm"] = list(append(machine.Machine{Ctl: image.XenCtl(o.Name)}.CtlArgs(), o.loader...))
+		own["device_model_args_hvm"] = image.XLList(append(machine.Machine{Ctl: image.XenCtl(o.Name)}.CtlArgs(), o.loader...))
 		own["cmdline"] = strconv.Quote(fmt.Sprintf("%s tsc=reliable tsc_early_khz=%d", kind.Cmdline(o.Bundle.Cmdline), khz))
 	} else {
 		own["kernel"], own["ramdisk"] = strconv.Quote(wholeKernelFile), strconv.Quote(initramfsFile)
-		own["channel"] = list(image.XenChannels(o.Name))
+		own["channel"] = image.XLList(image.XenChannels(o.Name))
 	}
 	if o.MAC != "" {
-		own["vif"] = list([]string{"mac=" + o.MAC + ",bridge=" + Bridge})
+		own["vif"] = image.XLList([]string{"mac=" + o.MAC + ",bridge=" + Bridge})
 	}
 	if o.Leaves {
 		own["migrate_devices"] = "1"
@@ -95,14 +95,6 @@ func (o DomainOptions) config(khz int) (string, error) {
 		fmt.Fprintf(&b, "%s = %s\n", key, own[key])
 	}
 	return b.String(), nil
-}
-
-func list(in []string) string {
-	out := make([]string, len(in))
-	for i, s := range in {
-		out[i] = strconv.Quote(s)
-	}
-	return "[ " + strings.Join(out, ", ") + " ]"
 }
 
 // consoles are the files in dom0 that have what the guest prints. Those of a guest that

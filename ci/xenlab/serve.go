@@ -5,29 +5,23 @@
 package xenlab
 
 import (
-	"crypto/ed25519"
-	"crypto/rand"
 	"io"
 	"net"
 	"sync"
 
 	"golang.org/x/crypto/ssh"
+
+	"github.com/umbra-vm/umbra/ci/xenlab/internal/sshd"
 )
 
 // Serve lets the system's ssh reach dom0 by way of l, until that is closed: what is asked
 // of the port is asked of dom0's agent. There is no password and no key: l belongs where
 // nobody else comes.
 func (h *Host) Serve(l net.Listener) error {
-	_, key, err := ed25519.GenerateKey(rand.Reader)
+	config, err := sshd.Config()
 	if err != nil {
 		return err
 	}
-	signer, err := ssh.NewSignerFromKey(key)
-	if err != nil {
-		return err
-	}
-	config := &ssh.ServerConfig{NoClientAuth: true}
-	config.AddHostKey(signer)
 	for {
 		c, err := l.Accept()
 		if err != nil {

@@ -146,7 +146,7 @@ func (c *Class) Identify(dev drivers.Device) shadow.Identity { return identify(c
 
 // Prepare waits until what each role's port loses is kept (see [netShadow.watch]): the
 // programs for that take seconds to load in a guest without KVM.
-func (c *Class) Prepare() {
+func (c *Class) Prepare(ctx context.Context) {
 	c.mu.Lock()
 	shadows := slices.Clone(c.shadows)
 	c.mu.Unlock()
@@ -154,8 +154,13 @@ func (c *Class) Prepare() {
 		s.mu.Lock()
 		watching := s.watching
 		s.mu.Unlock()
-		if watching != nil {
-			<-watching
+		if watching == nil {
+			continue
+		}
+		select {
+		case <-watching:
+		case <-ctx.Done():
+			return
 		}
 	}
 }

@@ -6,8 +6,6 @@ package main
 
 import (
 	"bufio"
-	"crypto/ed25519"
-	"crypto/rand"
 	"errors"
 	"fmt"
 	"io"
@@ -17,20 +15,16 @@ import (
 	"time"
 
 	"golang.org/x/crypto/ssh"
+
+	"github.com/umbra-vm/umbra/ci/xenlab/internal/sshd"
 )
 
 // serveOn serves the client at the other end of port, until that has gone.
 func serveOn(port io.ReadWriteCloser) error {
-	_, key, err := ed25519.GenerateKey(rand.Reader)
+	config, err := sshd.Config()
 	if err != nil {
 		return err
 	}
-	signer, err := ssh.NewSignerFromKey(key)
-	if err != nil {
-		return err
-	}
-	config := &ssh.ServerConfig{NoClientAuth: true}
-	config.AddHostKey(signer)
 	// What is written before somebody has connected to the port's other end is
 	// lost, so the client speaks first.
 	in := bufio.NewReader(port)
