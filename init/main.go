@@ -33,8 +33,7 @@ import (
 // version is set by the image builder (-ldflags -X).
 var version = "devel"
 
-// Names of the programs that PID 1 starts in every guest. Each of the others has its name
-// beside it.
+// Names of programs that PID 1 starts. The others have theirs beside them.
 const (
 	agentProgram = "shadowd"
 	netProgram   = "netcfgd"
