@@ -37,6 +37,9 @@ func buildReal(t *testing.T, description, init string) *Bundle {
 }
 
 func TestImageBoots(t *testing.T) {
+	if testing.Short() {
+		t.Skip("a VM test")
+	}
 	for _, compression := range []Compression{Zstd, XZ} {
 		t.Run(string(compression), func(t *testing.T) {
 			b := buildReal(t, `

@@ -20,7 +20,7 @@ func logd([]string) int {
 	ctx, stop := signal.NotifyContext(context.Background(), unix.SIGTERM, unix.SIGINT)
 	defer stop()
 	cfg, _ := loadConfig() // PID 1 has told what is wrong with it
-	log := daemonLogger("logd", cfg.Debug)
+	log := daemonLogger(logProgram, cfg.Debug)
 	network, addr, err := cfg.Log.Target()
 	if err != nil || network == "" {
 		log.Error("there is no syslog server", "err", err)

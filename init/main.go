@@ -33,15 +33,22 @@ import (
 // version is set by the image builder (-ldflags -X).
 var version = "devel"
 
+// Names of programs that PID 1 starts. The others have theirs beside them.
+const (
+	agentProgram = "shadowd"
+	netProgram   = "netcfgd"
+	logProgram   = "logd"
+)
+
 // A program is what the binary is under one name. It returns its exit code.
 type program func(args []string) int
 
 func programs() map[string]program {
 	return map[string]program{
-		"shadowd":     confined("shadowd", shadowd),
-		"netcfgd":     confined("netcfgd", netcfgd),
+		agentProgram:  confined(agentProgram, shadowd),
+		netProgram:    confined(netProgram, netcfgd),
 		deployProgram: confined(deployProgram, gather),
-		"logd":        confined("logd", logd),
+		logProgram:    confined(logProgram, logd),
 		mountData:     confined(mountData, keepData),
 		"shadowctl":   shadowctl,
 		"poweroff":    askPower,

@@ -127,6 +127,26 @@ func TestSpecs(t *testing.T) {
 	}
 }
 
+// TestOurOwnProgramsHaveNamesOfTheirOwn: what PID 1 does for a program it does by its name.
+func TestOurOwnProgramsHaveNamesOfTheirOwn(t *testing.T) {
+	all := &config.Config{
+		Status: config.StatusPage{Listen: ":9100"}, Log: config.Log{Syslog: "udp://192.0.2.1"}, Data: config.Data{Serial: "d"},
+	}
+	names := []string{deployProgram, "shell"}
+	for _, s := range specs(all) {
+		names = append(names, s.Name)
+		if !isDaemon(s.Name) {
+			t.Errorf("%s is not known as ours", s.Name)
+		}
+	}
+	for _, name := range names {
+		_, err := config.Load(strings.NewReader(`{"services":[{"name":"` + name + `","argv":["/s"]}]}`))
+		if !errors.Is(err, config.ErrInvalid) || !strings.Contains(err.Error(), "services[0].name") {
+			t.Errorf("a service is called %s: %v", name, err)
+		}
+	}
+}
+
 func TestSpecOfAConfinedService(t *testing.T) {
 	cfg := &config.Config{
 		Log: config.Log{Syslog: "udp://10.0.2.2"},

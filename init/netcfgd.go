@@ -26,7 +26,7 @@ func netcfgd([]string) int {
 		ResolvConf: "/etc/resolv.conf",
 		Hostname:   cfg.Hostname,
 		Tell:       notify.NewClient("").SetRole,
-		Logger:     daemonLogger("netcfgd", cfg.Debug),
+		Logger:     daemonLogger(netProgram, cfg.Debug),
 	})
 	_ = d.Run(ctx) // it ends for one reason only
 	return 0

@@ -14,10 +14,10 @@ import (
 // privileges are the capabilities that each of our own programs keeps of root's; PID 1
 // has them all. What each is for is in docs/security.md, which has the same table.
 var privileges = map[string][]string{
-	"shadowd":     {"CAP_CHOWN", "CAP_IPC_LOCK", "CAP_NET_ADMIN", "CAP_NET_RAW", "CAP_SYS_ADMIN", "CAP_SYS_MODULE"},
+	agentProgram:  {"CAP_CHOWN", "CAP_IPC_LOCK", "CAP_NET_ADMIN", "CAP_NET_RAW", "CAP_SYS_ADMIN", "CAP_SYS_MODULE"},
 	deployProgram: {"CAP_SYS_ADMIN", "CAP_SYS_MODULE"},
-	"netcfgd":     {"CAP_NET_ADMIN", "CAP_NET_BIND_SERVICE", "CAP_NET_RAW"},
-	"logd":        {},
+	netProgram:    {"CAP_NET_ADMIN", "CAP_NET_BIND_SERVICE", "CAP_NET_RAW"},
+	logProgram:    {},
 	mountData:     {"CAP_SYS_ADMIN", "CAP_SYS_MODULE"},
 }
 

@@ -20,7 +20,7 @@ func shadowd([]string) int {
 	ctx, stop := signal.NotifyContext(context.Background(), unix.SIGTERM, unix.SIGINT)
 	defer stop()
 	cfg, faults := loadConfig()
-	log := daemonLogger("shadowd", cfg.Debug)
+	log := daemonLogger(agentProgram, cfg.Debug)
 	pid1 := notify.NewClient("")
 	err := agent.Run(ctx, agent.Options{
 		Config: cfg, Faults: faults, Store: pid1, Inherited: inherited, Recording: pid1.SetRecorded, PID1: pid1Client{pid1},

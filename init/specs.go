@@ -35,9 +35,9 @@ type daemon struct {
 
 // daemons are our own programs, in the order of their start.
 func daemons(cfg *config.Config) []supervise.Spec {
-	all := []daemon{{"shadowd", stageShadow, true}, {"netcfgd", stageNetwork, false}}
+	all := []daemon{{agentProgram, stageShadow, true}, {netProgram, stageNetwork, false}}
 	if cfg.Log.Syslog != "" {
-		all = append(all, daemon{"logd", stageLogs, false})
+		all = append(all, daemon{logProgram, stageLogs, false})
 	}
 	var specs []supervise.Spec
 	for _, d := range all {
@@ -78,7 +78,7 @@ func statusPage(cfg *config.Config) supervise.Spec {
 }
 
 func isDaemon(name string) bool {
-	return slices.Contains([]string{"shadowd", "netcfgd", "logd", statusd, config.DataNeed}, name)
+	return slices.Contains([]string{agentProgram, netProgram, logProgram, statusd, config.DataNeed}, name)
 }
 
 // Behind a name with one of these, what a service may need: that the settings of a role

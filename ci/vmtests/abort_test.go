@@ -7,6 +7,7 @@ package vmtests
 import (
 	"context"
 	"errors"
+	"fmt"
 	"slices"
 	"testing"
 
@@ -55,6 +56,7 @@ func TestAborted(t *testing.T) {
 			}
 			g.traffic()
 			g.untouched(before)
+			g.arrived()
 			// What was left in one piece can be moved in earnest.
 			g.move(rtl8139At2)
 			g.lossless(g.recovered(1))
@@ -98,6 +100,20 @@ func (g *guest) spoiled(typ machine.Type, at migrate.Stage, spoil func(*vm.VM, c
 		g.t.Errorf("the source is %q, %v", status, err)
 	}
 	return stages
+}
+
+// arrived waits until all datagrams that were sent so far have arrived: one that is
+// missing in the end was lost later.
+func (g *guest) arrived() {
+	g.t.Helper()
+	sent := uint64(g.bed.Witness.Snapshot().UDPOut.Sent)
+	g.until("all datagrams sent so far have arrived", func() error {
+		missing := g.bed.Witness.Snapshot().UDPOut.MissingRanges
+		if len(missing) > 0 && missing[0].First < sent {
+			return fmt.Errorf("of %d there are missing %v", sent, missing)
+		}
+		return nil
+	})
 }
 
 // untouched checks that no recovery has happened or begun since before.

@@ -21,6 +21,7 @@ import (
 	"github.com/umbra-vm/umbra/ci/testbed"
 	"github.com/umbra-vm/umbra/image"
 	"github.com/umbra-vm/umbra/image/kernel"
+	"github.com/umbra-vm/umbra/image/kernel/kerneltest"
 )
 
 // trustImage has a kernel in lockdown, and modules that its root may want to load.
@@ -65,15 +66,10 @@ func writeModules(dir string) error {
 	if err != nil {
 		return err
 	}
-	// What a signature is, its size is told in front of its mark
-	// (include/linux/module_signature.h).
-	const mark = "~Module signature appended~\n"
-	end := len(signed) - len(mark)
-	if string(signed[end:]) != mark {
+	unsigned, ok := kerneltest.Unsigned(signed)
+	if !ok {
 		return fmt.Errorf("%s is not signed", dummy)
 	}
-	size := int(signed[end-4])<<24 | int(signed[end-3])<<16 | int(signed[end-2])<<8 | int(signed[end-1])
-	unsigned := signed[:end-12-size]
 	changed := bytes.Clone(signed)
 	changed[len(unsigned)/2] ^= 1
 	if err := os.MkdirAll(dir, 0o755); err != nil {

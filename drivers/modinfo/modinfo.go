@@ -32,6 +32,10 @@ import (
 // readable .modinfo section.
 var ErrNotModule = errors.New("not a kernel module")
 
+// SignatureMark is what the file of a signed module ends with, uncompressed
+// (include/linux/module_signature.h, MODULE_SIG_STRING).
+const SignatureMark = "~Module signature appended~\n"
+
 // maxInfo bounds a .modinfo section, in bytes. The largest of a Debian 6.1
 // kernel has 40 kB.
 const maxInfo = 4 << 20

@@ -75,10 +75,6 @@ func (k *Kernel) CopyModules(dir string, modules []string) error {
 	return nil
 }
 
-// signatureMark is what a signed module ends with (include/linux/module_signature.h,
-// MODULE_SIG_STRING).
-const signatureMark = "~Module signature appended~\n"
-
 // Signed reports whether the file of a module, which is not compressed, carries a
 // signature. Whose it is, and whether it is right, is for the kernel to say.
 func Signed(module string) (bool, error) {
@@ -87,7 +83,7 @@ func Signed(module string) (bool, error) {
 		return false, err
 	}
 	defer f.Close()
-	end := make([]byte, len(signatureMark))
+	end := make([]byte, len(modinfo.SignatureMark))
 	at, err := f.Seek(-int64(len(end)), io.SeekEnd)
 	if err != nil {
 		return false, nil // shorter than a mark
@@ -95,7 +91,7 @@ func Signed(module string) (bool, error) {
 	if _, err := f.ReadAt(end, at); err != nil {
 		return false, err
 	}
-	return string(end) == signatureMark, nil
+	return string(end) == modinfo.SignatureMark, nil
 }
 
 // copyFile copies a file; what is compressed by the rule of the suffix packed

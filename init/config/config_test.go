@@ -11,8 +11,8 @@ import (
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
-	"github.com/google/go-cmp/cmp/cmpopts"
 	"github.com/umbra-vm/umbra/init/config"
+	"github.com/umbra-vm/umbra/init/config/configtest"
 )
 
 const whole = `{
@@ -284,16 +284,6 @@ func FuzzLoad(f *testing.F) {
 			}
 			return
 		}
-		var out bytes.Buffer
-		if err := c.Encode(&out); err != nil {
-			t.Fatal(err)
-		}
-		again, err := config.Load(&out)
-		if err != nil {
-			t.Fatalf("what was accepted is refused after a round trip: %v", err)
-		}
-		if diff := cmp.Diff(c, again, cmpopts.EquateEmpty()); diff != "" {
-			t.Fatalf("round trip (-first +second):\n%s", diff)
-		}
+		configtest.RoundTrip(t, c)
 	})
 }

@@ -15,15 +15,12 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/umbra-vm/umbra/drivers/modinfo"
 	"github.com/umbra-vm/umbra/image/deb/debtest"
 )
 
 // Release is the release of the kernels that New makes.
 const Release = "6.1.0-test"
-
-// signature is how signed modules end (include/linux/module_signature.h). That of New's
-// signs nothing.
-const signature = "~Module signature appended~\n"
 
 // File is a file of a package.
 type File struct {
@@ -38,7 +35,7 @@ func New() []File {
 	module := func(at, depends string, more ...string) File {
 		name := strings.TrimSuffix(path.Base(at), ".ko")
 		file := Module(Release, append([]string{"name=" + name, "depends=" + depends}, more...)...)
-		return File{dir + at, append(file, signature...)}
+		return File{dir + at, append(file, modinfo.SignatureMark...)} // signs nothing
 	}
 	return []File{
 		{"./boot/vmlinuz-" + Release, BzImage(Release)},
@@ -99,6 +96,24 @@ func Module(release string, fields ...string) []byte {
 	put(elf.Section64{Name: 1, Type: uint32(elf.SHT_PROGBITS), Flags: uint64(elf.SHF_ALLOC), Off: ehdr, Size: uint64(len(info)), Addralign: 1})
 	put(elf.Section64{Name: 10, Type: uint32(elf.SHT_STRTAB), Off: uint64(ehdr + len(info)), Size: uint64(len(names)), Addralign: 1})
 	return b.Bytes()
+}
+
+// sizeofSignature is the size of struct module_signature, whose last four bytes are the
+// length of the signature in front of it (include/linux/module_signature.h).
+const sizeofSignature = 12
+
+// Unsigned returns a module without its signature; ok is false if it has none.
+func Unsigned(module []byte) (unsigned []byte, ok bool) {
+	b, ok := bytes.CutSuffix(module, []byte(modinfo.SignatureMark))
+	end := len(b) - sizeofSignature
+	if !ok || end < 0 {
+		return nil, false
+	}
+	size := int64(binary.BigEndian.Uint32(b[len(b)-4:]))
+	if size > int64(end) {
+		return nil, false
+	}
+	return b[:int64(end)-size], true
 }
 
 // Deb returns a Debian package of that name with the files.

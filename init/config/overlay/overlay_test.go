@@ -5,7 +5,6 @@
 package overlay_test
 
 import (
-	"bytes"
 	"errors"
 	"reflect"
 	"strings"
@@ -15,6 +14,7 @@ import (
 	"github.com/google/go-cmp/cmp/cmpopts"
 
 	"github.com/umbra-vm/umbra/init/config"
+	"github.com/umbra-vm/umbra/init/config/configtest"
 	"github.com/umbra-vm/umbra/init/config/overlay"
 )
 
@@ -234,16 +234,6 @@ func FuzzParse(f *testing.F) {
 			}
 			return
 		}
-		var out bytes.Buffer
-		if err := c.Encode(&out); err != nil {
-			t.Fatal(err)
-		}
-		again, err := config.Load(&out)
-		if err != nil {
-			t.Fatalf("what was accepted is refused after a round trip: %v", err)
-		}
-		if diff := cmp.Diff(c, again, cmpopts.EquateEmpty()); diff != "" {
-			t.Fatalf("round trip (-first +second):\n%s", diff)
-		}
+		configtest.RoundTrip(t, c)
 	})
 }

@@ -138,8 +138,10 @@ func (c *Client) applyGroup(ifname string, index int, g group, ops []oplog.Op, p
 // settings, rules and what is of traffic control are requests of their own each.
 func units(g group, ops, differ []oplog.Op) [][]oplog.Op {
 	switch g {
-	case groupLink, groupRules:
+	case groupLink:
 		return singly(differ)
+	case groupRules:
+		return singly(byLocation(differ))
 	case groupTraffic:
 		return singly(inOrder(differ))
 	case groupLinkModes:

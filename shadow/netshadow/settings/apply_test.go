@@ -110,6 +110,12 @@ func TestApply(t *testing.T) {
 			requests: []string{"net.ring.rx=4096 net.ring.tx=64", "net.ring.rx=4096", "net.ring.tx=64"},
 			deferred: []string{"net.ring.rx=4096: numerical result out of range"},
 		},
+		"rules in the order of the device, each by itself": {
+			ops: []string{"net.ntuple.10=flow=1,to=0,value=,mask=", "net.ntuple.9=flow=2,to=0,value=,mask=", "net.ntuple.100=flow=3,to=0,value=,mask="},
+			requests: []string{
+				"net.ntuple.9=flow=2,to=0,value=,mask=", "net.ntuple.10=flow=1,to=0,value=,mask=", "net.ntuple.100=flow=3,to=0,value=,mask=",
+			},
+		},
 		"link modes stand and fall together": {
 			nic:      func(f *fakeNIC) { f.refuse = map[string]error{keyLinkSpeed: unix.EINVAL} },
 			ops:      []string{"net.link.speed=1000", "net.link.duplex=full", "net.link.autoneg=off"},

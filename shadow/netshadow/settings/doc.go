@@ -62,7 +62,8 @@
 //
 // Three kinds of change are not announced. Receive hashing, rules for what is received
 // ("ntuple") and time stamps have no netlink message in Linux 6.1: whoever hears of the
-// ioctl (package asked) calls Look, and they are read by ioctls of our own. What sysfs
+// ioctl (package asked) calls Look, and they are read by ioctls of our own; rules also when
+// the feature is switched that they need, with which drivers forget them. What sysfs
 // sets of queues, limits of segmentation, and features that are wished for without
 // effect, the kernel remembers: Sync reads them, without asking a driver, when a device
 // is left. A device that is torn out together with its interface takes what sysfs set

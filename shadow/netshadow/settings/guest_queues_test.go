@@ -159,16 +159,3 @@ func TestIntegrationHashTable(t *testing.T) {
 		t.Errorf("a queue that the device has not: %v, %v", deferred, err)
 	}
 }
-
-// TestIntegrationNoRules: no driver for QEMU's NICs has rules. It refuses them by itself,
-// having understood the request.
-func TestIntegrationNoRules(t *testing.T) {
-	c := open(t)
-	rule := oplog.Set(rulePrefix+"7", "flow=1,to=0,value=c0000201,mask=ffffffff")
-	for _, nic := range allNICs(t) {
-		deferred, err := c.Apply(t.Context(), nic, []oplog.Op{rule}, AfterOpen)
-		if err != nil || len(deferred) != 1 || deferred[0].Reason != "the driver has no such setting" {
-			t.Errorf("%s: %v, %v", driver(t, nic), deferred, err)
-		}
-	}
-}

@@ -21,7 +21,7 @@ import (
 )
 
 // What Linux 6.1 has in no netlink message is spoken of in ioctls: receive
-// hashing, and time stamps.
+// hashing and time stamps here, rules in rules.go.
 
 // ioctls is a socket that they are made on.
 type ioctls int

@@ -5,10 +5,12 @@
 package settings
 
 import (
+	"cmp"
 	"encoding/binary"
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"math"
 	"slices"
 	"strconv"
 	"strings"
@@ -190,6 +192,21 @@ func locations(b []byte) (list []uint32) {
 		}
 	}
 	return list
+}
+
+// byLocation sorts rules as the device looks at them: of what it has no room for, the last
+// ones are missing.
+func byLocation(ops []oplog.Op) []oplog.Op {
+	location := func(op oplog.Op) uint32 {
+		n, err := parseUint32(strings.TrimPrefix(op.Key, rulePrefix))
+		if err != nil {
+			return math.MaxUint32 // to be refused
+		}
+		return n
+	}
+	return slices.SortedStableFunc(slices.Values(ops), func(a, b oplog.Op) int {
+		return cmp.Compare(location(a), location(b))
+	})
 }
 
 func (io ioctls) setRules(ifname string, ops []oplog.Op) error {

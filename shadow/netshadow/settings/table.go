@@ -193,6 +193,7 @@ const (
 	keyHashFunction = "net.hash.function"
 	keyStampTx      = "net.timestamp.tx"
 	keyStampRx      = "net.timestamp.rx"
+	keyRules        = featurePrefix + "rx-ntuple-filter"
 )
 
 // listKeys are those whose values are lists of bits.

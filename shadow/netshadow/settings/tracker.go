@@ -85,15 +85,27 @@ func (t *tracker) askAll(groups []group) {
 	}
 }
 
-// look asks for groups again that changed by now, unless an answer is to come
-// already that will say so.
+// look asks once more for groups of all interfaces.
 func (t *tracker) look(groups []group) {
-	for s, q := range t.asked {
-		if q != nil && slices.Contains(groups, q.group) {
-			t.stale[s] = true
+	for _, index := range slices.Sorted(maps.Keys(t.ifaces)) {
+		for _, g := range groups {
+			t.again(query{index, g})
 		}
 	}
-	t.askAll(groups)
+}
+
+// again asks for what changed by now: an answer that is under way may be older.
+func (t *tracker) again(q query) {
+	t.outdate(q)
+	t.enqueue(q)
+}
+
+// outdate notes that the answer to a query, if it is the one to come, may be old.
+func (t *tracker) outdate(q query) {
+	s := socketOf(q.group)
+	if asked := t.asked[s]; asked != nil && *asked == q {
+		t.stale[s] = true
+	}
 }
 
 // enqueue queues a query, unless nobody wants to know of the interface what it asks.
@@ -148,8 +160,10 @@ func (t *tracker) answered(socket int, r *report) {
 
 // notified takes a notification.
 func (t *tracker) notified(r report) {
-	if q := t.asked[socketOf(r.group)]; q != nil && *q == (query{r.index, r.group}) {
-		t.stale[socketOf(r.group)] = true
+	t.outdate(query{r.index, r.group})
+	if i := t.ifaces[r.index]; i != nil && r.group == groupFeatures && r.values[keyRules] != i.values[keyRules] {
+		// Drivers forget their rules when these are switched off.
+		t.again(query{r.index, groupRules})
 	}
 	t.take(r)
 }

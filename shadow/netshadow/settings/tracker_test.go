@@ -227,6 +227,22 @@ func TestTracker(t *testing.T) {
 				t.Error("the driver is asked")
 			}
 		},
+		"rules that went with their feature are missed": func(t *testing.T, tr *tracker, kernel map[query]report) {
+			kernel[query{1, groupRules}] = groupReport(groupRules, 1, "net.ntuple.7", httpsText)
+			tr.look(unannounced)
+			answer(t, tr, kernel)
+			expect(t, tr, "net.ntuple.7")
+			kernel[query{1, groupRules}] = groupReport(groupRules, 1)
+			tr.notified(groupReport(groupFeatures, 1, "net.feature.rx-all", "off", "net.feature.rx-ntuple-filter", "off"))
+			answer(t, tr, kernel)
+			expect(t, tr, "net.feature.rx-ntuple-filter", "net.ntuple.7")
+		},
+		"for another feature no driver is asked for rules": func(t *testing.T, tr *tracker, _ map[query]report) {
+			tr.notified(groupReport(groupFeatures, 1, "net.feature.rx-all", "on"))
+			if !tr.settled() {
+				t.Error("the driver is asked")
+			}
+		},
 		"what happens on pause is not reported": func(t *testing.T, tr *tracker, _ map[query]report) {
 			tr.paused = true
 			tr.notified(linkReport(1, "net.mtu", "9000"))
