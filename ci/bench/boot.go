@@ -119,13 +119,14 @@ func readBoot(console []vm.Line) (kernel float64, steps map[string]float64, err 
 	return kernel, steps, nil
 }
 
-// sizes builds the image without a user's program.
+// empty builds the image without a user's program.
+func (b *bench) empty(ctx context.Context) (*image.Bundle, error) {
+	return rig.Build(ctx, rig.GuestOptions{Dir: filepath.Join(b.out, "empty"), NoWitness: true, Options: b.image})
+}
+
+// sizes takes those of the image without a user's program.
 func (b *bench) sizes(ctx context.Context) error {
-	dir, err := filepath.Abs(filepath.Join(b.out, "empty"))
-	if err != nil {
-		return err
-	}
-	bundle, err := rig.Build(ctx, rig.GuestOptions{Dir: dir, NoWitness: true, Options: b.image})
+	bundle, err := b.empty(ctx)
 	if err != nil {
 		return err
 	}
