@@ -7,8 +7,8 @@
 //
 //   - steady: instructions of the guest for sending and for receiving, proxy
 //     against bare NIC;
-//   - throughput: that of a TCP stream both ways where the guest's processor is the
-//     bound, proxy against bare NIC;
+//   - throughput: TCP streams both ways by the wall clock, proxy against bare NIC, to
+//     stand beside what the steady state says of a guest that its processor bounds;
 //   - recovery: resumed until the first frame on the new NIC, against what its
 //     driver, and in the same slot the old one, needs alone;
 //   - eight: the recovery of eight roles at once against that of one;

@@ -166,28 +166,31 @@ func TestChain(t *testing.T) {
 	}
 }
 
-func TestReportComparesStreamsByInstructions(t *testing.T) {
+func TestThroughputIsTheInverseOfWhatStreamsCost(t *testing.T) {
 	var r Report
 	for _, x := range []struct {
 		clock         Clock
 		guest         string
+		kind          record.Kind
 		work, elapsed float64
 	}{
-		// The peer was late in one of each, and in all of the proxy's by the wall clock.
-		{GuestClock, guestProxy, 320, 320}, {GuestClock, guestProxy, 999, 9000},
-		{GuestClock, guestBare, 256, 300}, {GuestClock, guestBare, 1, 9000},
-		{WallClock, guestProxy, 0, 8e9}, {WallClock, guestBare, 0, 2e9},
+		{GuestClock, guestProxy, record.TCP, 320, 320}, {GuestClock, guestBare, record.TCP, 256, 300},
+		// The wall clock's say another thing, and decide nothing.
+		{WallClock, guestProxy, record.Send, 0, 2e9}, {WallClock, guestBare, record.Send, 0, 8e9},
+		{WallClock, guestProxy, record.Receive, 0, 8e9}, {WallClock, guestBare, record.Receive, 0, 8e9},
 	} {
-		r.round(x.clock, x.guest, record.Record{Kind: record.Send, Count: 32, Work: x.work, Elapsed: int64(x.elapsed)})
+		r.round(x.clock, x.guest, record.Record{Kind: x.kind, Count: 32, Work: x.work, Elapsed: int64(x.elapsed)})
 	}
 	var b strings.Builder
 	r.Render(&b)
-	if len(r.Throughput) != 1 || len(r.Results) != 1 {
-		t.Fatalf("%d comparisons and %d results, want one of each", len(r.Throughput), len(r.Results))
+	if len(r.Throughput) != 2 || len(r.Results) != 2 {
+		t.Fatalf("%d ways and %d results, want both ways, and the sent bytes' cost and throughput", len(r.Throughput), len(r.Results))
 	}
-	x := r.Throughput[0]
-	if x.Proxy.Min != 10 || x.Bare.Min != 8 || x.Ratio != 0.8 || x.WallProxy.Median != 4 || x.WallBare.Median != 16 {
-		t.Errorf("%+v; want 10 and 8 instructions a MiB, hence 0.8, and 4 and 16 MiB/s", x)
+	if x := r.Throughput[0]; x.Bound != 0.8 || x.Proxy.Median != 16 || x.Bare.Median != 4 {
+		t.Errorf("%+v; want 0.8 of the bytes per instruction, and 16 and 4 MiB/s", x)
+	}
+	if x := r.Results[1]; x.Value != 0.8 || !x.Floor || !x.Missed {
+		t.Errorf("%+v; want 0.8, which is too little", x)
 	}
 	for _, want := range []string{"≥ 0.997", "under target"} {
 		if !strings.Contains(b.String(), want) {

@@ -7,8 +7,7 @@
 //
 // As a service of the guest it says when it was started, and then, with
 // bench.load=steady on the kernel's command line, what sending and receiving cost, with
-// bench.load=throughput-by-guest, what streams cost, or -by-wall, how long they take, or,
-// with bench.load=clock, what time it is.
+// bench.load=streams, how long streams take, or, with bench.load=clock, what time it is.
 // As process 1 (rdinit=/bin/load) it is a guest without umbra, and says what a NIC's
 // driver costs alone.
 package main
@@ -64,10 +63,8 @@ func service(peer, source, sink string) error {
 		return tick(peer)
 	case slices.Contains(words, "bench.load=steady"):
 		err = steady(peer, source)
-	case slices.Contains(words, "bench.load=throughput-by-guest"):
-		err = throughput(sink, source, true)
-	case slices.Contains(words, "bench.load=throughput-by-wall"):
-		err = throughput(sink, source, false)
+	case slices.Contains(words, "bench.load=streams"):
+		err = throughput(sink, source)
 	default:
 		return nil // the guest moves, or boots; nothing is to be in its way
 	}

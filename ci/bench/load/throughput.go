@@ -16,28 +16,15 @@ import (
 )
 
 const (
-	// transfer is the size in MiB of what is measured as one: long against the way to the
+	// transfer is the size in MiB of what is timed as one: long against the way to the
 	// peer and back that ends it.
 	transfer  = 32
 	transfers = 12 // each way, after one to warm up
 )
 
-// A gauge measures what f takes for a record.
-type gauge func(kind record.Kind, count, fd int, f func() error) error
-
-// stopwatch is a gauge that knows the time and not the work.
-func stopwatch(kind record.Kind, count, _ int, f func() error) error {
-	t := now(unix.CLOCK_MONOTONIC)
-	if err := f(); err != nil {
-		return fmt.Errorf("%s: %w", kind, err)
-	}
-	say(record.Record{Kind: kind, Count: count, Elapsed: now(unix.CLOCK_MONOTONIC) - t})
-	return nil
-}
-
-// throughput sends streams to a sink, which says when it has everything, and receives some
-// from a source, by turns. They are measured by a meter, or else by the clock.
-func throughput(sink, source string, metered bool) error {
+// throughput takes the time of streams to a sink, which says when it has everything, and
+// from a source, by turns.
+func throughput(sink, source string) error {
 	if err := expectNoLoss(); err != nil {
 		return err
 	}
@@ -62,20 +49,21 @@ func throughput(sink, source string, metered bool) error {
 	if err := errors.Join(send(), receive()); err != nil {
 		return err
 	}
-	measure := gauge(stopwatch)
-	if metered {
-		m, err := newMeter()
-		if err != nil {
-			return err
-		}
-		measure = m.measure
-	}
 	for range transfers {
-		err := errors.Join(measure(record.Send, transfer, out, send), measure(record.Receive, transfer, in, receive))
-		if err != nil {
+		if err := errors.Join(timed(record.Send, send), timed(record.Receive, receive)); err != nil {
 			return err
 		}
 	}
+	return nil
+}
+
+// timed runs f and returns how long it took as a record.
+func timed(kind record.Kind, f func() error) error {
+	t := now(unix.CLOCK_MONOTONIC)
+	if err := f(); err != nil {
+		return fmt.Errorf("%s: %w", kind, err)
+	}
+	say(record.Record{Kind: kind, Count: transfer, Elapsed: now(unix.CLOCK_MONOTONIC) - t})
 	return nil
 }
 

@@ -39,7 +39,7 @@ const (
 	// UDPReceive and TCPReceive are rounds of what the peer sends, as UDPCall and TCP.
 	UDPReceive Kind = "udp-receive"
 	TCPReceive Kind = "tcp-receive"
-	// Send and Receive are transfers: Count MiB, Work, and in Elapsed all until the last is there.
+	// Send and Receive are transfers: Count MiB, and in Elapsed all until the last is there.
 	Send    Kind = "send"
 	Receive Kind = "receive"
 	Bare    Kind = "bare" // a driver alone: Device, Driver, Unload, Scan, Probe, Open, Link
