@@ -348,7 +348,7 @@ func (r *Report) Render(w io.Writer) {
 	r.renderDetection(w)
 	renderPeers(w, r.Peers)
 	if b := r.Boot; b.HandOver.N > 0 {
-		fmt.Fprintf(w, "Boot (median of %d)\n", b.HandOver.N)
+		fmt.Fprintf(w, "Boot, by the guest's clock (median of %d)\n", b.HandOver.N)
 		fmt.Fprintf(w, "  kernel %.0f ms, then init → user's program with its network up %.0f ms\n", b.Kernel.Median, b.HandOver.Median)
 		if len(b.Steps) > 0 {
 			var names []string
