@@ -126,6 +126,7 @@ type role struct {
 	done       []ctl.Timeline
 	lessons    []lesson // of the drivers that it has had, the newest last
 	recoveries uint64
+	resumed    int64 // the resumption that a recovery has been told from
 }
 
 // doneKept bounds the timelines kept per role.
@@ -489,12 +490,14 @@ func (m *Manager) resumed(sig Signal) {
 	m.lastResumed = sig.Resumed
 	follows := func(tl ctl.Timeline) (at int64, ok bool) {
 		at = began(tl)
-		return min(at, sig.Resumed), at != 0 && at+clockSlack >= sig.Resumed && tl.Cause != CauseBoot && tl.Cause != ctl.CauseReload
+		_, told := tl.Stamp(ctl.StampResumed)
+		return min(at, sig.Resumed), !told && at != 0 && at+clockSlack >= sig.Resumed && tl.Cause != CauseBoot && tl.Cause != ctl.CauseReload
 	}
 	for _, r := range m.roles {
 		if r.rec != nil {
 			if at, ok := follows(r.rec.Timeline()); ok {
 				r.rec.StampAt(ctl.StampResumed, at)
+				r.resumed = sig.Resumed
 			}
 			continue
 		}
@@ -504,6 +507,7 @@ func (m *Manager) resumed(sig Signal) {
 		}
 		if at, ok := follows(r.done[n-1]); ok {
 			r.done[n-1] = withStamp(r.done[n-1], ctl.StampResumed, at)
+			r.resumed = sig.Resumed
 			m.note(r.Name, r.journal.Done(r.done[n-1]))
 		}
 	}
