@@ -5,6 +5,8 @@
 package update
 
 import (
+	"context"
+	"errors"
 	"strings"
 	"testing"
 	"time"
@@ -54,6 +56,37 @@ func TestWrong(t *testing.T) {
 		t.Run(tt.rule, func(t *testing.T) {
 			if got := wrong(cfg, &tt.init, tt.roles); (got == "") != (tt.says == "") || !strings.Contains(got, tt.says) {
 				t.Errorf("wrong is %q, want %q", got, tt.says)
+			}
+		})
+	}
+}
+
+// deaf is a guest of which PID 1, or the agent, does not answer.
+type deaf struct{ init, agent error }
+
+func (d deaf) Status(context.Context) (*notify.Status, error) { return new(notify.Status), d.init }
+
+func (d deaf) Roles(context.Context) ([]ctl.RoleStatus, error) { return nil, d.agent }
+
+func (deaf) Uptime() time.Duration { return time.Minute }
+
+func (deaf) Reboot(context.Context) error { return nil }
+
+func TestWhoDoesNotAnswerIsNotWell(t *testing.T) {
+	gone := errors.New("gone")
+	for _, tt := range []struct {
+		rule  string
+		guest deaf
+		want  verdict
+	}{
+		{"PID 1", deaf{init: gone}, failed},
+		{"the agent", deaf{agent: gone}, failed},
+		{"nobody", deaf{}, healthy},
+	} {
+		t.Run(tt.rule, func(t *testing.T) {
+			tr := trial{settle: time.Second, timeout: time.Minute, since: time.Second}
+			if v, why := judge(t.Context(), &tr, new(config.Config), tt.guest); v != tt.want || (why == "gone") != (v == failed) {
+				t.Errorf("verdict %d, %q", v, why)
 			}
 		})
 	}
