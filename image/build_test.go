@@ -131,7 +131,7 @@ id = 5
 	if err != nil {
 		t.Fatal(err)
 	}
-	if diff := cmp.Diff([]string{"virtio_pci", "isofs"}, guest.Drive); diff != "" {
+	if diff := cmp.Diff([]string{"virtio_pci", "isofs", "vfat"}, guest.Drive); diff != "" {
 		t.Errorf("modules of a drive that the kernel has (-want +got):\n%s", diff)
 	}
 	if !slices.Contains(guest.Modules, "8021q") {

@@ -111,13 +111,16 @@ const deployModule = "qemu_fw_cfg"
 // dataFileSystem is the module of the file system of the disk for data.
 const dataFileSystem = "ext4"
 
-// dataModules are what a disk for data is found and mounted with, in the order of loading.
-// Those that a kernel does not have are left out.
-var dataModules = []string{
-	"virtio_pci", "virtio_blk", "virtio_scsi", "ata_piix", "ahci", "nvme", "xen-blkfront", "sd_mod",
-	// Which ext4 asks modprobe for when it mounts.
-	"crc32c_generic", dataFileSystem,
-}
+// slotFileSystem is that of an EFI system partition.
+const slotFileSystem = "vfat"
+
+// What disks are found with, and what those for data and those with slots are mounted with,
+// in the order of loading. Modules that a kernel does not have are left out.
+var (
+	diskModules = []string{"virtio_pci", "virtio_blk", "virtio_scsi", "ata_piix", "ahci", "nvme", "xen-blkfront", "sd_mod"}
+	dataModules = []string{"crc32c_generic", dataFileSystem}         // ext4 asks modprobe for the first when it mounts
+	slotModules = []string{"nls_cp437", "nls_ascii", slotFileSystem} // see class config-drive
+)
 
 // vlanModule makes the interfaces of VLANs.
 const vlanModule = "8021q"

@@ -47,6 +47,7 @@ type Config struct {
 	Log      config.Log        `toml:"log"`
 	Status   config.StatusPage `toml:"status"`
 	Data     config.Data       `toml:"data"`
+	Update   Update            `toml:"update"`
 	Security Security          `toml:"security"`
 	Machine  MachineDefaults   `toml:"machine"`
 
@@ -69,6 +70,10 @@ type Image struct {
 	AuthorizedKeys []string `toml:"authorized_keys"`
 	// Outputs are made beside kernel and initramfs.
 	Outputs []Output `toml:"outputs"`
+
+	// DataMB is the size in MiB of a partition for data on the disk, of the name that
+	// data.partition gives. Default: there is none.
+	DataMB int `toml:"data_mb"`
 
 	// Sign is a command, with arguments, that signs the unified kernel image.
 	Sign []string `toml:"sign"`
@@ -308,6 +313,7 @@ func (c *Config) validate() error {
 	errs = append(errs, c.validateUsers()...)
 	errs = append(errs, c.validateOutputs()...)
 	errs = append(errs, c.validateSecurity()...)
+	errs = append(errs, c.validateUpdate()...)
 	if c.Machine.MemoryMB < 64 {
 		fail("machine.memory_mb", "%d: the kernel alone needs 64", c.Machine.MemoryMB)
 	}
@@ -410,6 +416,7 @@ func (c *Config) guest(s *selection) *config.Config {
 		Shadow:         c.Image.Shadow,
 		Status:         c.Status,
 		Data:           c.Data,
+		Update:         c.Update.guestUpdate(),
 		Debug:          c.Image.Debug,
 	}
 	for i := range g.Roles { // defaults are filled in there, and not in the description

@@ -108,6 +108,8 @@ func TestExampleShowsEveryKeyAndIsValid(t *testing.T) {
 	// With every key that is commented out, the alternatives of kernel aside.
 	whole := regexp.MustCompile(`(?m)^#(\[|[a-z_]+ = )`).ReplaceAllString(Example, "$1")
 	whole = regexp.MustCompile(`(?m)^(deb|vmlinuz|modules) = "[^"]*linux[^"]*".*|^(vmlinuz|modules) = "/.*`).ReplaceAllString(whole, "")
+	whole = strings.Replace(whole, "outputs = []", `outputs = ["disk"]`, 1) // where slots and partitions are
+	whole = strings.Replace(whole, `partition = ""`, `partition = "data"`, 1)
 	if _, err := Parse("app.toml", []byte(whole)); err != nil {
 		t.Errorf("with everything in it: %v", err)
 	}
@@ -143,6 +145,17 @@ func TestParseRefuses(t *testing.T) {
 		{"a value of another type", "[image]\n\nhostname = 5\n", "app.toml:3: image.hostname: "},
 		{"a compression the kernel lacks", "[image]\ncompression = 'rar'\n", `app.toml:2: image.compression: "rar": `},
 		{"a name that would leave the directory", "[image]\nname = '../x'\n", "app.toml:2: image.name: "},
+		{"a partition without a name", "[image]\noutputs = [\"disk\"]\ndata_mb = 64\n", "app.toml:3: image.data_mb: the partition has no name"},
+		{"a partition with another's name", "[image]\noutputs = [\"disk\"]\ndata_mb = 64\n[data]\npartition = \"umbra-slots\"\n",
+			`app.toml:5: data.partition: "umbra-slots"`},
+		{"a partition of no disk", "[image]\ndata_mb = 64\n[data]\npartition = \"data\"\n", "app.toml:2: image.data_mb: no disk"},
+		{"a partition without room for a journal", "[image]\noutputs = [\"disk\"]\ndata_mb = 2\n[data]\npartition = \"data\"\n",
+			"app.toml:3: image.data_mb: 2: want at least 8"},
+		{"slots with nothing to be on", "[update]\nversion = \"1\"\n", "app.toml:2: update.version: nothing has slots"},
+		{"a version that loaders would put in another order", "[image]\noutputs = [\"disk\"]\n[update]\nversion = \"1.0-rc1\"\n",
+			`app.toml:4: update.version: "1.0-rc1"`},
+		{"an update of no version", "[update]\ntimeout_s = 60\n", "app.toml:1: update.version: missing"},
+		{"an update without time", "[image]\noutputs = [\"disk\"]\n[update]\nversion = \"1\"\nsettle_s = 300\n", "app.toml:3: update.timeout_s: "},
 		{"a lockdown that is none", "[security]\nlockdown = \"on\"\n", `app.toml:2: security.lockdown: "on": want one of [off integrity]`},
 		{"modules that are neither", "[security]\nmodules = \"some\"\n", `app.toml:2: security.modules: "some": want one of [signed any]`},
 		{"any module in lockdown", "[security]\nmodules = \"any\"\nlockdown = \"integrity\"\n", `app.toml:2: security.modules: "any": a kernel in lockdown`},

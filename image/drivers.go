@@ -21,7 +21,7 @@ type selection struct {
 	boot     []string          // loaded at boot, in this order, before any program runs
 	prefetch []string          // drivers brought into memory once the guest is up
 	drive    []string          // with which a volume with configuration is found, in order
-	disks    []string          // with which the disk for data is found and mounted, in order
+	disks    []string          // with which disks for data and with slots are found and mounted, in order
 }
 
 // selectModules chooses the modules of the description from those of the
@@ -53,9 +53,18 @@ func (c *Config) selectModules(k *kernel.Kernel) (*selection, error) {
 		if _, ok := set.Module(dataFileSystem); !ok && !set.Builtin(dataFileSystem) {
 			errs = append(errs, c.fail("data", "kernel %s has no module %s", k.Release, dataFileSystem))
 		}
-		s.disks = Class{Modules: dataModules}.found(set)
-		wanted = append(wanted, s.disks...)
+		s.disks = append(Class{Modules: diskModules}.found(set), Class{Modules: dataModules}.found(set)...)
 	}
+	if c.Update.Enabled() {
+		if _, ok := set.Module(slotFileSystem); !ok && !set.Builtin(slotFileSystem) {
+			errs = append(errs, c.fail("update.version", "kernel %s has no module %s", k.Release, slotFileSystem))
+		}
+		if len(s.disks) == 0 {
+			s.disks = Class{Modules: diskModules}.found(set)
+		}
+		s.disks = append(s.disks, Class{Modules: slotModules}.found(set)...)
+	}
+	wanted = append(wanted, s.disks...)
 	driver := func(key, name string) {
 		m, ok := set.Module(name)
 		switch {

@@ -10,6 +10,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"os"
 	"os/exec"
 	"path"
 	"path/filepath"
@@ -64,6 +65,7 @@ func (c *Config) validateOutputs() (errs []error) {
 			errs = append(errs, c.fail(fmt.Sprintf("image.outputs[%d]", i), "%q: want some of %v", o, outputs))
 		}
 	}
+	errs = append(errs, c.validateDataPartition()...)
 	if len(c.Image.Sign) == 0 {
 		return errs
 	}
@@ -78,19 +80,21 @@ func (c *Config) validateOutputs() (errs []error) {
 	return errs
 }
 
-// The UEFI stub, and the Debian package it is in.
+// The UEFI stub, systemd-boot, and the Debian package they are in.
 const (
 	stubPackage = "systemd-boot-efi"
 	stubFile    = "/usr/lib/systemd/boot/efi/linuxx64.efi.stub"
+	loaderFile  = "/usr/lib/systemd/boot/efi/systemd-bootx64.efi"
 )
 
 // stub is the UEFI stub on this machine.
 type stub struct {
 	pkg     PackageManifest
 	program []byte
+	loader  []byte // systemd-boot
 }
 
-// fetchStub gets hold of the stub, if there is an output that needs it.
+// fetchStub gets hold of the stub, and the loader, if there is an output that needs them.
 func (c *Config) fetchStub(ctx context.Context, opts Options) (*stub, error) {
 	if len(c.Image.Outputs) == 0 {
 		return nil, nil
@@ -106,13 +110,19 @@ func (c *Config) fetchStub(ctx context.Context, opts Options) (*stub, error) {
 	}
 	s := &stub{pkg: PackageManifest{Name: pkg.Name, Version: pkg.Version, SHA256: pkg.SHA256}}
 	_, err = deb.Read(ctx, files[0], func(h *tar.Header, content io.Reader) (err error) {
-		if path.Clean("/"+h.Name) == stubFile {
+		switch path.Clean("/" + h.Name) {
+		case stubFile:
 			s.program, err = io.ReadAll(content)
+		case loaderFile:
+			s.loader, err = io.ReadAll(content)
 		}
 		return err
 	})
-	if err == nil && s.program == nil {
+	switch {
+	case err == nil && s.program == nil:
 		err = fmt.Errorf("it has no %s", stubFile)
+	case err == nil && s.loader == nil && c.Update.Enabled():
+		err = fmt.Errorf("it has no %s", loaderFile)
 	}
 	if err != nil {
 		return nil, fmt.Errorf("package %s %s: %w", stubPackage, pkg.Version, err)
@@ -148,7 +158,7 @@ func (c *Config) writeOutputs(ctx context.Context, p *parts, dir string, opts Op
 		of   []Output // that are made of it
 		make func() error
 	}{
-		{Disk, []Output{Disk, QCOW2}, func() error { return media.WriteDisk(place(Disk), place(UKI), id) }},
+		{Disk, []Output{Disk, QCOW2}, func() error { return c.writeDisk(ctx, p, place(Disk), place(UKI), id, opts) }},
 		{QCOW2, []Output{QCOW2}, func() error { return qcow2.Convert(place(QCOW2), place(Disk)) }},
 		{ISO, []Output{ISO}, func() error { return media.WriteISO(place(ISO), place(UKI), id) }},
 	} {
@@ -171,6 +181,24 @@ func (c *Config) writeOutputs(ctx context.Context, p *parts, dir string, opts Op
 	return names, nil
 }
 
+// writeDisk writes the disk of the unified kernel image to the file dst. The id says what
+// that is.
+func (c *Config) writeDisk(ctx context.Context, p *parts, dst, uki, id string, opts Options) error {
+	loader, err := c.writeLoader(ctx, p, opts)
+	if err != nil {
+		return err
+	}
+	esp, err := c.esp(uki, loader)
+	if err != nil {
+		return err
+	}
+	data, err := c.dataPartition(ctx, p, id)
+	if err != nil {
+		return err
+	}
+	return media.WriteDisk(dst, esp, id, data...)
+}
+
 // writeUKI writes the unified kernel image, signed if the description says how.
 func (c *Config) writeUKI(ctx context.Context, p *parts, dir, dst string, opts Options) error {
 	opts.Progress("making " + UKI.File(c.Image.Name))
@@ -178,11 +206,10 @@ func (c *Config) writeUKI(ctx context.Context, p *parts, dir, dst string, opts O
 	if len(c.Image.Sign) > 0 {
 		unsigned = filepath.Join(p.work, "unsigned.efi")
 	}
-	const osRelease = "ID=umbra\nNAME=umbra\nPRETTY_NAME=\"umbra: %[1]s\"\nVERSION_ID=%[2]s\nIMAGE_ID=%[1]s\n"
 	err := uki.Image{
 		Stub:      p.stub.program,
-		OSRelease: fmt.Sprintf(osRelease, c.Image.Name, Version()),
-		Cmdline:   c.cmdline(),
+		OSRelease: c.osRelease(),
+		Cmdline:   c.uefiCmdline(),
 		Uname:     p.kernel.Release,
 		Kernel:    filepath.Join(dir, KernelFile),
 		Initrd:    filepath.Join(dir, c.initramfsFile()),
@@ -192,6 +219,21 @@ func (c *Config) writeUKI(ctx context.Context, p *parts, dir, dst string, opts O
 	}
 	opts.Progress("signing " + UKI.File(c.Image.Name))
 	return c.sign(ctx, unsigned, dst)
+}
+
+// writeLoader writes systemd-boot, signed as the unified kernel image is, and returns its
+// place; without slots there is none.
+func (c *Config) writeLoader(ctx context.Context, p *parts, opts Options) (name string, err error) {
+	if !c.Update.Enabled() {
+		return "", nil
+	}
+	name = filepath.Join(p.work, "loader.efi")
+	if err := os.WriteFile(name, p.stub.loader, 0o644); err != nil || len(c.Image.Sign) == 0 {
+		return name, err
+	}
+	opts.Progress("signing systemd-boot")
+	signed := filepath.Join(p.work, "loader.signed.efi")
+	return signed, c.sign(ctx, name, signed)
 }
 
 // sign has the command of the description sign the file in, in the description's

@@ -29,7 +29,7 @@ const allOutputs = `outputs = ["uki", "disk", "qcow2", "iso"]`
 func stubArchive(t *testing.T) {
 	t.Helper()
 	apttest.Archive(t, apttest.Package{Name: stubPackage, Version: "252.1-1", Files: []debtest.File{
-		{Name: "." + stubFile, Content: string(ukitest.Stub())},
+		{Name: "." + stubFile, Content: string(ukitest.Stub())}, {Name: "." + loaderFile, Content: "systemd-boot"},
 	}})
 }
 

@@ -10,6 +10,7 @@
 //	deploy                  finds what is configured at deploy time, once
 //	netcfgd                 configures the interfaces of network roles
 //	mount-data              mounts the disk for data, once it is there
+//	confirm-update          has a new version prove itself, or leaves it
 //	logd                    sends what programs print to a syslog server
 //	exec-service            gives up privileges and becomes a service
 //	shadowctl               shows what the shadow knows, for people and tools
@@ -50,6 +51,7 @@ func programs() map[string]program {
 		deployProgram: confined(deployProgram, gather),
 		logProgram:    confined(logProgram, logd),
 		mountData:     confined(mountData, keepData),
+		confirmUpdate: confined(confirmUpdate, confirmVersion),
 		"shadowctl":   shadowctl,
 		"poweroff":    askPower,
 		"reboot":      askPower,

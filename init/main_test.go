@@ -183,6 +183,37 @@ func TestSpecOfAConfinedService(t *testing.T) {
 	}
 }
 
+func TestOnlyAGuestOnADiskWithVersionsHasThemProved(t *testing.T) {
+	for _, tt := range []struct {
+		rule, cmdline string
+		want          []string
+	}{
+		{"booted from a version", "umbra.slot=app-1.2", []string{"shadowd", "netcfgd", "update"}},
+		{"booted by a hypervisor", "quiet", []string{"shadowd", "netcfgd"}},
+	} {
+		t.Run(tt.rule, func(t *testing.T) {
+			cfg := new(config.Config)
+			if err := cfg.Override(tt.cmdline); err != nil {
+				t.Fatal(err)
+			}
+			cfg.SetDefaults()
+			var names []string
+			for _, s := range specs(cfg) {
+				names = append(names, s.Name)
+				if s.Name == config.UpdateName && (!s.Oneshot || s.Restart != supervise.OnFailure || s.OOMScoreAdj >= 0 || !isDaemon(s.Name)) {
+					t.Errorf("spec %+v: want one that is kept alive until it is done", s)
+				}
+			}
+			if diff := cmp.Diff(tt.want, names); diff != "" {
+				t.Errorf("programs (-want +got):\n%s", diff)
+			}
+			if u := lookAtUpdate(cfg); (u != nil) != (len(tt.want) == 3) {
+				t.Errorf("the agent tells of versions: %+v", u)
+			}
+		})
+	}
+}
+
 func TestPolicyNamesAgree(t *testing.T) {
 	for c, s := range map[config.Restart]supervise.Policy{
 		config.RestartAlways: supervise.Always, config.RestartOnFailure: supervise.OnFailure, config.RestartNever: supervise.Never,
@@ -202,6 +233,8 @@ func TestShadowctlRefusesWhatItDoesNotUnderstand(t *testing.T) {
 		{"reload needs one", "reload"},
 		{"one role at most", "timeline net0 net1"},
 		{"check needs a device", "check"},
+		{"an update has a sum", "update app.efi"},
+		{"which is one", "update app.efi 1234"},
 		{"and one that it can read", "check 8086:100e"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {

@@ -19,6 +19,7 @@ var privileges = map[string][]string{
 	netProgram:    {"CAP_NET_ADMIN", "CAP_NET_BIND_SERVICE", "CAP_NET_RAW"},
 	logProgram:    {},
 	mountData:     {"CAP_SYS_ADMIN", "CAP_SYS_MODULE"},
+	confirmUpdate: {"CAP_SYS_ADMIN", "CAP_SYS_MODULE"},
 }
 
 // confined is the program with no more privileges than the table has for that name.

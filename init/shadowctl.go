@@ -31,9 +31,14 @@ const shadowctlUsage = `usage: shadowctl [--json] COMMAND
   reload ROLE      put the role's driver out and in again, without downtime
   services         programs that init looks after
   logs [NAME]      the last lines a program has printed, or all of them
+  update FILE SUM  write the image in FILE, or from standard input if it is -, of
+                   which SUM is the SHA-256, so that the next boot tries it
 
 Exit status: 0 done, 1 failed, 2 not understood, 3 a role would have nothing.
 `
+
+// updateVerb is a command of shadowctl that takes a file, and its time.
+const updateVerb = "update"
 
 // errUsage says that the command line was not understood.
 var errUsage = errors.New("not understood")
@@ -47,9 +52,14 @@ const shadowctlTimeout = 10 * time.Second
 
 // shadowctl shows what the shadow and init know, for people and tools.
 func shadowctl(args []string) int {
-	ctx, stop := signal.NotifyContext(context.Background(), unix.SIGTERM, unix.SIGINT)
-	defer stop()
+	ctx := context.Background()
 	asJSON, words := shadowctlFlags(args[1:])
+	// An update is ended by a signal itself: what reads its image would not hear of a context.
+	if len(words) == 0 || words[0] != updateVerb {
+		var stop context.CancelFunc
+		ctx, stop = signal.NotifyContext(ctx, unix.SIGTERM, unix.SIGINT)
+		defer stop()
+	}
 	err := shadowctlRun(ctx, os.Stdout, words, asJSON)
 	switch {
 	case err == nil:
@@ -84,6 +94,8 @@ func shadowctlRun(ctx context.Context, w io.Writer, words []string, asJSON bool)
 		most = 0
 	case ctl.CmdReload:
 		least = 1
+	case updateVerb:
+		least, most = 2, 2
 	case ctl.CmdCheck:
 		least, most = 1, len(rest)
 	case ctl.CmdLog, ctl.CmdTimeline, "logs":
@@ -92,6 +104,9 @@ func shadowctlRun(ctx context.Context, w io.Writer, words []string, asJSON bool)
 	}
 	if len(rest) < least || len(rest) > most {
 		return fmt.Errorf("%w: %s", errUsage, strings.Join(words, " "))
+	}
+	if cmd == updateVerb {
+		return writeUpdate(ctx, w, rest[0], rest[1])
 	}
 	name := strings.Join(rest, "")
 	if cmd != ctl.CmdReload {

@@ -78,7 +78,7 @@ func statusPage(cfg *config.Config) supervise.Spec {
 }
 
 func isDaemon(name string) bool {
-	return slices.Contains([]string{agentProgram, netProgram, logProgram, statusd, config.DataNeed}, name)
+	return slices.Contains([]string{agentProgram, netProgram, logProgram, statusd, config.DataNeed, config.UpdateName}, name)
 }
 
 // Behind a name with one of these, what a service may need: that the settings of a role
@@ -95,6 +95,9 @@ func specs(cfg *config.Config) []supervise.Spec {
 	specs := daemons(cfg)
 	if cfg.Data.Enabled() {
 		specs = append(specs, dataMount())
+	}
+	if updatable(cfg) {
+		specs = append(specs, updateConfirmation())
 	}
 	if cfg.Status.Enabled() {
 		specs = append(specs, statusPage(cfg))

@@ -62,11 +62,11 @@ func TestConfigurationHasEveryKey(t *testing.T) {
 	// Where the default is no value but a rule, and where init fills it in.
 	rules := []string{
 		"image.name", "role.name", "role.class", "service.name", "service.exec", "role.mac", "role.standby.pair", "role.network.dns",
-		"role.network.ipv6", "drivers.classes", "packages.exclude", "service.user", "service.capabilities", "service.no_new_privileges",
+		"role.network.ipv6", "drivers.classes", "packages.exclude", "service.user", "service.capabilities", "service.no_new_privileges", "update.slot_mb",
 	}
 	guests := map[string]string{
 		"image.hostname": "umbra", "image.shadow": "on", "role.network.method": "dhcp", "role.hold.bytes": "16777216", "role.hold.frames": "65536",
-		"role.hasten": "off",
+		"role.hasten": "off", "update.settle_s": "10", "update.timeout_s": "300",
 		"service.dir": "/", "service.restart": "always", "service.backoff_ms.min": "100", "service.backoff_ms.max": "30000",
 		"service.type": "simple", "service.stop_timeout_ms": "5000", "service.log_bytes": "65536", "service.read_only_root": "off",
 	}

@@ -51,8 +51,11 @@ var walls = []wall{
 	{"init/internal/agent", []string{"init/config", "drivers", "drivers/xenstore/...", "shadow/..."}},
 	// What is said at deploy time is found with drivers, and in xenstore.
 	{"init/internal/deploy", []string{"init/config/...", "drivers", "drivers/xenstore/..."}},
-	// So is the disk for data.
-	{"init/internal/data", []string{"init/config", "drivers"}},
+	// So are disks. What is on one does not matter to whoever finds it.
+	{"init/internal/disks", []string{"drivers"}},
+	{"init/internal/data", []string{"init/config", "init/internal/disks"}},
+	// A new version has proved itself by what PID 1 and the agent say.
+	{"init/internal/update", []string{"init/config/...", "init/internal/disks", "init/internal/supervise", "init/notify", "shadow/ctl"}},
 	// Xenstore is where the hardware side and the toolstack's wishes meet.
 	{"init/internal/xenctl", []string{"init/internal/power", "drivers/xenstore/..."}},
 

@@ -39,10 +39,11 @@ func needsFlag(t *testing.T) {
 	}
 }
 
-// build builds an image with a role, and these lines in its section [image].
-func build(t *testing.T, lines string) *image.Bundle {
+// build builds an image with a role, these lines in its section [image], and more.
+func build(t *testing.T, lines string, more ...string) *image.Bundle {
 	t.Helper()
-	c, err := image.Parse(filepath.Join(t.TempDir(), "app.toml"), []byte("[image]\n"+lines+"\n[[role]]\nname = \"net0\"\nclass = \"net\"\n"))
+	text := "[image]\n" + lines + "\n[[role]]\nname = \"net0\"\nclass = \"net\"\n" + strings.Join(more, "")
+	c, err := image.Parse(filepath.Join(t.TempDir(), "app.toml"), []byte(text))
 	if err != nil {
 		t.Fatal(err)
 	}

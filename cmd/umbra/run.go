@@ -36,6 +36,7 @@ type vm struct {
 	show    bool
 
 	boot, firmware       string
+	keep                 bool
 	incoming, generation string
 }
 
@@ -74,6 +75,7 @@ umbra migrate use. Machines that run at the same time need one each.`,
 	f.StringVar(&v.append, "append", "", "words added to the kernel command line, such as umbra.debug")
 	f.StringVar(&v.config, "config", "", "file of what is configured at deploy time, over the image's own configuration")
 	f.StringVar(&v.boot, "boot", "", "boot from what is in image.outputs, by UEFI firmware: disk, qcow2 or iso")
+	f.BoolVar(&v.keep, "keep", false, "with --boot disk or qcow2: keep what the guest writes to it, and let the guest reboot")
 	f.StringVar(&v.firmware, "firmware", "/usr/share/ovmf/OVMF.fd", "the UEFI firmware of --boot (Debian: ovmf)")
 	f.StringSliceVar(&v.accel, "accel", nil, "accelerators to try, in order (default tcg)")
 	f.StringVar(&v.incoming, "incoming", "", "wait for a migration: unix:PATH or defer")
@@ -117,6 +119,7 @@ func (v *vm) machine(b *image.Bundle, extra []string) (machine.Machine, error) {
 	}
 	m.QMP, m.Ctl = filepath.Join(v.state, qmpSocket), filepath.Join(v.state, ctlSocket)
 	m.Accel, m.Incoming, m.GenerationID, m.Extra = v.accel, v.incoming, v.generation, extra
+	m.Keep = v.keep
 	if v.config != "" {
 		if err := image.CheckOverlay(v.config); err != nil {
 			return m, err

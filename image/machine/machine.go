@@ -53,8 +53,12 @@ type Machine struct {
 
 	// Disk, raw or by its suffix qcow2, or CD is what the firmware boots from, without
 	// Kernel, Initrd and Cmdline. It hangs on the chipset's own controller, which takes
-	// no slot; what is written to it is lost with the machine.
+	// no slot; what is written to it is lost with the machine, unless it is kept.
 	Disk, CD string
+
+	// Keep keeps what is written to Disk, and has the machine start again when the guest
+	// reboots, instead of ending.
+	Keep bool
 
 	// Firmware is the path of an UEFI firmware, code and variables in one file.
 	// Default: QEMU's BIOS.
@@ -164,7 +168,10 @@ func (m Machine) Args() ([]string, error) {
 	if m.Name != "" {
 		a.add("-name", escape(m.Name))
 	}
-	a.add("-nodefaults", "-no-user-config", "-display", "none", "-no-reboot")
+	a.add("-nodefaults", "-no-user-config", "-display", "none")
+	if !m.Keep {
+		a.add("-no-reboot")
+	}
 	a.add("-machine", string(or(m.Type, PC)))
 	for _, accel := range m.accel() {
 		a.add("-accel", accel)
@@ -290,7 +297,11 @@ func (a *args) boot(m Machine) {
 		a.add("-append", m.Cmdline)
 	}
 	if m.Disk != "" {
-		a.add("-drive", "if=none,id=boot,snapshot=on,format="+diskFormat(m.Disk)+",file="+escape(m.Disk), "-device", "ide-hd,drive=boot,bus=ide.0")
+		snapshot := "on"
+		if m.Keep {
+			snapshot = "off"
+		}
+		a.add("-drive", "if=none,id=boot,snapshot="+snapshot+",format="+diskFormat(m.Disk)+",file="+escape(m.Disk), "-device", "ide-hd,drive=boot,bus=ide.0")
 	}
 	if m.CD != "" {
 		a.add("-drive", "if=none,id=boot,read-only=on,format=raw,file="+escape(m.CD), "-device", "ide-cd,drive=boot,bus=ide.0")

@@ -141,6 +141,8 @@ func TestMedia(t *testing.T) {
 	}{
 		{"a disk is not written to", machine.Machine{Disk: "/d,1.raw"},
 			"-drive if=none,id=boot,snapshot=on,format=raw,file=/d,,1.raw -device ide-hd,drive=boot,bus=ide.0"},
+		{"unless it is kept", machine.Machine{Disk: "d.raw", Keep: true},
+			"-drive if=none,id=boot,snapshot=off,format=raw,file=d.raw -device ide-hd,drive=boot,bus=ide.0"},
 		{"its suffix names QEMU's format", machine.Machine{Disk: "d.qcow2"},
 			"-drive if=none,id=boot,snapshot=on,format=qcow2,file=d.qcow2 -device ide-hd,drive=boot,bus=ide.0"},
 		{"a CD with a firmware", machine.Machine{CD: "c.iso", Firmware: "fw"},
@@ -192,6 +194,7 @@ func TestArgsRefuses(t *testing.T) {
 		{"no kernel", machine.Machine{}, "Kernel"},
 		{"a kernel and a disk", machine.Machine{Kernel: "k", Disk: "d"}, "Kernel, Disk, CD"},
 		{"a disk and a CD", machine.Machine{Disk: "d", CD: "c"}, "Kernel, Disk, CD"},
+		{"nothing to keep", machine.Machine{CD: "c", Keep: true}, "Keep"},
 		{"a command line for no kernel", machine.Machine{Disk: "d", Cmdline: "quiet"}, "Initrd, Cmdline"},
 		{"an unknown machine type", machine.Machine{Kernel: "k", Type: "microvm"}, "Type"},
 		{"negative memory", machine.Machine{Kernel: "k", MemoryMB: -1}, "MemoryMB"},

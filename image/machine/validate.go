@@ -24,6 +24,8 @@ func (m Machine) validate() error {
 		return field("Kernel, Disk, CD", "want one of them")
 	case m.Kernel == "" && count(m.Initrd, m.Cmdline) > 0:
 		return field("Initrd, Cmdline", "they are Kernel's")
+	case m.Keep && m.Disk == "":
+		return field("Keep", "there is no Disk to keep")
 	}
 	if m.Type != "" && m.Type != PC && m.Type != Q35 {
 		return field("Type", "%q: want %s or %s", m.Type, PC, Q35)

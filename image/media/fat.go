@@ -5,16 +5,20 @@
 package media
 
 import (
+	"bytes"
 	"encoding/binary"
 	"errors"
 	"fmt"
 	"io"
 	"math"
+	"path"
+	"regexp"
 	"strings"
+	"unicode/utf16"
 )
 
 // A FAT32 (Microsoft's "FAT: General Overview of On-Disk Format", 1.03) that holds
-// one file in directories. The library that makes the partition table makes such
+// files in directories of one cluster each. The library that makes the partition table makes such
 // file systems too, but with the time of the day in them, and with directories that
 // fsck.fat finds fault with.
 
@@ -34,8 +38,14 @@ const (
 	attrVolume   = 0x08
 	attrDir      = 0x10
 	attrArchive  = 0x20
+	attrLong     = 0x0f
+	longLast     = 0x40
+	longUnits    = 13       // of UTF-16 in an entry of a long name
 	firstDOSDate = 1<<5 | 1 // 1980-01-01
 )
+
+// longAt is where they are.
+var longAt = [longUnits]int{1, 3, 5, 7, 9, 14, 16, 18, 20, 22, 24, 28, 30}
 
 var errFAT = errors.New("does not fit into a FAT32")
 
@@ -75,17 +85,31 @@ func (f *fat) offset(cluster uint32) int64 {
 	return int64(reservedSectors+fats*f.sectorsPerFAT+(cluster-rootCluster)*f.sectorsPerCluster) * sectorSize
 }
 
-// write writes the file system with one file at the absolute path, whose names are
-// upper case and of eight letters and three at most.
-func (f *fat) write(w io.WriterAt, name string, content io.Reader, size int64) error {
-	parts := strings.Split(strings.TrimPrefix(name, "/"), "/")
-	dirs := uint32(len(parts)) // with the root
-	first := rootCluster + dirs
-	need := (size + int64(f.clusterSize()) - 1) / int64(f.clusterSize())
-	if size > math.MaxUint32 || need > int64(f.clusters-dirs) {
-		return fmt.Errorf("%w: %d bytes", errFAT, size)
+// fatFile is a file for the file system, with its absolute path in it.
+type fatFile struct {
+	path    string
+	content io.Reader
+	size    int64
+}
+
+// node is a file or a directory with the place that it was given.
+type node struct {
+	file     *fatFile // nil for a directory
+	parent   *node    // nil for the root
+	name     string
+	first    uint32 // cluster
+	clusters uint32
+	entries  []byte // of a directory, its own included
+}
+
+// write writes the file system with these files.
+func (f *fat) write(w io.WriterAt, files ...fatFile) error {
+	nodes, err := f.place(files)
+	if err != nil {
+		return err
 	}
-	used := dirs + uint32(need)
+	last := nodes[len(nodes)-1]
+	used := last.first + last.clusters - rootCluster
 	for at, b := range map[int64][]byte{
 		0: f.bootSector(), backupSector * sectorSize: f.bootSector(),
 		fsInfoSector * sectorSize: f.info(used), (backupSector + fsInfoSector) * sectorSize: f.info(used),
@@ -94,28 +118,91 @@ func (f *fat) write(w io.WriterAt, name string, content io.Reader, size int64) e
 			return err
 		}
 	}
-	chains := f.chains(dirs, used)
+	chains := chains(nodes)
 	for i := range int64(fats) {
 		if _, err := w.WriteAt(chains, (reservedSectors+i*int64(f.sectorsPerFAT))*sectorSize); err != nil {
 			return err
 		}
 	}
-	// Directory i is in the cluster i behind the root's.
-	for i, part := range parts {
-		dir := f.directory(uint32(i))
-		child := dirEntry(shortName(part), attrDir, rootCluster+uint32(i)+1, 0)
-		if i == len(parts)-1 {
-			child = dirEntry(shortName(part), attrArchive, first, uint32(size))
+	for _, n := range nodes {
+		if n.file == nil {
+			if _, err := w.WriteAt(n.entries, f.offset(n.first)); err != nil {
+				return err
+			}
+			continue
 		}
-		if _, err := w.WriteAt(append(dir, child...), f.offset(rootCluster+uint32(i))); err != nil {
+		size, err := io.Copy(io.NewOffsetWriter(w, f.offset(n.first)), n.file.content)
+		if err == nil && size != n.file.size {
+			err = fmt.Errorf("%s: %d bytes of %d", n.file.path, size, n.file.size)
+		}
+		if err != nil {
 			return err
 		}
 	}
-	n, err := io.Copy(io.NewOffsetWriter(w, f.offset(first)), content)
-	if err == nil && n != size {
-		err = fmt.Errorf("%d bytes of %d", n, size)
+	return nil
+}
+
+// place returns the directories, the root first, and the files, each behind the one
+// before.
+func (f *fat) place(files []fatFile) ([]*node, error) {
+	nodes := []*node{{first: rootCluster, clusters: 1}}
+	dirs := map[string]*node{"/": nodes[0]}
+	for _, file := range files { // the directories, those above first
+		parent := nodes[0]
+		for i, c := range file.path {
+			if c != '/' || i == 0 {
+				continue
+			}
+			dir := dirs[file.path[:i]]
+			if dir == nil {
+				dir = &node{parent: parent, name: path.Base(file.path[:i]), first: rootCluster + uint32(len(nodes)), clusters: 1}
+				dirs[file.path[:i]] = dir
+				nodes = append(nodes, dir)
+			}
+			parent = dir
+		}
 	}
-	return err
+	next := rootCluster + uint32(len(nodes))
+	for _, file := range files {
+		need := (file.size + int64(f.clusterSize()) - 1) / int64(f.clusterSize())
+		if file.size == 0 || file.size > math.MaxUint32 || need > int64(rootCluster+f.clusters-next) {
+			return nil, fmt.Errorf("%w: %s of %d bytes", errFAT, file.path, file.size)
+		}
+		n := &node{file: &file, parent: dirs[path.Dir(file.path)], name: path.Base(file.path), first: next, clusters: uint32(need)}
+		nodes = append(nodes, n)
+		next += n.clusters
+	}
+	return nodes, f.list(nodes)
+}
+
+// list gives every directory its entries: the root the label, others themselves and
+// their parent, which is called 0 if it is the root.
+func (f *fat) list(nodes []*node) error {
+	for _, n := range nodes {
+		switch {
+		case n.parent == nil:
+			n.entries = dirEntry(fmt.Sprintf("%-11.11s", f.label), attrVolume, 0, 0)
+		case n.file == nil:
+			up := n.parent.first
+			if up == rootCluster {
+				up = 0
+			}
+			n.entries = append(dirEntry(fmt.Sprintf("%-11s", "."), attrDir, n.first, 0),
+				dirEntry(fmt.Sprintf("%-11s", ".."), attrDir, up, 0)...)
+		}
+	}
+	for _, n := range nodes[1:] {
+		attr, size := byte(attrDir), uint32(0)
+		if n.file != nil {
+			attr, size = attrArchive, uint32(n.file.size)
+		}
+		short, long := names83(n.name, len(n.parent.entries)/dirEntrySize)
+		n.parent.entries = append(append(n.parent.entries, long...), dirEntry(short, attr, n.first, size)...)
+		if len(n.parent.entries) > int(f.clusterSize()) {
+			return fmt.Errorf("%w: too many files beside %s", errFAT, n.name)
+		}
+	}
+	return nil
 }
 
 func (f *fat) bootSector() []byte {
@@ -153,36 +240,20 @@ func (f *fat) info(used uint32) []byte {
 	return b
 }
 
-// chains returns the part of a FAT that is in use: a cluster for each directory,
-// then those of the file.
-func (f *fat) chains(dirs, used uint32) []byte {
+// chains returns the part of a FAT that is in use.
+func chains(nodes []*node) []byte {
 	entries := []uint32{0x0fffff00 | mediaDisk, endOfChain}
-	for i := range used {
-		next := rootCluster + i + 1
-		if i < dirs || i == used-1 {
-			next = endOfChain
+	for _, n := range nodes {
+		for i := uint32(1); i < n.clusters; i++ {
+			entries = append(entries, n.first+i)
 		}
-		entries = append(entries, next)
+		entries = append(entries, endOfChain)
 	}
 	b := make([]byte, 0, 4*len(entries))
 	for _, e := range entries {
 		b = binary.LittleEndian.AppendUint32(b, e)
 	}
 	return b
-}
-
-// directory returns what the directory of that depth begins with: the root with the
-// label, others with themselves and their parent, which is called 0 if it is the root.
-func (f *fat) directory(depth uint32) []byte {
-	if depth == 0 {
-		return dirEntry(fmt.Sprintf("%-11.11s", f.label), attrVolume, 0, 0)
-	}
-	parent := rootCluster + depth - 1
-	if depth == 1 {
-		parent = 0
-	}
-	return append(dirEntry(fmt.Sprintf("%-11s", "."), attrDir, rootCluster+depth, 0),
-		dirEntry(fmt.Sprintf("%-11s", ".."), attrDir, parent, 0)...)
 }
 
 func dirEntry(name string, attr byte, cluster, size uint32) []byte {
@@ -199,7 +270,39 @@ func dirEntry(name string, attr byte, cluster, size uint32) []byte {
 	return b
 }
 
-func shortName(name string) string {
-	base, extension, _ := strings.Cut(name, ".")
-	return fmt.Sprintf("%-8s%-3s", base, extension)
+// short83 is a name that needs no other: of eight letters and three at most.
+var short83 = regexp.MustCompile(`^[A-Z0-9_-]{1,8}(\.[A-Z0-9_-]{1,3})?$`)
+
+// names83 returns the short name of an entry, which is made up of n if the name is no
+// such, and the entries of the long name, none if it is.
+func names83(name string, n int) (short string, long []byte) {
+	if short83.MatchString(name) {
+		base, extension, _ := strings.Cut(name, ".")
+		return fmt.Sprintf("%-8s%-3s", base, extension), nil
+	}
+	short = fmt.Sprintf("%-8s%-3s", fmt.Sprintf("UMBRA~%d", n), "")
+	var sum byte
+	for _, c := range []byte(short) {
+		sum = sum>>1 | sum<<7
+		sum += c
+	}
+	units := utf16.Encode([]rune(name))
+	if len(units)%longUnits != 0 {
+		units = append(units, 0)
+	}
+	parts := (len(units) + longUnits - 1) / longUnits
+	for part := parts; part > 0; part-- { // the last comes first
+		e := bytes.Repeat([]byte{0xff}, dirEntrySize)
+		e[0] = byte(part)
+		if part == parts {
+			e[0] |= longLast
+		}
+		e[11], e[12], e[13] = attrLong, 0, sum
+		e[26], e[27] = 0, 0
+		for i, u := range units[(part-1)*longUnits : min(part*longUnits, len(units))] {
+			binary.LittleEndian.PutUint16(e[longAt[i]:], u)
+		}
+		long = append(long, e...)
+	}
+	return short, long
 }

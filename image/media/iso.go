@@ -38,11 +38,12 @@ func WriteISO(dst, program, id string) (err error) {
 		return err
 	}
 	defer os.RemoveAll(work)
-	size, err := espSize(program)
+	esp := Program(program)
+	size, err := esp.size()
 	if err != nil {
 		return err
 	}
-	if err := writeESPFile(filepath.Join(work, espFile), size, program, id); err != nil {
+	if err := writeESPFile(filepath.Join(work, espFile), size, esp, id); err != nil {
 		return err
 	}
 	for _, name := range []string{espFile, "."} {
@@ -82,7 +83,7 @@ func WriteISO(dst, program, id string) (err error) {
 	return nil
 }
 
-func writeESPFile(name string, size int64, program, id string) (err error) {
+func writeESPFile(name string, size int64, esp ESP, id string) (err error) {
 	f, err := os.OpenFile(name, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o644)
 	if err != nil {
 		return err
@@ -91,5 +92,5 @@ func writeESPFile(name string, size int64, program, id string) (err error) {
 	if err := f.Truncate(size); err != nil {
 		return err
 	}
-	return writeESP(f, 0, size, program, id)
+	return esp.write(f, 0, size, id)
 }

@@ -10,6 +10,8 @@
 package media
 
 import (
+	"bytes"
+	"cmp"
 	"encoding/binary"
 	"errors"
 	"fmt"
@@ -49,16 +51,59 @@ var names = uuid.MustParse("5e0c9d4c-57a3-4d0c-9a53-4f0a6f1b7d21")
 // epoch is the time of all that has one.
 var epoch = time.Date(1980, 1, 1, 0, 0, 0, 0, time.UTC)
 
-// WriteDisk writes a disk to the new file dst: a GPT with one partition, an EFI
-// system partition that holds the program. Its GUIDs follow from id, which says what
-// the program is.
-func WriteDisk(dst, program, id string) (err error) {
-	defer wrap(&err, "disk with %s", program)
-	size, err := espSize(program)
+// File is a file of an EFI system partition.
+type File struct {
+	Path   string // in the partition, absolute
+	Source string // what becomes it
+}
+
+// ESP is an EFI system partition.
+type ESP struct {
+	Name  string // in the partition table; default ESP
+	Files []File
+	// Room is what it has beside the files and what they need, in bytes.
+	Room int64
+}
+
+// Program is a partition from which firmware starts a program, and nothing else.
+func Program(program string) ESP { return ESP{Files: []File{{BootFile, program}}} }
+
+func (e ESP) String() string {
+	var names []string
+	for _, f := range e.Files {
+		names = append(names, f.Source)
+	}
+	return strings.Join(names, " and ")
+}
+
+// Partition is one beside an EFI system partition.
+type Partition struct {
+	Name   string // in the partition table
+	Source string // its content, whole MiB of it
+}
+
+// WriteDisk writes a disk to the new file dst: a GPT with the partitions, in this order.
+// Its GUIDs follow from id, which says what is in it.
+func WriteDisk(dst string, esp ESP, id string, more ...Partition) (err error) {
+	defer wrap(&err, "disk with %s", esp)
+	size, err := esp.size()
 	if err != nil {
 		return err
 	}
-	total := partitionStart + size + mib // the copy of the table is at the end
+	end := partitionStart + size
+	var others []*gpt.Partition
+	for _, p := range more {
+		info, err := os.Stat(p.Source)
+		if err != nil {
+			return err
+		}
+		others = append(others, &gpt.Partition{
+			Index: 2 + len(others), Type: gpt.LinuxFilesystem, Name: p.Name, GUID: guid("partition "+p.Name, id),
+			Start: uint64(end) / sectorSize, Size: uint64(info.Size()),
+		})
+		end += info.Size()
+	}
+	total := end + mib // the copy of the table is at the end
 	b, err := file.CreateFromPath(dst, total)
 	if err != nil {
 		return err
@@ -67,10 +112,10 @@ func WriteDisk(dst, program, id string) (err error) {
 	table := gpt.Table{
 		LogicalSectorSize: sectorSize, PhysicalSectorSize: sectorSize, ProtectiveMBR: true,
 		GUID: guid("disk", id),
-		Partitions: []*gpt.Partition{{
-			Index: 1, Type: gpt.EFISystemPartition, Name: "ESP", GUID: guid("ESP", id),
+		Partitions: append([]*gpt.Partition{{
+			Index: 1, Type: gpt.EFISystemPartition, Name: cmp.Or(esp.Name, "ESP"), GUID: guid("ESP", id),
 			Start: partitionStart / sectorSize, Size: uint64(size),
-		}},
+		}}, others...),
 	}
 	w, err := b.Writable()
 	if err != nil {
@@ -79,42 +124,79 @@ func WriteDisk(dst, program, id string) (err error) {
 	if err := table.Write(w, total); err != nil {
 		return err
 	}
-	return writeESP(w, partitionStart, size, program, id)
+	for i, p := range more {
+		if err := copyTo(io.NewOffsetWriter(w, others[i].GetStart()), p.Source); err != nil {
+			return err
+		}
+	}
+	return esp.write(w, partitionStart, size, id)
+}
+
+// copyTo copies a file, without what is zero in whole MiB: it is so already.
+func copyTo(w io.WriterAt, source string) error {
+	in, err := os.Open(source)
+	if err != nil {
+		return err
+	}
+	defer in.Close()
+	buf, zero := make([]byte, mib), make([]byte, mib)
+	for at := int64(0); ; at += mib {
+		n, err := io.ReadFull(in, buf)
+		if n == 0 && errors.Is(err, io.EOF) {
+			return nil
+		}
+		if err != nil {
+			return fmt.Errorf("%s is not of whole MiB: %w", source, err)
+		}
+		if bytes.Equal(buf, zero) {
+			continue
+		}
+		if _, err := w.WriteAt(buf, at); err != nil {
+			return err
+		}
+	}
 }
 
 func guid(what, id string) string {
 	return strings.ToUpper(uuid.NewSHA1(names, []byte(what+" "+id)).String())
 }
 
-// espSize returns the size in bytes of a file system with room for the program.
-func espSize(program string) (int64, error) {
-	info, err := os.Stat(program)
-	if err != nil {
-		return 0, err
+// size returns the size in bytes of a file system with room for the files and Room.
+func (e ESP) size() (int64, error) {
+	need := e.Room
+	for _, f := range e.Files {
+		info, err := os.Stat(f.Source)
+		if err != nil {
+			return 0, err
+		}
+		need += info.Size()
 	}
-	size := info.Size() + info.Size()/50 + espSlack
-	return max(minESP, (size+mib-1)/mib*mib), nil
+	need += need/50 + espSlack
+	return max(minESP, (need+mib-1)/mib*mib), nil
 }
 
-// writeESP makes a file system of that size with the program as its [BootFile] at an
-// offset of w.
-func writeESP(w io.WriterAt, start, size int64, program, id string) error {
+// write makes the file system, of that size, at an offset of w.
+func (e ESP) write(w io.WriterAt, start, size int64, id string) error {
 	fs, err := newFAT(size)
 	if err != nil {
 		return err
 	}
 	serial := uuid.NewSHA1(names, []byte("FAT "+id))
 	fs.firstSector, fs.label, fs.serial = uint32(start/sectorSize), "ESP", binary.LittleEndian.Uint32(serial[:])
-	in, err := os.Open(program)
-	if err != nil {
-		return err
+	var files []fatFile
+	for _, f := range e.Files {
+		in, err := os.Open(f.Source)
+		if err != nil {
+			return err
+		}
+		defer in.Close()
+		info, err := in.Stat()
+		if err != nil {
+			return err
+		}
+		files = append(files, fatFile{f.Path, in, info.Size()})
 	}
-	defer in.Close()
-	info, err := in.Stat()
-	if err != nil {
-		return err
-	}
-	return fs.write(io.NewOffsetWriter(w, start), BootFile, in, info.Size())
+	return fs.write(io.NewOffsetWriter(w, start), files...)
 }
 
 // wrap says of an error what was being made.

@@ -9,8 +9,11 @@ import (
 	"encoding/binary"
 	"errors"
 	"io"
+	"maps"
 	"os"
+	"path"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -43,14 +46,21 @@ func open(t *testing.T, name string) backend.Storage {
 	return b
 }
 
+func writeDisk(dst, program, id string) error { return WriteDisk(dst, Program(program), id) }
+
 // bootFile reads BootFile from the file system at that place.
 func bootFile(t *testing.T, b backend.Storage, start, size int64) []byte {
+	t.Helper()
+	return fileAt(t, b, start, size, BootFile)
+}
+
+func fileAt(t *testing.T, b backend.Storage, start, size int64, name string) []byte {
 	t.Helper()
 	fs, err := fat32.Read(b, size, start, sectorSize)
 	if err != nil {
 		t.Fatal(err)
 	}
-	f, err := fs.OpenFile(BootFile, os.O_RDONLY)
+	f, err := fs.OpenFile(name, os.O_RDONLY)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -73,7 +83,7 @@ func TestDiskHasTheProgramWhereFirmwareLooks(t *testing.T) {
 		t.Run(tt.name, func(t *testing.T) {
 			src, content := program(t, tt.size)
 			disk := src + ".raw"
-			if err := WriteDisk(disk, src, "id"); err != nil {
+			if err := WriteDisk(disk, Program(src), "id"); err != nil {
 				t.Fatal(err)
 			}
 			b := open(t, disk)
@@ -96,6 +106,42 @@ func TestDiskHasTheProgramWhereFirmwareLooks(t *testing.T) {
 				t.Error("another program")
 			}
 		})
+	}
+}
+
+func TestDiskWithSeveralFiles(t *testing.T) {
+	dir := t.TempDir()
+	files := map[string]string{
+		BootFile:                                strings.Repeat("loader", 5000),
+		"/EFI/Linux/app-1.4.2.efi":              strings.Repeat("kernel", 7000),
+		"/EFI/Linux/exactly13.efi":              "a name that fills an entry",
+		"/EFI/Linux/longer than 26 letters.efi": "three entries",
+	}
+	esp := ESP{Name: "slots", Room: 50 * mib}
+	for _, name := range slices.Sorted(maps.Keys(files)) {
+		source := filepath.Join(dir, path.Base(name))
+		if err := os.WriteFile(source, []byte(files[name]), 0o644); err != nil {
+			t.Fatal(err)
+		}
+		esp.Files = append(esp.Files, File{name, source})
+	}
+	disk := filepath.Join(dir, "disk")
+	if err := WriteDisk(disk, esp, "id"); err != nil {
+		t.Fatal(err)
+	}
+	b := open(t, disk)
+	table, err := gpt.Read(b, sectorSize, sectorSize)
+	if err != nil {
+		t.Fatal(err)
+	}
+	p := table.Partitions[0]
+	if p.Name != "slots" || p.GetSize() < 50*mib {
+		t.Errorf("partition %q of %d bytes", p.Name, p.GetSize())
+	}
+	for name, content := range files {
+		if string(fileAt(t, b, p.GetStart(), p.GetSize(), name)) != content {
+			t.Errorf("%s has another content", name)
+		}
 	}
 }
 
@@ -145,7 +191,7 @@ func TestTheSameProgramGivesTheSameBytes(t *testing.T) {
 	for _, tt := range []struct {
 		name string
 		make func(dst, program, id string) error
-	}{{"disk", WriteDisk}, {"ISO", WriteISO}} {
+	}{{"disk", writeDisk}, {"ISO", WriteISO}} {
 		t.Run(tt.name, func(t *testing.T) {
 			var made [3][]byte
 			for i, id := range []string{"one", "one", "other"} {
@@ -179,7 +225,7 @@ func TestTheSameProgramGivesTheSameBytes(t *testing.T) {
 
 func TestNothingIsMadeOfNothing(t *testing.T) {
 	dir := t.TempDir()
-	for _, write := range []func(dst, program, id string) error{WriteDisk, WriteISO} {
+	for _, write := range []func(dst, program, id string) error{writeDisk, WriteISO} {
 		err := write(filepath.Join(dir, "out"), filepath.Join(dir, "none"), "id")
 		if !errors.Is(err, os.ErrNotExist) || !strings.Contains(err.Error(), "none") {
 			t.Errorf("error %v, want one that names the file", err)
@@ -204,10 +250,10 @@ func TestFATRefusesWhatDoesNotFit(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer w.Close()
-	if err := f.write(w, BootFile, nil, 40*mib); !errors.Is(err, errFAT) {
+	if err := f.write(w, fatFile{BootFile, nil, 40 * mib}); !errors.Is(err, errFAT) {
 		t.Errorf("a file larger than it: %v", err)
 	}
-	if err := f.write(w, BootFile, strings.NewReader("short"), 1000); err == nil {
+	if err := f.write(w, fatFile{BootFile, strings.NewReader("short"), 1000}); err == nil {
 		t.Error("a file that is shorter than it was said is taken")
 	}
 }

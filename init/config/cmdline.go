@@ -8,6 +8,8 @@ import (
 	"encoding/base64"
 	"fmt"
 	"strings"
+
+	"github.com/umbra-vm/umbra/init/config/slot"
 )
 
 // Override applies the switches of a kernel command line, so that one image
@@ -16,6 +18,7 @@ import (
 //	umbra.shadow=on|off   Config.Shadow
 //	umbra.debug[=on|off]  Config.Debug
 //	umbra.hostname=NAME   Config.Hostname
+//	umbra.slot=SLOT       Config.Slot, as the image on a disk with slots says
 //	umbra.config=BASE64   a document of its own, see [CmdlineDocument]
 //
 // Other words are not its business, but a word that starts with "umbra." and
@@ -50,6 +53,13 @@ func (c *Config) Override(cmdline string) error {
 			} else {
 				k.fail(key, value, "not a host name")
 			}
+		case "umbra.slot":
+			s, err := slot.Parse(value)
+			if err != nil {
+				k.fail(key, "", "%w", err)
+				continue
+			}
+			c.Slot = s
 		case "umbra.config":
 			// Laid below these words, not here.
 		default:

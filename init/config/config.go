@@ -8,12 +8,14 @@
 //
 // It is plain data with a strict reader. It must never know how a module is
 // loaded, how a role is served or how a service is started, and it imports
-// nothing of umbra.
+// nothing of umbra but the names of slots.
 package config
 
 import (
 	"strconv"
 	"time"
+
+	"github.com/umbra-vm/umbra/init/config/slot"
 )
 
 // Path is where the configuration lies in the guest's root file system.
@@ -39,8 +41,8 @@ type Config struct {
 	// configuration is found. Without any, none is looked for.
 	Drive []string `json:"drive,omitempty"`
 
-	// Disks names the modules, in the order of loading, with which the disk of Data is
-	// found and mounted.
+	// Disks names the modules, in the order of loading, with which the disk of Data, and
+	// that with the slots, is found and mounted.
 	Disks []string `json:"disks,omitempty"`
 
 	// AuthorizedKeys are the lines of [AuthorizedKeysPath].
@@ -57,6 +59,11 @@ type Config struct {
 
 	Status StatusPage `json:"status,omitzero"`
 	Data   Data       `json:"data,omitzero"`
+	Update Update     `json:"update,omitzero"`
+
+	// Slot is what the guest was booted from, which the kernel command line says; of a
+	// guest that was not booted from a disk with slots it is zero.
+	Slot slot.Slot `json:"slot,omitzero"`
 
 	// Debug asks for a shell on the console and talkative logs.
 	Debug bool `json:"debug,omitempty"`
@@ -296,6 +303,7 @@ func (c *Config) SetDefaults() {
 	if c.Shadow == "" {
 		c.Shadow = On
 	}
+	c.Update.setDefaults()
 	if c.Status.Role != "" && c.Status.Listen == "" {
 		c.Status.Listen = DefaultStatusListen
 	}

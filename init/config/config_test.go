@@ -32,6 +32,7 @@ const whole = `{
   "log": {"syslog": "udp://10.0.2.2:514"},
   "shadow": "off",
   "status": {"listen": "10.0.2.15:9100", "role": "net0"},
+  "update": {"settle_s": 5, "timeout_s": 60},
   "debug": true
 }`
 
@@ -69,6 +70,7 @@ func TestLoad(t *testing.T) {
 		Log:    config.Log{Syslog: "udp://10.0.2.2:514"},
 		Shadow: config.Off,
 		Status: config.StatusPage{Listen: "10.0.2.15:9100", Role: "net0"},
+		Update: config.Update{Settle: 5, Timeout: 60},
 		Debug:  true,
 	}
 	if diff := cmp.Diff(want, got); diff != "" {
@@ -114,6 +116,7 @@ func TestDefaults(t *testing.T) {
 			Type:    config.TypeSimple, StopTimeout: config.DefaultStopTimeout, LogBytes: config.DefaultLogBytes,
 			NoNewPrivileges: config.Off, ReadOnlyRoot: config.Off,
 		}},
+		Update: config.Update{Settle: config.DefaultUpdateSettle, Timeout: config.DefaultUpdateTimeout},
 	}
 	if diff := cmp.Diff(want, c); diff != "" {
 		t.Errorf("defaults (-want +got):\n%s", diff)

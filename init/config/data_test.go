@@ -23,14 +23,19 @@ func TestData(t *testing.T) {
 		{"no role has the name of the need", `{"data":{"serial":"a"},"roles":[{"name":"data","class":"net"}]}`, "data"},
 		{"nor has a service", `{"services":[{"name":"data","argv":["/app"]}]}`, "services[0].name"},
 	} {
-		t.Run(tt.rule, func(t *testing.T) {
-			_, err := config.LoadBytes([]byte(tt.text))
-			if (err != nil) != (tt.fails != "") {
-				t.Fatalf("error %v, want one about %q", err, tt.fails)
-			}
-			if err != nil && (!errors.Is(err, config.ErrInvalid) || !strings.Contains(err.Error(), tt.fails+":")) {
-				t.Errorf("error %v does not match ErrInvalid, or does not name %s", err, tt.fails)
-			}
-		})
+		t.Run(tt.rule, func(t *testing.T) { wantFault(t, tt.text, tt.fails) })
+	}
+}
+
+// wantFault wants a configuration to be refused because of that field, or to be taken if
+// it is empty.
+func wantFault(t *testing.T, text, field string) {
+	t.Helper()
+	_, err := config.LoadBytes([]byte(text))
+	if (err != nil) != (field != "") {
+		t.Fatalf("error %v, want one about %q", err, field)
+	}
+	if err != nil && (!errors.Is(err, config.ErrInvalid) || !strings.Contains(err.Error(), field+":")) {
+		t.Errorf("error %v does not match ErrInvalid, or does not name %s", err, field)
 	}
 }

@@ -76,6 +76,7 @@ func (c *Config) Validate() error {
 	}
 	k.status(c.Status, roles)
 	k.data(c.Data, roles)
+	k.update(c.Update)
 	k.vlanNames(c.Roles, roles)
 	services := make(map[string]int)
 	for i := range c.Services {

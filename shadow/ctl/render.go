@@ -39,6 +39,9 @@ func RenderStatus(w io.Writer, s Status) error {
 	if s.Data != nil {
 		renderData(&b, *s.Data)
 	}
+	if s.Update != nil {
+		renderUpdate(&b, *s.Update)
+	}
 	if len(s.Roles) == 0 {
 		b.WriteString("no roles\n")
 	} else {
@@ -88,6 +91,20 @@ func renderData(b *strings.Builder, d Data) {
 	}
 	if d.Message != "" {
 		b.WriteString(": " + clean(d.Message))
+	}
+	b.WriteByte('\n')
+}
+
+func renderUpdate(b *strings.Builder, u Update) {
+	fmt.Fprintf(b, "version %s: %s", dash(u.Version), dash(u.State))
+	if u.TriesLeft > 0 {
+		b.WriteString(", " + count(u.TriesLeft, "try", "tries") + " left")
+	}
+	if u.Next != "" {
+		fmt.Fprintf(b, ", %s is booted next", clean(u.Next))
+	}
+	if u.Message != "" {
+		b.WriteString(": " + clean(u.Message))
 	}
 	b.WriteByte('\n')
 }

@@ -138,6 +138,20 @@ last recovery: net1 #1 (reload): - -> -, 0.0 ms
 umbra v0.1.0, up 0s, shadow off, 0 recoveries
 no roles
 `},
+		{"so is a version on trial, and what is next", Status{Version: "v0.1.0", Shadow: "on", Update: &Update{
+			State: "on trial", Version: "1.3", TriesLeft: 1,
+		}}, `
+umbra v0.1.0, up 0s, shadow on, 0 recoveries
+version 1.3: on trial, 1 try left
+no roles
+`},
+		{"or one that waits for a boot, and one that failed", Status{Version: "v0.1.0", Shadow: "on", Update: &Update{
+			State: "confirmed", Version: "1.2", Next: "1.3", Message: "1.1 did not\n",
+		}}, `
+umbra v0.1.0, up 0s, shadow on, 0 recoveries
+version 1.2: confirmed, 1.3 is booted next: 1.1 did not\n
+no roles
+`},
 		{"a configuration that was refused is told first, and does not reach the terminal raw", Status{
 			Version: "v0.1.0", Shadow: "on", Faults: []string{"fw_cfg x: line 1: \x1b[31m: no such key"},
 		}, `

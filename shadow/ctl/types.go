@@ -93,7 +93,19 @@ type Status struct {
 	// Faults are why the guest's configuration was refused: services are not started.
 	Faults       []string  `json:"faults,omitempty"`
 	LastTimeline *Timeline `json:"last_timeline,omitempty"`
-	Data         *Data     `json:"data,omitempty"` // nil if the guest is to have none
+	Data         *Data     `json:"data,omitempty"`   // nil if the guest is to have none
+	Update       *Update   `json:"update,omitempty"` // nil if it was not booted from a slot
+}
+
+// Update is what is known of the versions of the image on the guest's disk.
+type Update struct {
+	State   string `json:"state"` // "confirmed", "on trial" or "no slot"
+	Version string `json:"version,omitempty"`
+	// TriesLeft are those of the version that runs, if it is on trial.
+	TriesLeft int    `json:"tries_left,omitempty"`
+	Next      string `json:"next,omitempty"`   // is booted next time, if it is another
+	Failed    string `json:"failed,omitempty"` // has not proved itself
+	Message   string `json:"message,omitempty"`
 }
 
 // Data is the disk on which the guest keeps what is to outlive its boot.

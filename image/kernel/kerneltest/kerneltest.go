@@ -55,6 +55,7 @@ func New() []File {
 		module("kernel/net/8021q/8021q.ko", "", "alias=rtnl-link-vlan"),
 		module("kernel/drivers/firmware/qemu_fw_cfg.ko", "", "alias=acpi*:QEMU0002:*"),
 		module("kernel/fs/isofs/isofs.ko", "", "alias=fs-iso9660"),
+		module("kernel/fs/fat/vfat.ko", "", "alias=fs-vfat"),
 		module("kernel/sound/beep.ko", "", "softdep=pre: tun"),
 		{dir + "modules.builtin", []byte("kernel/drivers/virt/vmgenid.ko\n")},
 		{dir + "modules.order", []byte("kernel/drivers/net/tun.ko\n")},

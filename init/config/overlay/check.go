@@ -41,7 +41,7 @@ var lists = []list{
 
 // Of what a description of an image has, this is for the build alone.
 var (
-	buildTables  = []string{"kernel", "packages", "drivers", "status", "machine"}
+	buildTables  = []string{"kernel", "packages", "drivers", "status", "machine", "update"}
 	buildKeys    = []string{"name", "compression", "cmdline", "files"}
 	buildService = []string{"files", "user", "groups", "go"}
 )

@@ -67,6 +67,7 @@ type Options struct {
 	Recording Recording
 	PID1      PID1
 	Data      func() *ctl.Data // what became of it, nil if the guest is to have none
+	Update    func() *ctl.Update
 	Version   string
 	Logger    *slog.Logger
 }
@@ -343,7 +344,7 @@ func status(opt Options, m *shadow.Manager) (ctl.Status, error) {
 	st := ctl.Status{
 		Version: opt.Version, Shadow: string(config.On), Hostname: opt.Config.Hostname,
 		Boottime: clock.Boottime, Roles: m.Roles(), Recoveries: m.Recoveries(),
-		Faults: opt.Faults, Data: opt.Data(),
+		Faults: opt.Faults, Data: opt.Data(), Update: opt.Update(),
 	}
 	if !opt.Config.Shadow.Enabled() {
 		st.Shadow = string(config.Off)

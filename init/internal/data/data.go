@@ -18,13 +18,12 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
-	"slices"
 	"time"
 
 	"golang.org/x/sys/unix"
 
-	"github.com/umbra-vm/umbra/drivers"
 	"github.com/umbra-vm/umbra/init/config"
+	"github.com/umbra-vm/umbra/init/internal/disks"
 )
 
 // pause is how long the disk is left alone after it could not be had: disks come by
@@ -33,8 +32,6 @@ const pause = time.Second
 
 // Errors that a caller may want to tell apart.
 var (
-	// ErrNoDisk: there is none as it is looked for.
-	ErrNoDisk = errors.New("no such disk")
 	// ErrFileSystem: the disk has no file system that can be used.
 	ErrFileSystem = errors.New("no usable file system")
 	// ErrReadOnly: the file system is mounted, and cannot be written to.
@@ -45,16 +42,8 @@ var (
 // written to, or ctx ends. What keeps it from that is told once, and kept in the file of
 // that name for [Look]. Whoever was killed over it may begin again at any point.
 func Keep(ctx context.Context, log *slog.Logger, want config.Data, modules []string, file string) error {
-	hw, err := drivers.New(drivers.WithLogger(log))
-	if err != nil {
+	if err := disks.Load(ctx, log, modules); err != nil {
 		return err
-	}
-	load := hw.LoadModule
-	for _, m := range modules {
-		// Front ends of Xen say so elsewhere.
-		if err := load(ctx, m, ""); err != nil && !errors.Is(err, unix.ENODEV) {
-			log.Warn("the disk for data may not be found", "err", err)
-		}
 	}
 	var last note
 	for {
@@ -93,7 +82,7 @@ func try(log *slog.Logger, want config.Data) (note, error) {
 		}
 		return n, nil
 	}
-	name, err := find("/sys/class/block", want)
+	name, err := disks.Find(disks.Class, disks.Wanted(want))
 	if err != nil {
 		return note{Message: err.Error()}, err
 	}
@@ -145,31 +134,4 @@ func mount(log *slog.Logger, dev, dir string) error {
 	}
 	log.Info(fmt.Sprintf("data: %s is mounted on %s", filepath.Base(dev), dir), "journal_replayed", s.recover)
 	return nil
-}
-
-// find returns the name of the one block device of those that class lists which is what
-// is looked for.
-func find(class string, want config.Data) (string, error) {
-	entries, err := os.ReadDir(class)
-	if err != nil && !errors.Is(err, os.ErrNotExist) {
-		return "", err
-	}
-	var names []string
-	for _, e := range entries {
-		if is(filepath.Join(class, e.Name()), want) {
-			names = append(names, e.Name())
-		}
-	}
-	slices.Sort(names)
-	what := fmt.Sprintf("with the serial number %q", want.Serial)
-	if want.Partition != "" {
-		what = fmt.Sprintf("with a partition %q", want.Partition)
-	}
-	switch len(names) {
-	case 0:
-		return "", fmt.Errorf("%w: none %s", ErrNoDisk, what)
-	case 1:
-		return names[0], nil
-	}
-	return "", fmt.Errorf("%w: %v are all %s, want one", ErrNoDisk, names, what)
 }

@@ -12,58 +12,7 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
-
-	"github.com/umbra-vm/umbra/init/config"
 )
-
-func TestFind(t *testing.T) {
-	class := t.TempDir()
-	for name, content := range map[string]string{
-		"vda/serial":            "keep",
-		"vda/uevent":            "MAJOR=254\nDEVNAME=vda\n",
-		"vda1/partition":        "1\n",
-		"vda1/device/serial":    "keep", // as if it were the disk's
-		"vda1/uevent":           "DEVNAME=vda1\nPARTN=1\nPARTNAME=my data\n",
-		"vdb/serial":            "",
-		"nvme0n1/device/serial": "S4EV NK0\t  \n",
-		"sda1/uevent":           "PARTNAME=twin\n",
-		"sdb1/uevent":           "PARTNAME=twin\n",
-	} {
-		file := filepath.Join(class, name)
-		if err := os.MkdirAll(filepath.Dir(file), 0o755); err != nil {
-			t.Fatal(err)
-		}
-		if err := os.WriteFile(file, []byte(content), 0o644); err != nil {
-			t.Fatal(err)
-		}
-	}
-	for _, tt := range []struct {
-		rule string
-		want config.Data
-		name string // empty: an error
-		says string
-	}{
-		{"a disk is known by its own serial number, its partitions are not", config.Data{Serial: "keep"}, "vda", ""},
-		{"or by its controller's, without padding", config.Data{Serial: "S4EV NK0"}, "nvme0n1", ""},
-		{"a partition is known by its name", config.Data{Partition: "my data"}, "vda1", ""},
-		{"a part of a name is not enough", config.Data{Partition: "my"}, "", `none with a partition "my"`},
-		{"a disk that is not there is named", config.Data{Serial: "other"}, "", `none with the serial number "other"`},
-		{"of two that are alike none is taken", config.Data{Partition: "twin"}, "", "[sda1 sdb1] are all"},
-	} {
-		t.Run(tt.rule, func(t *testing.T) {
-			name, err := find(class, tt.want)
-			if name != tt.name || (err == nil) != (tt.name != "") {
-				t.Fatalf("find: %q, %v", name, err)
-			}
-			if err != nil && (!errors.Is(err, ErrNoDisk) || !strings.Contains(err.Error(), tt.says)) {
-				t.Errorf("error %q does not match ErrNoDisk, or does not say %q", err, tt.says)
-			}
-		})
-	}
-	if _, err := find(filepath.Join(class, "absent"), config.Data{Serial: "keep"}); !errors.Is(err, ErrNoDisk) {
-		t.Errorf("a machine without block devices: %v, want ErrNoDisk", err)
-	}
-}
 
 // block makes a superblock with the fields at these offsets.
 func block(fields map[int]uint32) []byte {

@@ -7,11 +7,7 @@ package data
 import (
 	"encoding/binary"
 	"fmt"
-	"os"
-	"path/filepath"
 	"strings"
-
-	"github.com/umbra-vm/umbra/init/config"
 )
 
 const fsType = "ext4"
@@ -49,30 +45,6 @@ func parseSuperblock(b []byte) (superblock, error) {
 		errors:  le.Uint16(b[stateAt:])&stateErrors != 0 || le.Uint32(b[errorCountAt:]) != 0,
 		recover: le.Uint32(b[incompatAt:])&needsRecover != 0,
 	}, nil
-}
-
-// is reports whether the block device whose directory in sysfs this is is the one that is
-// looked for. A disk's serial number is its own (virtio-blk) or its controller's (NVMe);
-// a partition's name is in its uevent (Documentation/ABI/stable/sysfs-block).
-func is(dir string, want config.Data) bool {
-	if want.Partition != "" {
-		text, _ := os.ReadFile(filepath.Join(dir, "uevent"))
-		for line := range strings.Lines(string(text)) {
-			if name, ok := strings.CutPrefix(strings.TrimSuffix(line, "\n"), "PARTNAME="); ok {
-				return name == want.Partition
-			}
-		}
-		return false
-	}
-	if _, err := os.Stat(filepath.Join(dir, "partition")); err == nil {
-		return false // device/ would be the disk's
-	}
-	for _, file := range []string{"serial", "device/serial"} {
-		if text, err := os.ReadFile(filepath.Join(dir, file)); err == nil {
-			return strings.TrimSpace(string(text)) == want.Serial
-		}
-	}
-	return false
 }
 
 // mounted is a line of /proc/self/mounts.
