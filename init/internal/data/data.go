@@ -49,15 +49,14 @@ func Keep(ctx context.Context, log *slog.Logger, want config.Data, modules []str
 	if err != nil {
 		return err
 	}
-	load := hw.LoadModule
-	for _, m := range modules {
-		// Front ends of Xen say so elsewhere.
-		if err := load(ctx, m, ""); err != nil && !errors.Is(err, unix.ENODEV) {
-			log.Warn("the disk for data may not be found", "err", err)
-		}
-	}
 	var last note
+	var told bool
 	for {
+		// Again each time: what is plugged may be the first to ask for a module.
+		if err := hw.LoadAsked(ctx, modules...); err != nil && !told {
+			log.Warn("the disk for data may not be found", "err", err)
+			told = true
+		}
 		n, err := try(log, want)
 		if n != last {
 			if err != nil {
