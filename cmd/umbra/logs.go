@@ -29,8 +29,9 @@ func newLogs() *cobra.Command {
 		Use:   "logs DIR|SOCKET [SERVICE]",
 		Short: "show what the programs of a running guest print",
 		Long: `Logs prints the last lines of a program, or of all: services by their names, umbra's
-own, and PID 1 as "init". With --follow it goes on until it is interrupted. With
---json each line is one JSON object.` + aMachine,
+own, and PID 1 as "init". With --follow it goes on until it is interrupted, or the
+machine ends, as that does which a guest was moved away from. With --json each line is
+one JSON object.` + aMachine,
 		Example: "  umbra logs out/app web --follow",
 		Args:    cobra.RangeArgs(1, 2),
 		RunE: func(cmd *cobra.Command, args []string) error {
@@ -64,14 +65,29 @@ func (l *logs) run(place string, follow bool) error {
 	if err := l.past(client); err != nil || !follow {
 		return err
 	}
+	return l.follow(client)
+}
+
+// follow prints what comes until it is interrupted, or the machine ends. Of a guest that
+// moves away the machine is left, and is silent, until somebody ends it.
+func (l *logs) follow(client *ctl.Client) error {
 	l.from.Wait = true
-	for {
+	for silent := false; ; {
 		_, err := l.next(client, followLimit)
-		if l.cmd.Context().Err() != nil {
+		switch {
+		case l.cmd.Context().Err() != nil:
 			return nil // that is how it ends
-		}
-		if err != nil && !errors.Is(err, context.DeadlineExceeded) {
+		case errors.Is(err, ctl.ErrClosed):
+			return fmt.Errorf("the machine has ended; if its guest was moved, ask the host that it runs on now: %w", err)
+		case errors.Is(err, context.DeadlineExceeded):
+			if !silent {
+				fmt.Fprintf(l.cmd.ErrOrStderr(), "umbra: nothing heard for %v: the guest stands still, was moved, or has lost its agent; waits on\n", followLimit)
+			}
+			silent = true
+		case err != nil:
 			return err
+		default:
+			silent = false
 		}
 	}
 }
