@@ -187,11 +187,9 @@ type Service struct {
 
 // LogsArgs asks for lines that a program has printed, or any program if Service is empty:
 // the oldest that PID 1 remembers with a number above After, as many as it sends at once.
-// With Wait it waits some seconds for one, and then answers with none.
 type LogsArgs struct {
 	Service string `json:"service,omitempty"`
 	After   uint64 `json:"after,omitempty"`
-	Wait    bool   `json:"wait,omitempty"`
 }
 
 // Logs are lines of programs. Last is the number of the newest line of all, when it was
