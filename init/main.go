@@ -10,6 +10,7 @@
 //	deploy                  finds what is configured at deploy time, once
 //	netcfgd                 configures the interfaces of network roles
 //	mount-data              mounts the disk for data, once it is there
+//	ntpd                    keeps the clock right
 //	logd                    sends what programs print to a syslog server
 //	exec-service            gives up privileges and becomes a service
 //	shadowctl               shows what the shadow knows, for people and tools
@@ -42,6 +43,7 @@ func programs() map[string]program {
 		"netcfgd":     confined("netcfgd", netcfgd),
 		deployProgram: confined(deployProgram, gather),
 		"logd":        confined("logd", logd),
+		"ntpd":        confined("ntpd", ntpd),
 		mountData:     confined(mountData, keepData),
 		"shadowctl":   shadowctl,
 		"poweroff":    askPower,

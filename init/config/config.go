@@ -57,6 +57,7 @@ type Config struct {
 
 	Status StatusPage `json:"status,omitzero"`
 	Data   Data       `json:"data,omitzero"`
+	NTP    NTP        `json:"ntp,omitzero"`
 
 	// Debug asks for a shell on the console and talkative logs.
 	Debug bool `json:"debug,omitempty"`

@@ -265,7 +265,7 @@ func TestJSON(t *testing.T) {
 			Proxy: "p", Device: "d", Driver: "r", Iface: "i", MAC: "m", Carrier: true, Since: 3, Log: 4, Held: 5, Deferred: 6, Message: "x"}}},
 			`{"version":"v","shadow":"on","boottime_ns":1,"roles":[{"name":"net0","class":"net","mode":"passive","proxy":"p","device":"d",` +
 				`"driver":"r","iface":"i","mac":"m","carrier":true,"since_boottime_ns":3,"log":4,"held":5,"deferred":6,"message":"x"}],"recoveries":2}`},
-		{"clock", Clock{1, 2}, `{"monotonic_ns":1,"boottime_ns":2}`},
+		{"clock", Clock{1, 2, 3}, `{"monotonic_ns":1,"boottime_ns":2,"realtime_ns":3}`},
 		{"migrated", Migrated{"g", 3}, `{"generation":"g","resumed_ago_ns":3}`},
 		{"service", Service{Name: "app", State: "running", PID: 1, For: 2, Starts: 3, LastExit: "e"},
 			`{"name":"app","state":"running","pid":1,"for_ns":2,"starts":3,"last_exit":"e"}`},

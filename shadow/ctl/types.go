@@ -212,6 +212,7 @@ type Line struct {
 type Clock struct {
 	Monotonic int64 `json:"monotonic_ns"`
 	Boottime  int64 `json:"boottime_ns"`
+	Realtime  int64 `json:"realtime_ns"`
 }
 
 // Migrated tells the agent that the guest has been migrated.
@@ -244,7 +245,7 @@ func ReadClock() (Clock, error) {
 	if err := unix.ClockGettime(unix.CLOCK_BOOTTIME, &boot); err != nil {
 		return Clock{}, fmt.Errorf("reading CLOCK_BOOTTIME: %w", err)
 	}
-	return Clock{Monotonic: mono.Nano(), Boottime: boot.Nano()}, nil
+	return Clock{Monotonic: mono.Nano(), Boottime: boot.Nano(), Realtime: time.Now().UnixNano()}, nil
 }
 
 // Stamp returns when the recovery reached the stamp called name, in ns of

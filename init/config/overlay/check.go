@@ -25,6 +25,7 @@ var imageKeys = []string{"hostname", "authorized_keys", "shadow", "debug"}
 var same = map[string]reflect.Type{
 	"log":  reflect.TypeFor[config.Log](),
 	"data": reflect.TypeFor[config.Data](),
+	"ntp":  reflect.TypeFor[config.NTP](),
 }
 
 // A list is a list of tables with names.
