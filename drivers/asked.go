@@ -14,8 +14,8 @@ import (
 
 // LoadAsked loads those of the modules that a device on any bus asks for, scanned or
 // not, those that devices ask for which appear by that, and then the modules that no
-// device ever asks for, such as file systems. Modules of hardware that is not there,
-// each with what it needs, cost a guest without KVM a second.
+// device ever asks for, such as file systems. Those of hardware that is not there, each
+// with what it needs, would cost a guest time and memory.
 //
 // It tries each module once, as [Tree.Prefetch] does, and binds nothing that the kernel
 // does not bind by itself. What is there when it returns includes what modules went on

@@ -15,8 +15,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// stateDir is where netcfgd keeps what it knows of interfaces.
-func stateDir() string { return filepath.Join(boot.RunDir, "net") }
+// netState is the directory in which netcfgd keeps what it knows of interfaces.
+var netState = filepath.Join(boot.RunDir, "net")
 
 // netcfgd configures the interfaces of network roles until it is told to end.
 func netcfgd([]string) int {
@@ -25,7 +25,7 @@ func netcfgd([]string) int {
 	cfg, _ := loadConfig() // PID 1 has told what is wrong with it
 	d := netcfg.New(netcfg.Options{
 		Roles:      cfg.Roles,
-		StateDir:   stateDir(),
+		StateDir:   netState,
 		ResolvConf: "/etc/resolv.conf",
 		Hostname:   cfg.Hostname,
 		Tell:       notify.NewClient("").SetRole,

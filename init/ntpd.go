@@ -29,7 +29,7 @@ func ntpd([]string) int {
 	defer stop()
 	cfg, _ := loadConfig() // PID 1 has told what is wrong with it
 	clock.New(clock.Options{
-		Servers: func() []string { return timeServers(cfg.NTP, stateDir()) },
+		Servers: func() []string { return timeServers(cfg.NTP, netState) },
 		Moved:   moves(ctx, movedFile, time.Second),
 		Clock:   clock.Kernel{}, Logger: daemonLogger("ntpd", cfg.Debug),
 	}).Run(ctx)
@@ -66,12 +66,12 @@ func tellMoved(file string, log *slog.Logger) func() {
 	}
 }
 
-// moves returns a channel on which it says that the file has changed. It looks every so
-// often: what has to be right a second after a move waits for the network for longer.
+// moves returns a channel that tells of each change of the file, which is looked at every
+// so often: the network takes longer to come back after a move.
 func moves(ctx context.Context, file string, every time.Duration) <-chan struct{} {
 	told := make(chan struct{})
+	last, _ := os.ReadFile(file)
 	go func() {
-		last, _ := os.ReadFile(file)
 		for {
 			select {
 			case <-time.After(every):

@@ -9,6 +9,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"syscall"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -29,8 +30,8 @@ func newLogs() *cobra.Command {
 		Short: "show what the programs of a running guest print",
 		Long: `Logs prints the last lines of a program, or of all: services by their names, umbra's
 own, and PID 1 as "init". With --follow it goes on until it is interrupted, or the
-machine ends, as that does which a guest was moved away from. Others may ask meanwhile. With --json each line is
-one JSON object.` + aMachine,
+machine ends, as that does which a guest was moved away from. Others may ask meanwhile.
+With --json each line is one JSON object.` + aMachine,
 		Example: "  umbra logs out/app web --follow",
 		Args:    cobra.RangeArgs(1, 2),
 		RunE: func(cmd *cobra.Command, args []string) error {
@@ -69,8 +70,13 @@ func (l *logs) run(place string, follow bool) error {
 		switch {
 		case l.cmd.Context().Err() != nil || err == nil:
 			silent = false
+		case errors.Is(err, ctl.ErrClosed), errors.Is(err, syscall.EAGAIN):
+			// Whether there is still a machine, the next attempt tells; of others who
+			// ask there are too many for the port (unix(7): the queue is full).
 		case errors.Is(err, errNoMachine):
 			return fmt.Errorf("the machine has ended; if its guest was moved, ask the host that it runs on now: %w", err)
+		case !errors.Is(err, context.DeadlineExceeded):
+			return err
 		case !silent:
 			silent = true
 			fmt.Fprintf(l.cmd.ErrOrStderr(), "umbra: the guest stands still, was moved, or has lost its agent; waits on: %v\n", err)

@@ -300,6 +300,9 @@ func (c *Config) SetDefaults() {
 	if c.Status.Role != "" && c.Status.Listen == "" {
 		c.Status.Listen = DefaultStatusListen
 	}
+	if c.NTP.DHCP == "" {
+		c.NTP.DHCP = Off
+	}
 	for i := range c.Roles {
 		r := &c.Roles[i]
 		r.Network.setDefaults()

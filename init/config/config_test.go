@@ -116,6 +116,7 @@ func TestDefaults(t *testing.T) {
 			Type:    config.TypeSimple, StopTimeout: config.DefaultStopTimeout, LogBytes: config.DefaultLogBytes,
 			NoNewPrivileges: config.Off, ReadOnlyRoot: config.Off,
 		}},
+		NTP: config.NTP{DHCP: config.Off},
 	}
 	if diff := cmp.Diff(want, c); diff != "" {
 		t.Errorf("defaults (-want +got):\n%s", diff)

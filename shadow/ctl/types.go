@@ -212,7 +212,7 @@ type Line struct {
 type Clock struct {
 	Monotonic int64 `json:"monotonic_ns"`
 	Boottime  int64 `json:"boottime_ns"`
-	Realtime  int64 `json:"realtime_ns"`
+	Realtime  int64 `json:"realtime_ns"` // since 1970
 }
 
 // Migrated tells the agent that the guest has been migrated.

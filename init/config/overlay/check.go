@@ -28,6 +28,9 @@ var same = map[string]reflect.Type{
 	"ntp":  reflect.TypeFor[config.NTP](),
 }
 
+// whole are those of them whose keys exclude each other: a document gives all or nothing.
+var whole = []string{"data"}
+
 // A list is a list of tables with names.
 type list struct {
 	key, guest string // here, and in the guest's configuration

@@ -96,8 +96,10 @@ id = 100`},
 			func(c *config.Config) {
 				c.Services[0].Argv, c.Services[0].Env = []string{"/bin/app", "-q"}, []string{"A=1", "B=3", "C=5"}
 			}},
-		{"servers of the time", []string{"[ntp]\nservers = ['a']\ndhcp = 'on'", "[ntp]\nservers = ['b']"},
-			func(c *config.Config) { c.NTP = config.NTP{Servers: []string{"b"}} }},
+		{"who is asked for the time is merged by keys", []string{"[ntp]\nservers = ['a']\ndhcp = 'on'", "[ntp]\nservers = ['b']"},
+			func(c *config.Config) { c.NTP = config.NTP{Servers: []string{"b"}, DHCP: config.On} }},
+		{"another disk for data is another one", []string{"[data]\nserial = 'a'", "[data]\npartition = 'b'"},
+			func(c *config.Config) { c.Data = config.Data{Partition: "b"} }},
 		{"a document may be empty", []string{"", "# nothing"}, func(*config.Config) {}},
 	} {
 		t.Run(tt.rule, func(t *testing.T) {

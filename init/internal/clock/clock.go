@@ -88,19 +88,19 @@ func (k *Keeper) look(ctx context.Context) time.Duration {
 		k.Logger.Info("the time is told again", "server", best.server)
 	}
 	act := k.state.decide(best.offset)
+	told, level := "the clock may be wrong, asks again: by %v", slog.LevelInfo
 	switch {
 	case act.step:
-		err = k.Clock.Step(best.offset)
-		k.Logger.Info(fmt.Sprintf("the clock is set, by %v", best.offset), "server", best.server, "within", best.distance)
+		told, err = "the clock is set, by %v", k.Clock.Step(best.offset)
 	case act.slew:
-		err = k.Clock.Slew(best.offset, best.distance, act.wait)
-		k.Logger.Debug("the clock is slewed", "by", best.offset, "server", best.server, "within", best.distance)
-	default:
-		k.Logger.Info("the clock may be wrong: asks again", "by", best.offset, "server", best.server)
+		told, err = "the clock is slewed, by %v", k.Clock.Slew(best.offset, best.distance, act.wait)
+		level = slog.LevelDebug
 	}
 	if err != nil {
-		k.Logger.Error("the clock cannot be set", "err", err)
+		k.Logger.Error("the clock stays as it is", "err", err)
+		return lostWait
 	}
+	k.Logger.Log(ctx, level, fmt.Sprintf(told, best.offset), "server", best.server, "within", best.distance)
 	return act.wait
 }
 
