@@ -141,6 +141,40 @@ func TestPrefetchOfAModuleForAnotherMachineIsNoError(t *testing.T) {
 	}
 }
 
+func TestLoadAsked(t *testing.T) {
+	disk := virtioNet
+	disk.IDs.Device, disk.IDs.SubsystemDevice, disk.Child = 0x1001, 2, drivertest.Virtio(2)
+	virtioBlock := drivertest.Module{Name: "virtio-blk", Aliases: []string{"virtio:d00000002v*"}}
+	ext4 := drivertest.Module{Name: "ext4", Aliases: []string{"fs-ext4"}}
+	for _, tt := range []struct {
+		rule    string
+		modules []string
+		err     error
+		loaded  []string
+	}{
+		{"what a device asks for, and what the one asks for that comes with it", []string{"virtio-blk", "virtio_pci"}, nil,
+			[]string{"virtio", "virtio_blk", "virtio_pci", "virtio_ring"}},
+		{"not what no device here asks for", []string{"e1000", "8139cp"}, nil, nil},
+		{"not what was not named, though a device asks for it", []string{"virtio_pci"}, nil, []string{"virtio", "virtio_pci", "virtio_ring"}},
+		{"what no device ever asks for", []string{"ext4"}, nil, []string{"ext4"}},
+		{"one that cannot be loaded is told once, the rest is loaded", []string{"broken", "no-such", "ext4"}, unix.ENOEXEC, []string{"ext4"}},
+		{"one that is nowhere is told", []string{"no-such"}, drivers.ErrNoModule, nil},
+	} {
+		t.Run(tt.rule, func(t *testing.T) {
+			m, tree := machine(t, []drivertest.Module{
+				modE1000, modMII, mod8139cp, modVirtioPCI, modVirtio, modVirtioRing, virtioBlock, ext4,
+				{Name: "broken", Aliases: []string{"pci:v00001AF4d00001001*"}, Err: unix.ENOEXEC},
+			}, disk)
+			if err := tree.LoadAsked(t.Context(), tt.modules...); !errors.Is(err, tt.err) {
+				t.Errorf("error %v, want %v", err, tt.err)
+			}
+			if got := m.Loaded(); !slices.Equal(got, tt.loaded) {
+				t.Errorf("loaded %q, want %q", got, tt.loaded)
+			}
+		})
+	}
+}
+
 func TestIndependentModulesLoadAtTheSameTime(t *testing.T) {
 	// Each waits for the other one to have begun.
 	var both sync.WaitGroup

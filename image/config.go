@@ -45,6 +45,7 @@ type Config struct {
 	Roles    []config.Role     `toml:"role"`
 	Services []Service         `toml:"service"`
 	Log      config.Log        `toml:"log"`
+	NTP      config.NTP        `toml:"ntp"`
 	Status   config.StatusPage `toml:"status"`
 	Data     config.Data       `toml:"data"`
 	Update   Update            `toml:"update"`
@@ -413,6 +414,7 @@ func (c *Config) guest(s *selection) *config.Config {
 		Disks:          s.disks,
 		Roles:          slices.Clone(c.Roles),
 		Log:            c.Log,
+		NTP:            c.NTP,
 		Shadow:         c.Image.Shadow,
 		Status:         c.Status,
 		Data:           c.Data,

@@ -181,6 +181,7 @@ func TestParseRefuses(t *testing.T) {
 		{"groups of nobody", "[[service]]\nname = 's'\nexec = ['/s']\ngroups = ['tty']\n", "app.toml:4: service[0].groups: "},
 		{"a capability there is not", "[[service]]\nname = 's'\nexec = ['/s']\ncapabilities = ['CAP_ALL']\n", `app.toml:4: service[0].capabilities[0]: "CAP_ALL": `},
 		{"a syslog server without an address", "[log]\nsyslog = 'udp://logs'\n", `app.toml:2: log.syslog: "udp://logs": `},
+		{"a time server that is none", "[ntp]\nservers = ['a b']\n", `app.toml:2: ntp.servers[0]: "a b": `},
 		{"a host name that is none", "[image]\nhostname = 'a b'\n", "app.toml:2: image.hostname: "},
 	} {
 		t.Run(tt.name, func(t *testing.T) {

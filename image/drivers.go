@@ -11,6 +11,7 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/umbra-vm/umbra/drivers/modalias"
 	"github.com/umbra-vm/umbra/drivers/modinfo"
 	"github.com/umbra-vm/umbra/image/kernel"
 )
@@ -99,7 +100,7 @@ func (c *Config) selectModules(k *kernel.Kernel) (*selection, error) {
 			if err != nil {
 				return nil, fmt.Errorf("modules of %s: %w", k.Release, err)
 			}
-			asked = drivesDevice(info)
+			asked = slices.ContainsFunc(info.Values("alias"), modalias.OfDevice)
 		}
 		switch {
 		case asked:
@@ -128,16 +129,6 @@ func (c *Config) selectModules(k *kernel.Kernel) (*selection, error) {
 	}
 	slices.Sort(s.prefetch)
 	return s, nil
-}
-
-// drivesDevice reports whether a device can ask for the module: a device's alias is
-// "BUS:IDS", that of a protocol or a kind of interface a word. "devname:NAME" is a
-// node in /dev, for which programs ask (MODULE_ALIAS_MISCDEV).
-func drivesDevice(info modinfo.Info) bool {
-	return slices.ContainsFunc(info.Values("alias"), func(alias string) bool {
-		bus, _, ok := strings.Cut(alias, ":")
-		return ok && bus != "devname"
-	})
 }
 
 // sweep returns the names of the modules that a class without a list takes.

@@ -11,6 +11,7 @@
 //	netcfgd                 configures the interfaces of network roles
 //	mount-data              mounts the disk for data, once it is there
 //	confirm-update          has a new version prove itself, or leaves it
+//	ntpd                    keeps the clock right
 //	logd                    sends what programs print to a syslog server
 //	exec-service            gives up privileges and becomes a service
 //	shadowctl               shows what the shadow knows, for people and tools
@@ -39,6 +40,7 @@ const (
 	agentProgram = "shadowd"
 	netProgram   = "netcfgd"
 	logProgram   = "logd"
+	ntpProgram   = "ntpd"
 )
 
 // A program is what the binary is under one name. It returns its exit code.
@@ -50,6 +52,7 @@ func programs() map[string]program {
 		netProgram:    confined(netProgram, netcfgd),
 		deployProgram: confined(deployProgram, gather),
 		logProgram:    confined(logProgram, logd),
+		ntpProgram:    confined(ntpProgram, ntpd),
 		mountData:     confined(mountData, keepData),
 		confirmUpdate: confined(confirmUpdate, confirmVersion),
 		"shadowctl":   shadowctl,

@@ -28,6 +28,7 @@ import (
 // allowed are the modules the guest's binary may be made of, beside the
 // standard library and umbra itself. Whatever is added here is added to PID 1.
 var allowed = []string{
+	"github.com/beevik/ntp",
 	"github.com/cilium/ebpf",
 	"github.com/crewjam/rfc5424",
 	"github.com/insomniacslk/dhcp",

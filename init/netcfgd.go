@@ -15,6 +15,9 @@ import (
 	"golang.org/x/sys/unix"
 )
 
+// netState is the directory in which netcfgd keeps what it knows of interfaces.
+var netState = filepath.Join(boot.RunDir, "net")
+
 // netcfgd configures the interfaces of network roles until it is told to end.
 func netcfgd([]string) int {
 	ctx, stop := signal.NotifyContext(context.Background(), unix.SIGTERM, unix.SIGINT)
@@ -22,7 +25,7 @@ func netcfgd([]string) int {
 	cfg, _ := loadConfig() // PID 1 has told what is wrong with it
 	d := netcfg.New(netcfg.Options{
 		Roles:      cfg.Roles,
-		StateDir:   filepath.Join(boot.RunDir, "net"),
+		StateDir:   netState,
 		ResolvConf: "/etc/resolv.conf",
 		Hostname:   cfg.Hostname,
 		Tell:       notify.NewClient("").SetRole,

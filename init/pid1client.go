@@ -25,7 +25,7 @@ func (c pid1Client) Services(ctx context.Context) ([]ctl.Service, error) {
 
 // Lines implements agent.PID1.
 func (c pid1Client) Lines(ctx context.Context, a ctl.LogsArgs) (ctl.Logs, error) {
-	lines, last, err := c.LinesAfter(ctx, a.Service, a.After, a.Wait)
+	lines, last, err := c.LinesAfter(ctx, a.Service, a.After, false)
 	return ctl.Logs{Lines: ctlLines(lines), Last: last}, err
 }
 

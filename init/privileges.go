@@ -18,6 +18,7 @@ var privileges = map[string][]string{
 	deployProgram: {"CAP_SYS_ADMIN", "CAP_SYS_MODULE"},
 	netProgram:    {"CAP_NET_ADMIN", "CAP_NET_BIND_SERVICE", "CAP_NET_RAW"},
 	logProgram:    {},
+	ntpProgram:    {"CAP_SYS_TIME"},
 	mountData:     {"CAP_SYS_ADMIN", "CAP_SYS_MODULE"},
 	confirmUpdate: {"CAP_SYS_ADMIN", "CAP_SYS_MODULE"},
 }

@@ -26,6 +26,7 @@ func shadowd([]string) int {
 		Config: cfg, Faults: faults, Store: pid1, Inherited: inherited, Recording: pid1.SetRecorded, PID1: pid1Client{pid1},
 		Data:    func() *ctl.Data { return lookAtData(cfg) },
 		Update:  func() *ctl.Update { return lookAtUpdate(cfg) },
+		Moved:   tellMoved(movedFile, log),
 		Version: version, Logger: log,
 	})
 	if err != nil {

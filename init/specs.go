@@ -39,6 +39,9 @@ func daemons(cfg *config.Config) []supervise.Spec {
 	if cfg.Log.Syslog != "" {
 		all = append(all, daemon{logProgram, stageLogs, false})
 	}
+	if cfg.NTP.Enabled() {
+		all = append(all, daemon{ntpProgram, stageNetwork, false})
+	}
 	var specs []supervise.Spec
 	for _, d := range all {
 		if programs()[d.name] == nil {
@@ -78,7 +81,7 @@ func statusPage(cfg *config.Config) supervise.Spec {
 }
 
 func isDaemon(name string) bool {
-	return slices.Contains([]string{agentProgram, netProgram, logProgram, statusd, config.DataNeed, config.UpdateName}, name)
+	return slices.Contains([]string{agentProgram, netProgram, logProgram, ntpProgram, statusd, config.DataNeed, config.UpdateName}, name)
 }
 
 // Behind a name with one of these, what a service may need: that the settings of a role

@@ -64,7 +64,7 @@ var walls = []wall{
 
 	// The host side knows of the guest its configuration and the protocol of
 	// its agent, and of drivers what their files say of themselves.
-	{"image/...", []string{"init/config/...", "drivers/modinfo"}},
+	{"image/...", []string{"init/config/...", "drivers/modalias", "drivers/modinfo"}},
 	{"migrate/...", nil},
 	// What users start from has nothing of umbra in it.
 	{"image/examples/...", nil},

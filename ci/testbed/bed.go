@@ -187,7 +187,7 @@ func (b *Bed) build(opts Options) error {
 	}
 	b.DHCP, err = dhcp.Serve(bootps, dhcp.Config{
 		Server: b.Subnet.Addr(), Subnet: b.Subnet.Masked(), First: b.firstLease(),
-		Router: b.Subnet.Addr(), Logger: log,
+		Router: b.Subnet.Addr(), NTP: b.Subnet.Addr(), Logger: log,
 	})
 	if err != nil {
 		return err

@@ -18,6 +18,7 @@ import (
 
 	"github.com/umbra-vm/umbra/ci/rig"
 	"github.com/umbra-vm/umbra/ci/testbed"
+	"github.com/umbra-vm/umbra/ci/testbed/sntp"
 	"github.com/umbra-vm/umbra/ci/testbed/vmtest"
 	"github.com/umbra-vm/umbra/ci/witness"
 	"github.com/umbra-vm/umbra/image"
@@ -55,7 +56,8 @@ type guest struct {
 	bed *testbed.Bed
 	rec *recorder
 
-	plugs int // NICs that were plugged so far
+	plugs int          // NICs that were plugged so far
+	clock *sntp.Server // nil without
 }
 
 // callTimeout ends a question to an agent that died over it: nobody tells the
@@ -79,6 +81,7 @@ type setup struct {
 	rig.Options
 	ipv6     *testbed.IPv6
 	capture  string // file of all frames, none if empty
+	clock    bool   // there is an NTP server
 	peer     witness.PeerOptions
 	patience time.Duration // ends a test that hangs
 }
@@ -148,6 +151,9 @@ func boot(t *testing.T, bundle func() (*image.Bundle, error), neighbours []testb
 	}
 	t.Cleanup(func() { g.bed.Close() })
 	ro.Bed = g.bed
+	if ro.clock {
+		g.serveTime()
+	}
 	if g.Rig, err = rig.Start(ctx, ro.Options, nics...); err != nil {
 		t.Fatal(err)
 	}

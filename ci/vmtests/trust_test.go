@@ -34,6 +34,8 @@ var trustImage = sync.OnceValues(func() (*image.Bundle, error) {
 		Drivers: []string{"e1000", "virtio_net"}, Witness: pace,
 		Extra: fmt.Sprintf(`[log]
 syslog = "udp://%s"
+[ntp]
+dhcp = "on"
 [security]
 lockdown = "integrity"
 [[service]]
@@ -98,7 +100,7 @@ func TestTrust(t *testing.T) {
 		}
 	}
 	table := read(t, "../../docs/security.md")
-	for _, program := range []string{"shadowd", "netcfgd", "logd"} {
+	for _, program := range []string{"shadowd", "netcfgd", "logd", "ntpd"} {
 		row := regexp.MustCompile("(?m)^\\| `" + program + "` \\|([^|]*)\\|").FindStringSubmatch(table)
 		if row == nil {
 			t.Fatalf("docs/security.md does not tell what %s may", program)
@@ -111,7 +113,7 @@ func TestTrust(t *testing.T) {
 		}
 	}
 	for _, line := range g.rec.since(0, "nemesis: hears ") {
-		ours := regexp.MustCompile(`: (shadowd|netcfgd|logd|deploy|init|the kernel)$`).MatchString(line)
+		ours := regexp.MustCompile(`: (shadowd|netcfgd|logd|ntpd|deploy|init|the kernel)$`).MatchString(line)
 		if ours && !regexp.MustCompile(`hears (udp 68|packet 0800): netcfgd$`).MatchString(line) { // DHCP
 			t.Errorf("a listener: %s", line)
 		}

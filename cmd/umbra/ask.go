@@ -7,6 +7,7 @@ package main
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -81,19 +82,22 @@ func roleOf(args []string) ctl.RoleArgs {
 	return ctl.RoleArgs{}
 }
 
+// errNoMachine: there is nobody to ask.
+var errNoMachine = errors.New("no machine")
+
 // dialCtl connects to a control socket, given itself or by its machine's
 // directory.
 func dialCtl(ctx context.Context, place string) (*ctl.Client, error) {
 	info, err := os.Stat(place)
 	if err != nil {
-		return nil, refused(fmt.Errorf("no machine: %w", err))
+		return nil, refused(fmt.Errorf("%w: %w", errNoMachine, err))
 	}
 	if info.IsDir() {
 		place = filepath.Join(place, ctlSocket)
 	}
 	client, err := ctl.Dial(ctx, place, nil)
 	if err != nil {
-		return nil, refused(fmt.Errorf("no machine runs there: %w", err))
+		return nil, refused(fmt.Errorf("%w runs there: %w", errNoMachine, err))
 	}
 	return client, nil
 }

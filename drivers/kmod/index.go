@@ -132,6 +132,12 @@ func (x *Index) Match(alias string) []*Module {
 	return found
 }
 
+// ForDevices reports whether m serves devices, which ask for it by their modalias.
+// What other modules do is asked for by programs.
+func (x *Index) ForDevices(m *Module) bool {
+	return x.aliases.OfDevices(m.Name) || x.builtinAliases.OfDevices(m.Name)
+}
+
 // Resolve returns what a name in a soft dependency or on a command line stands
 // for: the module of that name, else the modules of which it is an alias. It
 // fails with ErrNoModule when there is none.

@@ -118,6 +118,14 @@ func setByte(pattern string, i int) (c byte, next int, ok bool) {
 	return pattern[i], i + 1, true
 }
 
+// OfDevice reports whether an alias of a module is one by which a device asks for it:
+// that is "BUS:IDS", that of a protocol or a kind of interface a word. "devname:NAME" is
+// a node in /dev, for which programs ask (MODULE_ALIAS_MISCDEV).
+func OfDevice(alias string) bool {
+	bus, _, ok := strings.Cut(alias, ":")
+	return ok && bus != "devname"
+}
+
 // Normalize returns s with every '-' outside a bracket set replaced by '_'.
 //
 // Module names are spelt either way: the file is virtio-gpu.ko, the kernel

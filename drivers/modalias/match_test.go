@@ -66,6 +66,22 @@ func TestMatch(t *testing.T) {
 	}
 }
 
+func TestOfDevice(t *testing.T) {
+	for _, tt := range []struct {
+		rule, alias string
+		want        bool
+	}{
+		{"a device has a bus", "pci:v00008086d0000100Esv*sd*bc*sc*i*", true},
+		{"so has a disk", "scsi:t-0x00*", true},
+		{"a file system has none", "fs-ext4", false},
+		{"for a node in /dev programs ask", "devname:net/tun", false},
+	} {
+		if got := OfDevice(tt.alias); got != tt.want {
+			t.Errorf("%s: OfDevice(%q) = %t", tt.rule, tt.alias, got)
+		}
+	}
+}
+
 func TestNormalize(t *testing.T) {
 	for _, tt := range []struct{ rule, in, want string }{
 		{"a name without dashes stays", "8139cp", "8139cp"},

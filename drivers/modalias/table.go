@@ -77,6 +77,12 @@ func (t *Table) Add(pattern, module string) {
 	t.entries = append(t.entries, entry{pattern, Normalize(module)})
 }
 
+// OfDevices reports whether a module has a pattern that a device can match.
+func (t *Table) OfDevices(module string) bool {
+	module = Normalize(module)
+	return slices.ContainsFunc(t.entries, func(e entry) bool { return e.module == module && OfDevice(e.pattern) })
+}
+
 // Len returns the number of patterns.
 func (t *Table) Len() int { return len(t.entries) }
 

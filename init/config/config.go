@@ -59,6 +59,7 @@ type Config struct {
 
 	Status StatusPage `json:"status,omitzero"`
 	Data   Data       `json:"data,omitzero"`
+	NTP    NTP        `json:"ntp,omitzero"`
 	Update Update     `json:"update,omitzero"`
 
 	// Slot is what the guest was booted from, which the kernel command line says; of a
@@ -306,6 +307,9 @@ func (c *Config) SetDefaults() {
 	c.Update.setDefaults()
 	if c.Status.Role != "" && c.Status.Listen == "" {
 		c.Status.Listen = DefaultStatusListen
+	}
+	if c.NTP.DHCP == "" {
+		c.NTP.DHCP = Off
 	}
 	for i := range c.Roles {
 		r := &c.Roles[i]

@@ -30,6 +30,7 @@ const whole = `{
     "user": {"uid": 101, "gid": 102, "groups": [5], "name": "w", "home": "/w"}, "read_only_root": "on", "writable": ["/data"]},
     {"name": "prepare", "argv": ["/bin/prepare"], "type": "oneshot", "capabilities": []}],
   "log": {"syslog": "udp://10.0.2.2:514"},
+  "ntp": {"servers": ["ntp.example.org", "192.0.2.1:1123", "2001:db8::1", "[2001:db8::1]:1123"], "dhcp": "on"},
   "shadow": "off",
   "status": {"listen": "10.0.2.15:9100", "role": "net0"},
   "update": {"settle_s": 5, "timeout_s": 60},
@@ -68,6 +69,7 @@ func TestLoad(t *testing.T) {
 			LogBytes: config.DefaultLogBytes, NoNewPrivileges: config.On, ReadOnlyRoot: config.Off, Capabilities: []string{},
 		}},
 		Log:    config.Log{Syslog: "udp://10.0.2.2:514"},
+		NTP:    config.NTP{Servers: []string{"ntp.example.org", "192.0.2.1:1123", "2001:db8::1", "[2001:db8::1]:1123"}, DHCP: config.On},
 		Shadow: config.Off,
 		Status: config.StatusPage{Listen: "10.0.2.15:9100", Role: "net0"},
 		Update: config.Update{Settle: 5, Timeout: 60},
@@ -117,6 +119,7 @@ func TestDefaults(t *testing.T) {
 			NoNewPrivileges: config.Off, ReadOnlyRoot: config.Off,
 		}},
 		Update: config.Update{Settle: config.DefaultUpdateSettle, Timeout: config.DefaultUpdateTimeout},
+		NTP:    config.NTP{DHCP: config.Off},
 	}
 	if diff := cmp.Diff(want, c); diff != "" {
 		t.Errorf("defaults (-want +got):\n%s", diff)

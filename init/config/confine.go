@@ -41,7 +41,7 @@ const (
 const maxServiceName = 48
 
 // reserved are the names of init's own programs, and of its directory below /run.
-var reserved = []string{"init", "umbra", "shadowd", "deploy", "netcfgd", "logd", "statusd", "shell", DataNeed, UpdateName}
+var reserved = []string{"init", "umbra", "shadowd", "deploy", "netcfgd", "logd", "ntpd", "statusd", "shell", DataNeed, UpdateName}
 
 // User is whom a service runs as. Name and Home are only told to it.
 type User struct {

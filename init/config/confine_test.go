@@ -71,6 +71,12 @@ func TestServicesRefuse(t *testing.T) {
 		{"a server of another protocol", `{"log":{"syslog":"http://10.0.0.1"}}`, "log.syslog"},
 		{"a server with a path", `{"log":{"syslog":"udp://10.0.0.1:514/x"}}`, "log.syslog"},
 		{"a server without a scheme", `{"log":{"syslog":"10.0.0.1"}}`, "log.syslog"},
+		{"a time server with a scheme", `{"ntp":{"servers":["ntp://a"]}}`, `ntp.servers[0]: "ntp://a"`},
+		{"half an address of one", `{"ntp":{"servers":["192.0.2"]}}`, `ntp.servers[0]: "192.0.2"`},
+		{"a port of one that is none", `{"ntp":{"servers":["a:0"]}}`, `ntp.servers[0]: "a:0"`},
+		{"a time server twice", `{"ntp":{"servers":["a","a"]}}`, `ntp.servers[1]: "a"`},
+		{"too many of them", `{"ntp":{"servers":["a","b","c","d","e","f","g","h","i"]}}`, `ntp.servers: 9: want 8 at most`},
+		{"time servers of whom, is not said so", `{"ntp":{"dhcp":"yes"}}`, `ntp.dhcp: "yes"`},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			c, err := config.Load(strings.NewReader(tt.text))

@@ -90,6 +90,7 @@ func (c *Config) Validate() error {
 	}
 	k.needs(c.Services, roles, services, c.Data)
 	k.log(c.Log)
+	k.ntp(c.NTP)
 	return errors.Join(k.errs...)
 }
 

@@ -279,11 +279,11 @@ func TestJSON(t *testing.T) {
 			Proxy: "p", Device: "d", Driver: "r", Iface: "i", MAC: "m", Carrier: true, Since: 3, Log: 4, Held: 5, Deferred: 6, Message: "x"}}},
 			`{"version":"v","shadow":"on","boottime_ns":1,"roles":[{"name":"net0","class":"net","mode":"passive","proxy":"p","device":"d",` +
 				`"driver":"r","iface":"i","mac":"m","carrier":true,"since_boottime_ns":3,"log":4,"held":5,"deferred":6,"message":"x"}],"recoveries":2}`},
-		{"clock", Clock{1, 2}, `{"monotonic_ns":1,"boottime_ns":2}`},
+		{"clock", Clock{1, 2, 3}, `{"monotonic_ns":1,"boottime_ns":2,"realtime_ns":3}`},
 		{"migrated", Migrated{"g", 3}, `{"generation":"g","resumed_ago_ns":3}`},
 		{"service", Service{Name: "app", State: "running", PID: 1, For: 2, Starts: 3, LastExit: "e"},
 			`{"name":"app","state":"running","pid":1,"for_ns":2,"starts":3,"last_exit":"e"}`},
-		{"question for lines", LogsArgs{Service: "app", After: 1, Wait: true}, `{"service":"app","after":1,"wait":true}`},
+		{"question for lines", LogsArgs{Service: "app", After: 1}, `{"service":"app","after":1}`},
 		{"lines", Logs{Lines: []Line{{N: 1, At: time.Unix(0, 0).UTC(), From: "app", Text: "x"}}, Last: 2},
 			`{"lines":[{"n":1,"at":"1970-01-01T00:00:00Z","from":"app","text":"x"}],"last":2}`},
 		{"log entry", LogEntry{Role: "net0", Key: "net.vlan+", Value: "1"}, `{"role":"net0","key":"net.vlan+","value":"1"}`},

@@ -199,11 +199,9 @@ type Service struct {
 
 // LogsArgs asks for lines that a program has printed, or any program if Service is empty:
 // the oldest that PID 1 remembers with a number above After, as many as it sends at once.
-// With Wait it waits some seconds for one, and then answers with none.
 type LogsArgs struct {
 	Service string `json:"service,omitempty"`
 	After   uint64 `json:"after,omitempty"`
-	Wait    bool   `json:"wait,omitempty"`
 }
 
 // Logs are lines of programs. Last is the number of the newest line of all, when it was
@@ -226,6 +224,7 @@ type Line struct {
 type Clock struct {
 	Monotonic int64 `json:"monotonic_ns"`
 	Boottime  int64 `json:"boottime_ns"`
+	Realtime  int64 `json:"realtime_ns"` // since 1970
 }
 
 // Migrated tells the agent that the guest has been migrated.
@@ -258,7 +257,7 @@ func ReadClock() (Clock, error) {
 	if err := unix.ClockGettime(unix.CLOCK_BOOTTIME, &boot); err != nil {
 		return Clock{}, fmt.Errorf("reading CLOCK_BOOTTIME: %w", err)
 	}
-	return Clock{Monotonic: mono.Nano(), Boottime: boot.Nano()}, nil
+	return Clock{Monotonic: mono.Nano(), Boottime: boot.Nano(), Realtime: time.Now().UnixNano()}, nil
 }
 
 // Stamp returns when the recovery reached the stamp called name, in ns of

@@ -35,6 +35,7 @@ type Config struct {
 	Fixed  map[string]netip.Addr // leases set in advance, by hardware address "52:54:00:…"
 	Router netip.Addr            // default gateway, none if invalid
 	DNS    []netip.Addr
+	NTP    netip.Addr    // option 42, absent if invalid
 	MTU    uint16        // option 26, absent if 0
 	Lease  time.Duration // one hour if 0
 	Logger *slog.Logger
@@ -180,6 +181,9 @@ func (s *Server) answer(m *dhcpv4.DHCPv4) (*dhcpv4.DHCPv4, error) {
 			dns[i] = a.AsSlice()
 		}
 		options = append(options, dhcpv4.WithDNS(dns...))
+	}
+	if s.cfg.NTP.IsValid() {
+		options = append(options, dhcpv4.WithOption(dhcpv4.OptNTPServers(s.cfg.NTP.AsSlice())))
 	}
 	if s.cfg.MTU != 0 {
 		options = append(options, dhcpv4.WithGeneric(dhcpv4.OptionInterfaceMTU,

@@ -25,7 +25,11 @@ var imageKeys = []string{"hostname", "authorized_keys", "shadow", "debug"}
 var same = map[string]reflect.Type{
 	"log":  reflect.TypeFor[config.Log](),
 	"data": reflect.TypeFor[config.Data](),
+	"ntp":  reflect.TypeFor[config.NTP](),
 }
+
+// whole are those of them whose keys exclude each other: a document gives all or nothing.
+var whole = []string{"data"}
 
 // A list is a list of tables with names.
 type list struct {

@@ -128,9 +128,14 @@ func (d *Document) over(base table) {
 		maps.Copy(base, image)
 	}
 	for key := range same {
-		if v, ok := d.tree[key]; ok {
-			base[key] = v
+		v, ok := d.tree[key]
+		if !ok {
+			continue
 		}
+		if slices.Contains(whole, key) {
+			delete(base, key)
+		}
+		mergeTable(base, table{key: v})
 	}
 	for _, l := range lists {
 		base[l.guest] = mergeNamed(items(base, l.guest), items(d.tree, l.key), l.merge)

@@ -96,6 +96,10 @@ id = 100`},
 			func(c *config.Config) {
 				c.Services[0].Argv, c.Services[0].Env = []string{"/bin/app", "-q"}, []string{"A=1", "B=3", "C=5"}
 			}},
+		{"who is asked for the time is merged by keys", []string{"[ntp]\nservers = ['a']\ndhcp = 'on'", "[ntp]\nservers = ['b']"},
+			func(c *config.Config) { c.NTP = config.NTP{Servers: []string{"b"}, DHCP: config.On} }},
+		{"another disk for data is another one", []string{"[data]\nserial = 'a'", "[data]\npartition = 'b'"},
+			func(c *config.Config) { c.Data = config.Data{Partition: "b"} }},
 		{"a document may be empty", []string{"", "# nothing"}, func(*config.Config) {}},
 	} {
 		t.Run(tt.rule, func(t *testing.T) {
@@ -128,6 +132,7 @@ func TestRefusals(t *testing.T) {
 		{"what is decided at build", []named{{"x", "[drivers]\nmodules = ['e1000']"}}, "x: line 1: drivers: is decided when the image is built"},
 		{"whom a service runs as, which the image's files tell", []named{{"x", "[[service]]\nname = 'app'\nuser = 'a'"}}, "x: line 3: service[0].user: is decided when the image is built"},
 		{"a syslog server", []named{{"x", "[log]\nsyslog = 'tcp:/a'"}}, `x: line 2: log.syslog: "tcp:/a": want `},
+		{"a time server", []named{{"x", "[ntp]\nservers = ['a b']"}}, `x: line 2: ntp.servers[0]: "a b": want `},
 		{"a file", []named{{"x", "[image]\nfiles = []"}}, "x: line 2: image.files: is decided when the image is built"},
 		{"modules, which are not for the image's table", []named{{"x", "[image]\nmodules = []"}}, "x: line 2: image.modules: no such key"},
 		{"a value of another type", []named{{"x", "[image]\ndebug = 'yes'"}}, "x: line 2: image.debug: want true or false"},

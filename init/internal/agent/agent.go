@@ -68,6 +68,7 @@ type Options struct {
 	PID1      PID1
 	Data      func() *ctl.Data // what became of it, nil if the guest is to have none
 	Update    func() *ctl.Update
+	Moved     func() // called when the guest is found to have moved, maybe more than once
 	Version   string
 	Logger    *slog.Logger
 }
@@ -107,7 +108,7 @@ func Run(ctx context.Context, opt Options) error {
 		g.Go(func() error { return srv.ServeTerminal(ctx, path) })
 	}
 	g.Go(func() error {
-		return m.Run(ctx, listen(ctx, opt.Logger, m, host, reloads))
+		return m.Run(ctx, listen(ctx, opt, m, host, reloads))
 	})
 	if err := g.Wait(); err != nil && !errors.Is(err, context.Canceled) {
 		return err
@@ -241,7 +242,8 @@ func (s store) Inherited(name string) (*os.File, bool) {
 // listen merges every source of "look at your devices" into one channel. A
 // source that this machine does not have costs nothing but its speed: the
 // identity check finds a migration without any of the others.
-func listen(ctx context.Context, log *slog.Logger, m *shadow.Manager, host *signals.Manual, reloads <-chan shadow.Signal) <-chan shadow.Signal {
+func listen(ctx context.Context, opt Options, m *shadow.Manager, host *signals.Manual, reloads <-chan shadow.Signal) <-chan shadow.Signal {
+	log := opt.Logger
 	watchers := []signals.Watcher{host}
 	if g, err := signals.NewGenerationID(); err == nil {
 		watchers = append(watchers, g)
@@ -277,6 +279,9 @@ func listen(ctx context.Context, log *slog.Logger, m *shadow.Manager, host *sign
 				sig = signalOf(s)
 				if sig.Cause == ctl.CauseMigration {
 					log.Info("told of a migration", "by", string(s.Source))
+				}
+				if sig.Cause == ctl.CauseMigration || s.Source == signals.Identity {
+					opt.Moved()
 				}
 			case sig = <-reloads:
 			}

@@ -60,7 +60,8 @@ func Table(self string) []Creator {
 		Func{"limit of open files", raiseFileLimit},
 		Func{"Ctrl-Alt-Del", ctrlAltDel},
 	}
-	for _, name := range []string{"/sbin/poweroff", "/sbin/reboot", "/sbin/halt", "/sbin/shadowd", "/sbin/netcfgd", "/sbin/logd", "/sbin/mount-data", "/sbin/confirm-update", "/sbin/exec-service", "/bin/shadowctl"} {
+	for _, name := range []string{"/sbin/poweroff", "/sbin/reboot", "/sbin/halt", "/sbin/shadowd", "/sbin/netcfgd", "/sbin/logd", "/sbin/ntpd",
+		"/sbin/mount-data", "/sbin/confirm-update", "/sbin/exec-service", "/bin/shadowctl"} {
 		t = append(t, Link{name, self})
 	}
 	return t

@@ -42,11 +42,13 @@ var (
 // written to, or ctx ends. What keeps it from that is told once, and kept in the file of
 // that name for [Look]. Whoever was killed over it may begin again at any point.
 func Keep(ctx context.Context, log *slog.Logger, want config.Data, modules []string, file string) error {
-	if err := disks.Load(ctx, log, modules); err != nil {
+	hw, err := disks.NewDrivers(log, modules)
+	if err != nil {
 		return err
 	}
 	var last note
 	for {
+		hw.Load(ctx)
 		n, err := try(log, want)
 		if n != last {
 			if err != nil {

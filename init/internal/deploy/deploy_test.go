@@ -166,9 +166,9 @@ func TestFirmwareConfig(t *testing.T) {
 	const dir = "firmware/qemu_fw_cfg/by_name/opt/"
 	device := map[string]string{"bus/acpi/devices/QEMU0002:00/hid": "QEMU0002\n"}
 	loaded := 0
-	load := func(_ context.Context, name, _ string) error {
-		if name != "qemu_fw_cfg" {
-			return fmt.Errorf("no module %s", name)
+	load := func(_ context.Context, modules ...string) error {
+		if !slices.Equal(modules, []string{"qemu_fw_cfg"}) {
+			return fmt.Errorf("no modules %s", modules)
 		}
 		loaded++
 		return nil

@@ -26,14 +26,8 @@ func Drive(modules []string, mountPoint string, load Loader) Source {
 		if len(modules) == 0 {
 			return nil, nil
 		}
-		// Disks are there when this returns: the kernel ends the start of a module
-		// only after what the module began in the background (do_init_module in
-		// kernel/module/main.c, async_synchronize_full).
-		for _, m := range modules {
-			err := load(ctx, m, "")
-			if err != nil && !errors.Is(err, unix.ENODEV) { // front ends of Xen, elsewhere
-				log.Warn("a volume with configuration may not be found", "err", err)
-			}
+		if err := load(ctx, modules...); err != nil {
+			log.Warn("a volume with configuration may not be found", "err", err)
 		}
 		return readDrive("/sys/class/block", "/dev", func(dev string, v volume, read func(dir string) error) error {
 			return mounted(dev, v, mountPoint, read)

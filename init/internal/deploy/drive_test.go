@@ -144,7 +144,7 @@ func TestAVolumeThatCannotBeMounted(t *testing.T) {
 }
 
 func TestAnImageWithoutTheClassLooksForNoVolume(t *testing.T) {
-	docs, err := Drive(nil, "", func(context.Context, string, string) error {
+	docs, err := Drive(nil, "", func(context.Context, ...string) error {
 		t.Error("a module was loaded")
 		return nil
 	})(context.Background(), quiet)

@@ -34,9 +34,9 @@ const (
 // Sources are the places of this machine that are looked at, the least important first.
 // What is needed only for that is below dir.
 func Sources(log *slog.Logger, image []byte, cmdline, dir string) []Source {
-	load := func(context.Context, string, string) error { return errors.New("the image has no modules") }
+	load := func(context.Context, ...string) error { return errors.New("the image has no modules") }
 	if tree, err := drivers.New(drivers.WithLogger(log)); err == nil {
-		load = tree.LoadModule
+		load = tree.LoadAsked
 	}
 	var modules []string
 	if own, err := config.LoadBytes(image); err == nil { // else it is told when that is used
@@ -61,8 +61,9 @@ func Cmdline(cmdline string) Source {
 	}
 }
 
-// Loader loads a kernel module with what it needs; [drivers.Tree.LoadModule] does.
-type Loader func(ctx context.Context, name, params string) error
+// Loader loads those of the modules that are of use on this machine; [drivers.Tree.LoadAsked]
+// does.
+type Loader func(ctx context.Context, modules ...string) error
 
 // The driver of QEMU's fw_cfg device, and the device as ACPI knows it
 // (drivers/firmware/qemu_fw_cfg.c).
@@ -78,7 +79,7 @@ func FirmwareConfig(sysfs string, load Loader) Source {
 		if _, err := os.Stat(filepath.Join(sysfs, fwCfgDevice)); err != nil {
 			return nil, nil
 		}
-		if err := load(ctx, fwCfgModule, ""); err != nil {
+		if err := load(ctx, fwCfgModule); err != nil {
 			log.Warn("what QEMU says by fw_cfg is not heard", "err", err)
 			return nil, nil
 		}

@@ -18,8 +18,6 @@ import (
 	"slices"
 	"strings"
 
-	"golang.org/x/sys/unix"
-
 	"github.com/umbra-vm/umbra/drivers"
 )
 
@@ -42,21 +40,31 @@ func (w Wanted) String() string {
 	return fmt.Sprintf("with the serial number %q", w.Serial)
 }
 
-// Load loads modules with which disks are found, in that order. What cannot be loaded is
-// told, and nothing else becomes of it.
-func Load(ctx context.Context, log *slog.Logger, modules []string) error {
-	hw, err := drivers.New(drivers.WithLogger(log))
+// Drivers are those with which disks are found.
+type Drivers struct {
+	log     *slog.Logger
+	tree    *drivers.Tree
+	modules []string
+	told    bool
+}
+
+// NewDrivers takes the modules of which drivers may be needed. It loads none.
+func NewDrivers(log *slog.Logger, modules []string) (*Drivers, error) {
+	tree, err := drivers.New(drivers.WithLogger(log))
 	if err != nil {
-		return err
+		return nil, err
 	}
-	load := hw.LoadModule
-	for _, m := range modules {
-		// Front ends of Xen say so elsewhere.
-		if err := load(ctx, m, ""); err != nil && !errors.Is(err, unix.ENODEV) {
-			log.Warn("the disk may not be found", "err", err)
-		}
+	return &Drivers{log: log, tree: tree, modules: modules}, nil
+}
+
+// Load loads those that a device of this machine asks for, and those that none ever asks
+// for. It belongs before each look: what is plugged may be the first to ask for one. What
+// cannot be loaded is told once, and nothing else becomes of it.
+func (d *Drivers) Load(ctx context.Context) {
+	if err := d.tree.LoadAsked(ctx, d.modules...); err != nil && !d.told {
+		d.log.Warn("the disk may not be found", "err", err)
+		d.told = true
 	}
-	return nil
 }
 
 // Find returns the name of the one block device of those that class lists which is what

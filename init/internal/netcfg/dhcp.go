@@ -36,7 +36,7 @@ const (
 // wanted are the options asked for.
 var wanted = dhcpv4.WithRequestedOptions(
 	dhcpv4.OptionSubnetMask, dhcpv4.OptionRouter, dhcpv4.OptionDomainNameServer,
-	dhcpv4.OptionDomainName, dhcpv4.OptionClasslessStaticRoute,
+	dhcpv4.OptionDomainName, dhcpv4.OptionClasslessStaticRoute, dhcpv4.OptionNTPServers,
 )
 
 // A dialFunc opens a client that sends from a leased address, or from none if
@@ -151,7 +151,7 @@ func lease(ack *dhcpv4.DHCPv4, start time.Duration) (*Lease, error) {
 	if server, ok := netip.AddrFromSlice(ack.ServerIdentifier().To4()); ok {
 		l.Server = server
 	}
-	l.Routes = routes(ack)
+	l.Routes, l.NTP = routes(ack), addrs(ack.NTPServers())
 	time := ack.IPAddressLeaseTime(0)
 	if time <= 0 {
 		return nil, fmt.Errorf("%w: no lease time", ErrLease)

@@ -27,6 +27,7 @@ type Lease struct {
 	Routes  []Route      `json:"routes,omitempty"`
 	DNS     []netip.Addr `json:"dns,omitempty"`
 	Domain  string       `json:"domain,omitempty"`
+	NTP     []netip.Addr `json:"ntp,omitempty"`
 	Term
 }
 

@@ -99,11 +99,12 @@ func TestLeaseOfAnAnswer(t *testing.T) {
 		want Lease
 		err  error
 	}{
-		{"address, mask, the first router, name servers, domain",
+		{"address, mask, the first router, name servers, domain, time servers",
 			[]dhcpv4.Modifier{you, mask24, hour, router, dhcpv4.WithOption(dhcpv4.OptDNS(ip("10.0.2.3"), ip("0.0.0.0"))),
+				dhcpv4.WithOption(dhcpv4.OptNTPServers(ip("10.0.2.4"), ip("224.0.1.1"))),
 				dhcpv4.WithOption(dhcpv4.OptDomainName("example.org")), dhcpv4.WithOption(dhcpv4.OptServerIdentifier(ip("10.0.2.2")))},
 			Lease{Address: netip.MustParsePrefix("10.0.2.15/24"), Server: netip.MustParseAddr("10.0.2.2"), Routes: def,
-				DNS: []netip.Addr{netip.MustParseAddr("10.0.2.3")}, Domain: "example.org"}, nil},
+				DNS: []netip.Addr{netip.MustParseAddr("10.0.2.3")}, Domain: "example.org", NTP: []netip.Addr{netip.MustParseAddr("10.0.2.4")}}, nil},
 		{"without a mask it goes by the class of the address", []dhcpv4.Modifier{dhcpv4.WithYourIP(ip("172.16.1.1")), hour},
 			Lease{Address: netip.MustParsePrefix("172.16.1.1/16")}, nil},
 		{"a mask with holes is none", []dhcpv4.Modifier{you, hour, dhcpv4.WithNetmask(net.IPMask{255, 0, 255, 0})},
@@ -193,6 +194,27 @@ func TestStateIsReadBack(t *testing.T) {
 	}
 	if st, err := s.Load("net0"); err == nil || st.Ifindex != 0 {
 		t.Errorf("a broken file is state %+v, %v", st, err)
+	}
+}
+
+func TestTimeServers(t *testing.T) {
+	s := Store{Dir: t.TempDir()}
+	if got := TimeServers(s.Dir); got != nil {
+		t.Errorf("without a lease: %v", got)
+	}
+	a, b := netip.MustParseAddr("10.0.2.4"), netip.MustParseAddr("10.0.3.4")
+	for role, st := range map[string]State{
+		"net0": {Lease: &Lease{NTP: []netip.Addr{a}}}, "net0.5": {Lease: &Lease{NTP: []netip.Addr{b, a}}}, "net1": {},
+	} {
+		if err := s.Save(role, st); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := os.WriteFile(s.path("net2"), []byte("{"), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	if diff := cmp.Diff([]netip.Addr{b, a}, TimeServers(s.Dir), addrCmp); diff != "" {
+		t.Errorf("servers of all leases, each once (-want +got):\n%s", diff)
 	}
 }
 

@@ -11,6 +11,8 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"slices"
+	"strings"
 	"time"
 )
 
@@ -82,6 +84,25 @@ func (s Store) Save(role string, st State) error {
 		return fmt.Errorf("state of %s: %w", role, err)
 	}
 	return nil
+}
+
+// TimeServers returns the NTP servers that came with the leases whose states are in a
+// directory, each once.
+func TimeServers(dir string) []netip.Addr {
+	files, _ := filepath.Glob(filepath.Join(dir, "*.json")) // an error is that of a pattern
+	var servers []netip.Addr
+	for _, file := range files {
+		st, err := Store{dir}.Load(strings.TrimSuffix(filepath.Base(file), ".json"))
+		if err != nil || st.Lease == nil {
+			continue // the next state is another one
+		}
+		for _, a := range st.Lease.NTP {
+			if !slices.Contains(servers, a) {
+				servers = append(servers, a)
+			}
+		}
+	}
+	return servers
 }
 
 // replace writes a file so that a reader sees the old content or the new.

@@ -57,10 +57,11 @@ func Install(ctx context.Context, run string, running slot.Slot, image io.Reader
 // Confirm waits until the version that runs, which is cfg.Slot, has proved itself, and has
 // that remembered. If it does not in time the guest is rebooted, for which it waits.
 func Confirm(ctx context.Context, log *slog.Logger, run string, cfg *config.Config, guest Guest) error {
-	if err := disks.Load(ctx, log, cfg.Disks); err != nil {
+	hw, err := disks.NewDrivers(log, cfg.Disks)
+	if err != nil {
 		return err
 	}
-	d, err := find(ctx, log, run, cfg.Slot)
+	d, err := find(ctx, log, hw, run, cfg.Slot)
 	if err != nil {
 		return err
 	}
@@ -93,9 +94,10 @@ func newTrial(u config.Update) trial {
 
 // find waits for the disk with the slots. Without it nobody knows whether the version is on
 // trial, and one that is not must not be left.
-func find(ctx context.Context, log *slog.Logger, run string, running slot.Slot) (d slot.Disk, err error) {
+func find(ctx context.Context, log *slog.Logger, hw *disks.Drivers, run string, running slot.Slot) (d slot.Disk, err error) {
 	var told string
 	for {
+		hw.Load(ctx)
 		err := withSlots(run, reads, func(dir string) (err error) {
 			d, err = look(dir, running)
 			return errors.Join(err, remember(run, dir, running))

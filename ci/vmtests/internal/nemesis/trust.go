@@ -18,7 +18,7 @@ import (
 // tellTrust tells what umbra's programs may do, who hears the network, and what the kernel
 // says to a root who wants to change it.
 func tellTrust() error {
-	for _, program := range []string{"shadowd", "netcfgd", "logd"} {
+	for _, program := range []string{"shadowd", "netcfgd", "logd", "ntpd"} {
 		pid, err := pidOf(program)
 		if err != nil {
 			return err
