@@ -120,9 +120,8 @@ type racer struct {
 func (b *bench) race(ctx context.Context, x *racer, round int) error {
 	ctx, cancel := context.WithTimeoutCause(ctx, moveLimit, errNotInTime)
 	defer cancel()
-	g, err := b.start(ctx, fmt.Sprintf("race-%s%d", x.name, round), rig.Options{
-		Bundle: x.bundle, ICount: new(int), Cmdline: fmt.Sprintf("uroot.uinitargs=%q", strings.Join(loadArgs, " ")),
-	}, rig.NIC{Model: "e1000", Slot: slots[0]})
+	opts := GuestClock.options(rig.Options{Bundle: x.bundle, Cmdline: fmt.Sprintf("uroot.uinitargs=%q", strings.Join(loadArgs, " "))})
+	g, err := b.start(ctx, fmt.Sprintf("race-%s%d", x.name, round), opts, rig.NIC{Model: "e1000", Slot: slots[0]})
 	if err != nil {
 		return err
 	}
