@@ -65,25 +65,32 @@ func (b *bench) boot(ctx context.Context) error {
 	return nil
 }
 
-// bootOnce takes the time of one boot, by the guest's clock.
+// bootOnce takes the time of one boot.
 func (b *bench) bootOnce(ctx context.Context, name string) error {
-	ctx, cancel := context.WithTimeoutCause(ctx, moveLimit, errNotInTime)
-	defer cancel()
-	g, err := b.start(ctx, name, GuestClock.options(rig.Options{}), rig.NIC{Model: "e1000", Slot: slots[0]})
+	r, console, err := b.bootToProgram(ctx, name, rig.Options{})
 	if err != nil {
 		return err
 	}
-	defer g.close()
-	r, _, err := next(ctx, g.Host, 0, record.Start)
+	kernel, steps, err := readBoot(console)
 	if err != nil {
 		return err
-	}
-	kernel, steps, err := readBoot(g.Host.Console.Tail(g.Host.Console.Next()))
-	if err != nil {
-		return fmt.Errorf("%w%s", err, lastLines(g.Host))
 	}
 	b.report.boot(kernel, ms(time.Duration(r.Boottime)), steps)
 	return nil
+}
+
+// bootToProgram boots a guest, timed by its own clock, until the program that measures
+// runs, and returns that program's first record and what has been on the console.
+func (b *bench) bootToProgram(ctx context.Context, name string, opts rig.Options) (record.Record, []vm.Line, error) {
+	ctx, cancel := context.WithTimeoutCause(ctx, moveLimit, errNotInTime)
+	defer cancel()
+	g, err := b.start(ctx, name, GuestClock.options(opts), rig.NIC{Model: "e1000", Slot: slots[0]})
+	if err != nil {
+		return record.Record{}, nil, err
+	}
+	defer g.close()
+	r, _, err := next(ctx, g.Host, 0, record.Start)
+	return r, g.Host.Console.Tail(g.Host.Console.Next()), err
 }
 
 var errNoHandOver = errors.New("init's first line is not on the console")

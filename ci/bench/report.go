@@ -58,6 +58,9 @@ type Result struct {
 	Unit   string  `json:"unit,omitempty"` // none: a ratio
 	Floor  bool    `json:"floor,omitempty"`
 	Missed bool    `json:"target_missed"`
+	// Spread is how far apart what it was taken from is, relative, where that is known: a
+	// target that is nearer has been neither met nor missed for certain.
+	Spread float64 `json:"spread,omitempty"`
 }
 
 // Steady compares what one unit of sending or receiving costs.
@@ -136,6 +139,11 @@ type Boot struct {
 	Modules   int                `json:"modules"`
 }
 
+// spread notes of the newest result how far apart the rounds are that it was taken from.
+func (r *Report) spread(of Steady) {
+	r.Results[len(r.Results)-1].Spread = max(of.Proxy.Spread, of.Bare.Spread)
+}
+
 func (r *Report) target(name string, value, target float64, unit string) {
 	r.Results = append(r.Results, Result{Name: name, Value: value, Target: target, Unit: unit, Missed: value > target})
 }
@@ -207,6 +215,7 @@ func (r *Report) sum() {
 		r.Steady = append(r.Steady, st)
 		if s.target != 0 {
 			r.target("instructions per "+s.unit+", proxy/bare", st.Least, s.target, "")
+			r.spread(st)
 		}
 	}
 	r.sumThroughput()
@@ -377,6 +386,9 @@ func (r *Report) Render(w io.Writer) {
 			missed++
 		} else {
 			word = "ok"
+		}
+		if x.Spread > 0 {
+			word += fmt.Sprintf(", spread %.1f%%", 100*x.Spread)
 		}
 		fmt.Fprintf(t, "  %s\t%.4g %s\t%s %.3g\t%s\n", x.Name, x.Value, x.Unit, sign, x.Target, word)
 	}

@@ -44,6 +44,9 @@ func TestReportComparesTheRoundsThatWaitedLeast(t *testing.T) {
 	if !r.Results[0].Missed {
 		t.Errorf("%v is not said to be over %v", r.Results[0].Value, r.Results[0].Target)
 	}
+	if got, want := r.Results[0].Spread, s.Proxy.Spread; got != want || got == 0 {
+		t.Errorf("spread %v, want the larger one of both, %v", got, want)
+	}
 }
 
 func TestReportNeedsBothSides(t *testing.T) {

@@ -50,8 +50,10 @@ func (r *Report) sumThroughput() {
 		t := Throughput{Way: way.name}
 		proxy, bare, counted := r.both(GuestClock, way.counted)
 		if counted {
-			t.Bound = stats.Ratio(1, compare(way.name, proxy, bare).Least)
+			cost := compare(way.name, proxy, bare)
+			t.Bound = stats.Ratio(1, cost.Least)
 			r.floor("throughput of a TCP stream bound by the processor, "+way.name+", proxy/bare", t.Bound, throughputTarget)
+			r.spread(cost)
 		}
 		proxy, bare, timed := r.both(WallClock, way.timed)
 		if timed {

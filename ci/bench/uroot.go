@@ -23,7 +23,6 @@ import (
 	"github.com/u-root/mkuimage/uimage"
 	"github.com/u-root/uio/llog"
 
-	"github.com/umbra-vm/umbra/ci/bench/internal/record"
 	"github.com/umbra-vm/umbra/ci/bench/internal/stats"
 	"github.com/umbra-vm/umbra/ci/rig"
 	"github.com/umbra-vm/umbra/image"
@@ -118,16 +117,9 @@ type racer struct {
 
 // race boots an image once.
 func (b *bench) race(ctx context.Context, x *racer, round int) error {
-	ctx, cancel := context.WithTimeoutCause(ctx, moveLimit, errNotInTime)
-	defer cancel()
-	g, err := b.start(ctx, fmt.Sprintf("race-%s%d", x.name, round), rig.Options{
-		Bundle: x.bundle, ICount: new(int), Cmdline: fmt.Sprintf("uroot.uinitargs=%q", strings.Join(loadArgs, " ")),
-	}, rig.NIC{Model: "e1000", Slot: slots[0]})
-	if err != nil {
-		return err
-	}
-	defer g.close()
-	r, _, err := next(ctx, g.Host, 0, record.Start)
+	r, _, err := b.bootToProgram(ctx, fmt.Sprintf("race-%s%d", x.name, round), rig.Options{
+		Bundle: x.bundle, Cmdline: fmt.Sprintf("uroot.uinitargs=%q", strings.Join(loadArgs, " ")),
+	})
 	if err != nil {
 		return err
 	}
