@@ -435,9 +435,12 @@ func (l *lab) judge(harm func(witness.Verdict) error) {
 
 // dump shows what a person needs to see of a test that failed.
 func (l *lab) dump(h *xenlab.Host) {
-	ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
+	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 	defer cancel()
 	for _, line := range []string{
+		// To the host's console: virtual processors, timers, interrupts and VMCBs, and of
+		// each guest what Xen emulates. A guest that stands still waits for one of them.
+		"for k in q r a I v; do xl debug-keys $k; done; for d in $(xl list | tail -n +3 | cut -c42-46); do xen-hvmctx $d; done",
 		"xl list", "tail -n 40 /var/log/xen/*", "brctl show; ip addr", "xl dmesg | tail -n 60", "cat /run/guest*.cfg", "free", "ls /run /run/xen", "xenstore-ls",
 	} {
 		out, err := h.Run(ctx, line)
