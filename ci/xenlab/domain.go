@@ -259,6 +259,9 @@ func (d *Domain) Migrate(ctx context.Context, to *Host, opts DomainOptions, opti
 	}
 	rune, receives := "xl migrate-receive", func() error { return nil }
 	if d.Host != to {
+		if !to.Link.Address.IsValid() {
+			return nil, fmt.Errorf("migration of domain %s: host %s has no link", d.Name, to.Name)
+		}
 		rune = fmt.Sprintf("exec /init dial %v", netip.AddrPortFrom(to.Link.Address.Addr(), migrationPort))
 		listening, stop := context.WithCancel(ctx)
 		defer stop()
