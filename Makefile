@@ -67,13 +67,15 @@ bench: deps
 matrix: deps
 	go run ./ci/matrix/cmd/matrix
 
-# Guests on Xen hosts, stock and patched, which run inside QEMU; half an hour.
+# Guests on Xen hosts, stock and patched, which run inside QEMU, two of them at a time;
+# half an hour.
 xen-test: xen
-	go test -count=1 -v -timeout 60m -skip '^TestOneMove$$' ./ci/xentests -args -xen -patched $(CURDIR)/out/xen
+	@sh ci/deps.sh xen-test
+	go test -count=1 -v -timeout 60m -parallel 2 -skip '^TestOneMove$$' ./ci/xentests -args -xen -patched $(CURDIR)/out/xen
 
 # One move on one host, some minutes: on stock Xen and, if "make xen" was run, on the patched.
 xen-test-short: deps
-	go test -count=1 -v -timeout 30m -run '^TestOneMove$$' ./ci/xentests -args -xen $(if $(wildcard out/xen/boot),-patched $(CURDIR)/out/xen)
+	go test -count=1 -v -timeout 30m -parallel 2 -run '^TestOneMove$$' ./ci/xentests -args -xen $(if $(wildcard out/xen/boot),-patched $(CURDIR)/out/xen)
 
 # The eBPF objects are committed, and so are docs/operations.md and docs/matrix.md.
 # generate makes them anew; generated fails if that makes a difference for the objects,

@@ -4,8 +4,9 @@
 # argument "test" the tools that some tests take into the guest and UEFI firmware,
 # with "outputs" the tools that look at an image's outputs, with "browser" one to look
 # at the status page, with "clang" the compiler of the eBPF objects, with "xen-source"
-# and "xen" what it takes to patch and to build Xen. Kernel package, Xen's source and Go modules are fetched by the
-# programs themselves.
+# and "xen" what it takes to patch and to build Xen, with "xen-test" the ssh that reaches
+# the Xen hosts of the lab. Kernel package, Xen's source and Go modules are fetched by
+# the programs themselves.
 set -eu
 
 say() { echo "umbra: $*" >&2; }
@@ -52,6 +53,9 @@ xen)
 	# Headers, and the BIOS that libxl gives HVM guests.
 	want_installed libc6-dev python3-dev zlib1g-dev liblzma-dev libbz2-dev libzstd-dev libncurses-dev \
 		uuid-dev libyajl-dev libaio-dev seabios
+	;;
+xen-test)
+	want ssh openssh-client
 	;;
 browser)
 	want chromium chromium

@@ -7,10 +7,10 @@ package xenlab
 import (
 	"cmp"
 	"context"
-	"errors"
 	"fmt"
 	"io"
 	"maps"
+	"net/netip"
 	"os"
 	"path/filepath"
 	"regexp"
@@ -193,8 +193,7 @@ type Moved struct {
 
 // What a domain on its way goes through, in dom0, and the answers to it.
 const (
-	fifo    = "/run/move"
-	answers = "/run/answers"
+	fifo = "/run/move"
 )
 
 func mkfifo(ctx context.Context, names string, hosts ...*Host) error {
@@ -249,8 +248,8 @@ func (d *Domain) Move(ctx context.Context, to *Host, opts DomainOptions) (*Domai
 	return &Domain{opts, to}, m, nil
 }
 
-// Migrate is Move by "xl migrate", with its further options, whose two sides agree on
-// who has the domain: if the error matches [ErrCommand], it was refused or has failed,
+// Migrate is Move by "xl migrate", with its further options, over the hosts' link; its two
+// sides agree on who has the domain: if the error matches [ErrCommand], it was refused or has failed,
 // and the domain is where it was. What xl says goes to progress.
 func (d *Domain) Migrate(ctx context.Context, to *Host, opts DomainOptions, options string, progress io.Writer) (*Domain, error) {
 	// The source sends the configuration.
@@ -258,48 +257,32 @@ func (d *Domain) Migrate(ctx context.Context, to *Host, opts DomainOptions, opti
 	if err != nil {
 		return nil, err
 	}
-	const receive = "xl migrate-receive"
-	migrate := func(rune string) error {
-		return d.Host.Stream(ctx, fmt.Sprintf("xl migrate %s -C %s -s '' %s '%s' 2>&1", options, cfg, d.Name, rune), nil, progress)
-	}
-	if d.Host == to {
-		if err := migrate(receive); err != nil {
-			return nil, fmt.Errorf("migration of domain %s: %w", d.Name, err)
+	rune, receives := "xl migrate-receive", func() error { return nil }
+	if d.Host != to {
+		if !to.Link.Address.IsValid() {
+			return nil, fmt.Errorf("migration of domain %s: host %s has no link", d.Name, to.Name)
 		}
-		return &Domain{opts, to}, nil
+		rune = fmt.Sprintf("exec /init dial %v", netip.AddrPortFrom(to.Link.Address.Addr(), migrationPort))
+		listening, stop := context.WithCancel(ctx)
+		defer stop()
+		var g errgroup.Group
+		g.Go(func() error {
+			return to.Stream(listening, fmt.Sprintf("nc -l -p %d -e xl migrate-receive", migrationPort), nil, io.Discard)
+		})
+		receives = g.Wait
 	}
-	if err := mkfifo(ctx, fifo+" "+answers, d.Host); err != nil {
-		return nil, err
-	}
-	sides, stop := context.WithCancel(ctx)
-	defer stop()
-	stream, streamIn := io.Pipe()
-	answer, answerIn := io.Pipe()
-	var g errgroup.Group
-	g.Go(func() error {
-		err := d.Host.Stream(sides, "cat "+fifo, nil, streamIn)
-		streamIn.CloseWithError(err)
-		return err
-	})
-	g.Go(func() error {
-		err := to.Stream(sides, receive, stream, answerIn)
-		answerIn.CloseWithError(err)
-		stream.CloseWithError(err)
-		return err
-	})
-	g.Go(func() error {
-		err := d.Host.Stream(sides, "cat > "+answers, answer, io.Discard)
-		answer.CloseWithError(err)
-		return err
-	})
-	if err = migrate(fmt.Sprintf("cat %s & exec cat > %s", answers, fifo)); err != nil {
-		stop()
-	}
-	if err := errors.Join(err, g.Wait()); err != nil {
+	line := fmt.Sprintf("xl migrate %s -C %s -s '' %s '%s' 2>&1", options, cfg, d.Name, rune)
+	if err := d.Host.Stream(ctx, line, nil, progress); err != nil {
 		return nil, fmt.Errorf("migration of domain %s: %w", d.Name, err)
+	}
+	if err := receives(); err != nil {
+		return nil, fmt.Errorf("migration of domain %s: the receiver: %w", d.Name, err)
 	}
 	return &Domain{opts, to}, nil
 }
+
+// migrationPort is what xl listens on for a domain of another host.
+const migrationPort = 8002
 
 // Arrival is what Xen's store has for the domain in control/arrival.
 func (d *Domain) Arrival(ctx context.Context) (string, error) {

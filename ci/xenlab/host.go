@@ -16,6 +16,8 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"net/netip"
+	"slices"
 	"strings"
 
 	"golang.org/x/crypto/ssh"
@@ -48,13 +50,21 @@ type HostOptions struct {
 	Name string
 	Dom0 *dom0.Dom0
 	NICs []machine.NIC // for domains; the address names the slot of the host
+	Link Link          // to other hosts, optional
 	vm.Options
+}
+
+// A Link is a card, with an address, by which hosts reach each other.
+type Link struct {
+	NIC     machine.NIC
+	Address netip.Prefix
 }
 
 // A Host is a Xen host that runs.
 type Host struct {
 	Name string
 	VM   *vm.VM
+	Link Link
 
 	client *ssh.Client
 }
@@ -65,6 +75,10 @@ var ErrCommand = errors.New("command failed")
 
 // Start boots a host and returns once its dom0 does what it is told.
 func Start(ctx context.Context, opts HostOptions) (*Host, error) {
+	nics := opts.NICs
+	if opts.Link.Address.IsValid() {
+		nics = append(slices.Clip(nics), opts.Link.NIC)
+	}
 	v, err := vm.Start(ctx, machine.Machine{
 		Name:     opts.Name,
 		Kernel:   opts.Dom0.Xen,
@@ -74,19 +88,36 @@ func Start(ctx context.Context, opts HostOptions) (*Host, error) {
 		Type:     machine.Q35,
 		CPU:      cpu,
 		Accel:    []string{"tcg,thread=single"},
-		NICs:     opts.NICs,
+		NICs:     nics,
 		// Devices can be passed through only where an IOMMU is.
 		Extra: []string{"-device", "intel-iommu,intremap=on"},
 	}, opts.Options)
 	if err != nil {
 		return nil, err
 	}
-	h := &Host{Name: opts.Name, VM: v}
+	h := &Host{Name: opts.Name, VM: v, Link: opts.Link}
 	if h.client, err = connect(ctx, v.Machine.Ctl); err != nil {
 		v.Close()
 		return nil, fmt.Errorf("host %s: dom0: %w", opts.Name, err)
 	}
+	if err := h.linkUp(ctx); err != nil {
+		v.Close()
+		return nil, err
+	}
 	return h, nil
+}
+
+// linkMTU is as large as virtio-net takes it. Each packet costs dom0 an interrupt, of
+// which a domain's memory would be a hundred thousand.
+const linkMTU = 65000
+
+func (h *Host) linkUp(ctx context.Context) error {
+	if !h.Link.Address.IsValid() {
+		return nil
+	}
+	_, err := h.Run(ctx, fmt.Sprintf(`nic=$(ls /sys/bus/pci/devices/0000:00:%02s.0/virtio*/net) && ip addr add %v dev $nic &&
+		ip link set $nic mtu %d up`, h.Link.NIC.Address, h.Link.Address, linkMTU))
+	return err
 }
 
 // connect begins to speak with dom0's agent, which answers once it is there.

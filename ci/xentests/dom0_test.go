@@ -13,12 +13,14 @@ import (
 // TestDom0 is what the other tests stand on: a host that can pass devices through to
 // HVM guests, and does.
 func TestDom0(t *testing.T) {
+	t.Parallel()
 	for _, x := range []xen{stockXen, patchedXen} {
 		t.Run(x.name, func(t *testing.T) { testDom0(t, x) })
 	}
 }
 
 func testDom0(t *testing.T, x xen) {
+	t.Parallel()
 	l := open(t, x)
 	h := l.host("xen-A", "e1000e", "rtl8139")
 	info, err := h.Run(l.ctx, "xl info")

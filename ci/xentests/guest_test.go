@@ -23,13 +23,11 @@ import (
 
 	"github.com/umbra-vm/umbra/ci/rig"
 	"github.com/umbra-vm/umbra/ci/testbed"
-	"github.com/umbra-vm/umbra/ci/testbed/vm"
 	"github.com/umbra-vm/umbra/ci/testbed/vmtest"
 	"github.com/umbra-vm/umbra/ci/witness"
 	"github.com/umbra-vm/umbra/ci/xenlab"
 	"github.com/umbra-vm/umbra/ci/xenlab/dom0"
 	"github.com/umbra-vm/umbra/image"
-	"github.com/umbra-vm/umbra/image/machine"
 	"github.com/umbra-vm/umbra/shadow/ctl"
 )
 
@@ -41,7 +39,7 @@ var (
 )
 
 // patience ends a test that hangs. It is no bound that anything has to meet.
-const patience = 12 * time.Minute
+const patience = 25 * time.Minute
 
 // poll is how often a guest is asked that is waited for.
 const poll = time.Second
@@ -204,64 +202,8 @@ func (l *lab) heartbeat() {
 
 // say shows a line at once, so that somebody who waits sees that it goes on.
 func (l *lab) say(format string, args ...any) {
-	line := fmt.Sprintf("%6.1fs ", time.Since(l.began).Seconds()) + fmt.Sprintf(format, args...)
+	line := fmt.Sprintf("%s %6.1fs ", strings.TrimPrefix(l.t.Name(), "Test"), time.Since(l.began).Seconds()) + fmt.Sprintf(format, args...)
 	fmt.Fprintln(os.Stderr, line)
-}
-
-// paravirtual is the model of a NIC that stays with dom0 and is on its bridge.
-const paravirtual = "virtio-net-pci"
-
-// host boots a host with NICs of these models in slots from 4 on. Domains can be given
-// all that are not paravirtual.
-func (l *lab) host(name string, models ...string) *xenlab.Host {
-	l.t.Helper()
-	opts := xenlab.HostOptions{Name: name, Dom0: l.dom0}
-	opts.Dir = vmtest.Dir(l.t)
-	opts.OnLine = func(line vm.Line) { l.say("%s: %s", name, line.Text) }
-	var devices []string
-	for i, model := range models {
-		netdev, _, err := l.bed.Plug(fmt.Sprintf("%s-%s", name, model))
-		if err != nil {
-			l.t.Fatal(err)
-		}
-		opts.NICs = append(opts.NICs, machine.NIC{
-			ID: fmt.Sprint("nic", i), Model: model, Address: fmt.Sprint(firstSlot + i), Netdev: netdev,
-			MAC: fmt.Sprintf("52:54:00:75:6d:%02x", len(l.bed.Switch.Ports())),
-		})
-		if model != paravirtual {
-			devices = append(devices, device(i))
-		}
-	}
-	h, err := xenlab.Start(l.ctx, opts)
-	if err != nil {
-		l.t.Fatal(err)
-	}
-	l.t.Cleanup(func() { h.Close() })
-	l.t.Cleanup(func() {
-		if l.t.Failed() {
-			l.dump(h)
-		}
-	})
-	l.say("%s: dom0 answers", name)
-	if err := h.Assign(l.ctx, devices...); err != nil {
-		l.t.Fatal(err)
-	}
-	if i := slices.Index(models, paravirtual); i >= 0 {
-		if err := h.AddBridge(l.ctx, device(i)); err != nil {
-			l.t.Fatal(err)
-		}
-	}
-	return h
-}
-
-const firstSlot = 4
-
-// device is the address of the n-th NIC of a host.
-func device(n int) string { return fmt.Sprintf("0000:00:%02x.0", firstSlot+n) }
-
-// passed is the n-th NIC of a host, in a slot of the guest.
-func passed(n, slot int) []xenlab.Passed {
-	return []xenlab.Passed{{Device: device(n), Slot: slot}}
 }
 
 // create boots the guest on a host and waits until its witness has gone on.
@@ -493,9 +435,12 @@ func (l *lab) judge(harm func(witness.Verdict) error) {
 
 // dump shows what a person needs to see of a test that failed.
 func (l *lab) dump(h *xenlab.Host) {
-	ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
+	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 	defer cancel()
 	for _, line := range []string{
+		// To the host's console: virtual processors, timers, interrupts and VMCBs, and of
+		// each guest what Xen emulates. A guest that stands still waits for one of them.
+		"for k in q r a I v; do xl debug-keys $k; done; for d in $(xl list | tail -n +3 | cut -c42-46); do xen-hvmctx $d; done",
 		"xl list", "tail -n 40 /var/log/xen/*", "brctl show; ip addr", "xl dmesg | tail -n 60", "cat /run/guest*.cfg", "free", "ls /run /run/xen", "xenstore-ls",
 	} {
 		out, err := h.Run(ctx, line)

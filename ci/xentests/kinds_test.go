@@ -21,12 +21,14 @@ import (
 // unpatched Xen, with a paravirtual NIC in use; moves it live and by a file; and has the
 // toolstack reboot it and shut it down.
 func TestKinds(t *testing.T) {
+	t.Parallel()
 	for _, kind := range []image.XenKind{image.XenPV, image.XenPVH} {
 		t.Run(string(kind), func(t *testing.T) { testKind(t, kind) })
 	}
 }
 
 func testKind(t *testing.T, kind image.XenKind) {
+	t.Parallel()
 	l := open(t, stockXen)
 	h := l.host("xen-A", paravirtual)
 	l.start(h, xenlab.DomainOptions{Kind: kind, MAC: "52:54:00:75:6e:01"})

@@ -24,6 +24,7 @@ import (
 // has no driver, and comes back from a move that is interrupted when it is stopped, with
 // the device that it had.
 func TestUmbraMigrate(t *testing.T) {
+	t.Parallel()
 	l := open(t, stockXen)
 	h := l.host("xen-A", "e1000e", "rtl8139", "pcnet")
 	l.create(h, passed(0, 5))
@@ -86,7 +87,7 @@ func (u *umbra) ends(code int, opts xenlab.DomainOptions, until string) {
 		u.t.Fatal(err)
 	}
 	cmd := exec.CommandContext(u.ctx, u.program, "migrate", "--xen", u.guest.Name, "--from", u.h.Name, "--to", u.h.Name,
-		"--ssh", u.ssh, "--config", file, "--connect-timeout", "30s", "-v")
+		"--ssh", u.ssh, "--config", file, "--connect-timeout", "30s", "--recovery-timeout", "10m", "-v")
 	out := &lines{show: func(line string) {
 		u.say("umbra: %s", line)
 		if until != "" && strings.HasPrefix(line, until) {

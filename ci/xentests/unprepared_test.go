@@ -13,8 +13,10 @@ import (
 
 // TestOneMove is what fits into minutes: one host, one move, on each Xen that is there.
 func TestOneMove(t *testing.T) {
+	t.Parallel()
 	for _, x := range []xen{stockXen, patchedXen} {
 		t.Run(x.name, func(t *testing.T) {
+			t.Parallel()
 			l := open(t, x)
 			h := l.host("xen-A", "e1000e", "rtl8139")
 			l.create(h, passed(0, 5))
@@ -33,6 +35,7 @@ func TestOneMove(t *testing.T) {
 // domain is stopped, and nothing in the guest is asked or told before. It is also what
 // the patches are measured by: "xl migrate" is refused.
 func TestUnprepared(t *testing.T) {
+	t.Parallel()
 	l := open(t, stockXen)
 	h := l.host("xen-A", "e1000e", "rtl8139", "e1000")
 	l.create(h, passed(0, 5))
@@ -45,6 +48,7 @@ func TestUnprepared(t *testing.T) {
 // TestMigrate is the same on a patched Xen, by "xl migrate", and by "xl save" into the
 // same slot, where the guest has only what the patches tell it.
 func TestMigrate(t *testing.T) {
+	t.Parallel()
 	l := open(t, patchedXen)
 	h := l.host("xen-A", "e1000e", "rtl8139", "e1000")
 	l.create(h, passed(0, 5))
@@ -61,6 +65,7 @@ func TestMigrate(t *testing.T) {
 // TestMigrateLive sends most of the guest's memory before it is stopped, while its device
 // goes on to write into it. Before, it comes back from a migration that has failed.
 func TestMigrateLive(t *testing.T) {
+	t.Parallel()
 	l := open(t, patchedXen)
 	h := l.host("xen-A", "e1000e", "rtl8139")
 	l.create(h, passed(0, 5))
@@ -73,11 +78,11 @@ func TestMigrateLive(t *testing.T) {
 }
 
 // TestTwoHosts migrates between two hosts with a patched Xen: the stream of the domain
-// goes from one dom0 to the other.
+// goes from one dom0 to the other. It is not parallel to other tests: it has two hosts itself.
 func TestTwoHosts(t *testing.T) {
 	l := open(t, patchedXen)
-	a := l.host("xen-A", "e1000e")
-	b := l.host("xen-B", "rtl8139")
+	hosts := l.hosts(site{"xen-A", []string{"e1000e"}}, site{"xen-B", []string{"rtl8139"}})
+	a, b := hosts[0], hosts[1]
 	l.create(a, passed(0, 5))
 	l.migrate(b, passed(0, 6), "")
 	l.told("generation=2 cause=migrated devices=new")

@@ -42,6 +42,13 @@ func main() {
 	if os.Getpid() == 1 {
 		first()
 	}
+	if len(os.Args) == 3 && os.Args[1] == dialing {
+		if err := dial(os.Args[2], os.Stdin, os.Stdout); err != nil {
+			fmt.Fprintln(os.Stderr, "agent:", err)
+			os.Exit(1)
+		}
+		return
+	}
 	fmt.Println("agent:", serve())
 	os.Exit(1)
 }

@@ -73,7 +73,7 @@ const (
 var files = []string{
 	busybox,
 	xenBin + "xl", xenBin + "xenstored", xenBin + "xenconsoled", xenBin + "xenconsole", xenBin + "xen-init-dom0",
-	xenBin + "libxl-save-helper",
+	xenBin + "libxl-save-helper", xenBin + "xen-hvmctx",
 	"/usr/bin/xenstore-ls", "/usr/bin/xenstore-read", "/usr/bin/xenstore-write",
 	"/usr/libexec/xen-qemu-system-i386",
 	"/usr/lib/xen-4.17/boot/hvmloader",

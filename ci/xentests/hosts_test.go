@@ -1,0 +1,128 @@
+// Copyright 2026 the umbra Authors. All rights reserved.
+// Use of this source code is governed by a BSD-style
+// license that can be found in the LICENSE file.
+
+package xentests
+
+import (
+	"fmt"
+	"net/netip"
+	"path/filepath"
+
+	"golang.org/x/sync/errgroup"
+
+	"github.com/umbra-vm/umbra/ci/testbed/vm"
+	"github.com/umbra-vm/umbra/ci/testbed/vmtest"
+	"github.com/umbra-vm/umbra/ci/xenlab"
+	"github.com/umbra-vm/umbra/image/machine"
+)
+
+// paravirtual is the model of a NIC that stays with dom0 and is on its bridge.
+const paravirtual = "virtio-net-pci"
+
+// A site is a host that is to be: its name, and the models of its NICs, which are in slots
+// from 4 on. Domains can be given all that are not paravirtual.
+type site struct {
+	name   string
+	models []string
+}
+
+// host boots one host.
+func (l *lab) host(name string, models ...string) *xenlab.Host {
+	l.t.Helper()
+	return l.hosts(site{name, models})[0]
+}
+
+// hosts boots hosts, at the same time.
+func (l *lab) hosts(sites ...site) []*xenlab.Host {
+	l.t.Helper()
+	hosts := make([]*xenlab.Host, len(sites))
+	dir := vmtest.Dir(l.t)
+	var g errgroup.Group
+	for i, s := range sites {
+		opts := l.options(s)
+		if len(sites) == 2 {
+			opts.Link = link(dir, i)
+		}
+		g.Go(func() (err error) {
+			if hosts[i], err = xenlab.Start(l.ctx, opts); err != nil {
+				return err
+			}
+			l.say("%s: dom0 answers", s.name)
+			return l.handOut(hosts[i], s.models)
+		})
+	}
+	err := g.Wait()
+	for _, h := range hosts {
+		if h == nil {
+			continue
+		}
+		l.t.Cleanup(func() { h.Close() })
+		l.t.Cleanup(func() {
+			if l.t.Failed() {
+				l.dump(h)
+			}
+		})
+	}
+	if err != nil {
+		l.t.Fatal(err)
+	}
+	return hosts
+}
+
+// link is the end of a cable between two hosts, whose sockets are in dir.
+func link(dir string, end int) xenlab.Link {
+	socket := func(end int) string { return filepath.Join(dir, fmt.Sprint(end)) }
+	return xenlab.Link{
+		NIC: machine.NIC{
+			ID: "link", Model: paravirtual, Address: "9", MAC: fmt.Sprintf("52:54:00:75:6c:%02x", end),
+			Netdev: fmt.Sprintf("dgram,local.type=unix,local.path=%s,remote.type=unix,remote.path=%s", socket(end), socket(1-end)),
+		},
+		Address: netip.PrefixFrom(netip.AddrFrom4([4]byte{10, 98, 0, byte(1 + end)}), 24),
+	}
+}
+
+// options puts the NICs of a site on the network.
+func (l *lab) options(s site) xenlab.HostOptions {
+	l.t.Helper()
+	opts := xenlab.HostOptions{Name: s.name, Dom0: l.dom0}
+	opts.Dir = vmtest.Dir(l.t)
+	opts.OnLine = func(line vm.Line) { l.say("%s: %s", s.name, line.Text) }
+	for i, model := range s.models {
+		netdev, _, err := l.bed.Plug(fmt.Sprintf("%s-%s", s.name, model))
+		if err != nil {
+			l.t.Fatal(err)
+		}
+		opts.NICs = append(opts.NICs, machine.NIC{
+			ID: fmt.Sprint("nic", i), Model: model, Address: fmt.Sprint(firstSlot + i), Netdev: netdev,
+			MAC: fmt.Sprintf("52:54:00:75:6d:%02x", len(l.bed.Switch.Ports())),
+		})
+	}
+	return opts
+}
+
+// handOut makes NICs of these models ready for domains.
+func (l *lab) handOut(h *xenlab.Host, models []string) error {
+	for i, model := range models {
+		var err error
+		if model == paravirtual {
+			err = h.AddBridge(l.ctx, device(i))
+		} else {
+			err = h.Assign(l.ctx, device(i))
+		}
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+const firstSlot = 4
+
+// device is the address of the n-th NIC of a host.
+func device(n int) string { return fmt.Sprintf("0000:00:%02x.0", firstSlot+n) }
+
+// passed is the n-th NIC of a host, in a slot of the guest.
+func passed(n, slot int) []xenlab.Passed {
+	return []xenlab.Passed{{Device: device(n), Slot: slot}}
+}

@@ -1,0 +1,103 @@
+// Copyright 2026 the umbra Authors. All rights reserved.
+// Use of this source code is governed by a BSD-style
+// license that can be found in the LICENSE file.
+
+package xentests
+
+import (
+	"context"
+	"errors"
+	"testing"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+
+	"github.com/umbra-vm/umbra/ci/xenlab"
+	"github.com/umbra-vm/umbra/shadow/ctl"
+)
+
+// TestOutage measures what a device in use adds to the outage of a move, in one run: the
+// move of a guest with it, as its peer sees it, and that of the same guest without a device,
+// by its agent's silence, together with what the new device's driver takes until it has a
+// link.
+func TestOutage(t *testing.T) {
+	t.Parallel()
+	l := open(t, stockXen)
+	h := l.host("xen-A", "e1000e", "rtl8139")
+	l.create(h, passed(0, 5))
+	l.move(h, passed(1, 6))
+	outage := l.bed.Witness.Snapshot().FromGuest.LongestGap
+	driver := untilLink(t, l.timeline(l.moves))
+	l.unharmed()
+
+	l.silence(h) // it leaves its device
+	for l.status().Roles[0].Device != "" {
+		l.pause("the guest to notice that its device has gone")
+	}
+	without := l.silence(h)
+	if without <= 0 || driver <= 0 {
+		t.Fatalf("silent for %v without a device, %v until the new one had a link", without, driver)
+	}
+	t.Logf("outage %.1f s; without a device %.1f s, and the driver's probe, open and link %.1f s: %.2f times that",
+		outage.Seconds(), without.Seconds(), driver.Seconds(), outage.Seconds()/(without+driver).Seconds())
+}
+
+// untilLink is what the driver of the new device took, from the scan that found it.
+func untilLink(t *testing.T, tl ctl.Timeline) time.Duration {
+	t.Helper()
+	found, ok := tl.Stamp(ctl.StampScanned)
+	up, linked := tl.Stamp(ctl.StampLink)
+	if !ok || !linked {
+		t.Fatalf("the recovery had no scan or no link: %v", tl.Stamps)
+	}
+	return time.Duration(up - found)
+}
+
+// silence moves the guest to a host, without a device there, and returns for how long its
+// agent did not answer.
+func (l *lab) silence(to *xenlab.Host) time.Duration {
+	l.t.Helper()
+	here, there := l.guest, &xenlab.Domain{DomainOptions: l.next(nil), Host: to}
+	l.say("moving the guest to %s without a device", to.Name)
+	ctx, arrived := context.WithCancel(l.ctx) // of the questions
+	defer arrived()
+	var last, first time.Time
+	var g errgroup.Group
+	g.Go(func() error {
+		for answers(ctx, here) == nil {
+			last = time.Now()
+		}
+		return nil
+	})
+	g.Go(func() error {
+		defer arrived()
+		for ctx.Err() == nil {
+			if answers(ctx, there) == nil {
+				first = time.Now()
+				return nil
+			}
+		}
+		return errors.New("the guest does not answer where it went")
+	})
+	d, _, err := here.Move(l.ctx, to, there.DomainOptions)
+	if err != nil {
+		l.t.Fatal(err)
+	}
+	if err := g.Wait(); err != nil {
+		l.t.Fatal(err)
+	}
+	l.guest = d
+	l.watch()
+	l.say("its agent was silent for %v", first.Sub(last).Round(time.Millisecond))
+	return first.Sub(last)
+}
+
+// answers asks the agent something, and takes its time.
+func answers(ctx context.Context, d *xenlab.Domain) error {
+	_, err := timelines(ctx, d)
+	select {
+	case <-ctx.Done():
+	case <-time.After(poll / 4):
+	}
+	return err
+}
