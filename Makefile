@@ -67,9 +67,9 @@ bench: deps
 matrix: deps
 	go run ./ci/matrix/cmd/matrix
 
-# Guests on Xen hosts, stock and patched, which run inside QEMU; half an hour.
+# Guests on Xen hosts, stock and patched, which run inside QEMU; an hour.
 xen-test: xen
-	go test -count=1 -v -timeout 60m -skip '^TestOneMove$$' ./ci/xentests -args -xen -patched $(CURDIR)/out/xen
+	go test -count=1 -v -timeout 100m -skip '^TestOneMove$$' ./ci/xentests -args -xen -patched $(CURDIR)/out/xen
 
 # One move on one host, some minutes: on stock Xen and, if "make xen" was run, on the patched.
 xen-test-short: deps
