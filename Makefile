@@ -67,11 +67,11 @@ bench: deps
 matrix: deps
 	go run ./ci/matrix/cmd/matrix
 
-# Guests on Xen hosts, stock and patched, which run inside QEMU, two of them at a time;
-# half an hour.
+# Guests on Xen hosts, stock and patched, which run inside QEMU, some of them two at a time;
+# an hour.
 xen-test: xen
 	@sh ci/deps.sh xen-test
-	go test -count=1 -v -timeout 60m -parallel 2 -skip '^TestOneMove$$' ./ci/xentests -args -xen -patched $(CURDIR)/out/xen
+	go test -count=1 -v -timeout 100m -parallel 2 -skip '^TestOneMove$$' ./ci/xentests -args -xen -patched $(CURDIR)/out/xen
 
 # One move on one host, some minutes: on stock Xen and, if "make xen" was run, on the patched.
 xen-test-short: deps

@@ -79,6 +79,7 @@ apply() {
 # lines counts the added and removed lines of the patches, below the path $1.
 lines() {
 	series | xargs cat | awk -v below="$1" '
+		/^From / { counts = 0 }
 		/^diff --git / { counts = index($4, "b/" below) == 1; hunk = 0 }
 		/^@@ / { hunk = 1 }
 		/^-- $/ { hunk = 0 }
@@ -142,6 +143,7 @@ test_guest() {
 	tests=$PWD/$patches/tests
 	run device_writes xg_sr_save.o xg_sr_common.o
 	run device_pages xg_sr_save_x86_pv.o xg_sr_restore_x86_pv.o xg_sr_common_x86_pv.o
+	run dma_runs xg_sr_restore.o
 }
 
 # test_dsdt runs the handler of the hot-plug GPE that hvmloader, built in the directory

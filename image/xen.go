@@ -127,6 +127,10 @@ func (b *Bundle) xlDevices(kind XenKind) string {
 			s.WriteString(".\n" + b.lacks("xen_pcifront", "xen-pci"))
 		}
 		s.WriteString(pci + "\n")
+		if kind == XenPV {
+			s.WriteString("# For \"xl pci-attach\" to a guest that has begun without one:\n" +
+				"#passthrough = \"enabled\"\n#e820_host = 1\n")
+		}
 	}
 	s.WriteString("\n# A paravirtual network card on a bridge of dom0")
 	if kind == XenHVM {

@@ -64,6 +64,9 @@ func TestXLConfig(t *testing.T) {
 			if strings.Contains(string(text), "#pci =") != tt.pci {
 				t.Errorf("the line for devices is there: %t, want %t", !tt.pci, tt.pci)
 			}
+			if pv := tt.want["type"] == `"pv"`; strings.Contains(string(text), "#passthrough =") != pv {
+				t.Errorf("the lines for devices that come later are there: %t, want %t", !pv, pv)
+			}
 		})
 	}
 }

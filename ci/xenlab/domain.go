@@ -29,10 +29,15 @@ import (
 // Passed is a device of the host that is passed through to a domain.
 type Passed struct {
 	Device string // its address in the host: "0000:00:04.0"
-	Slot   int    // its slot in the guest
+	Slot   int    // its slot in the guest; 0 for one that the guest's kind does not choose
 }
 
-func (p Passed) String() string { return fmt.Sprintf("%s@%d", p.Device, p.Slot) }
+func (p Passed) String() string {
+	if p.Slot == 0 {
+		return p.Device
+	}
+	return fmt.Sprintf("%s@%d", p.Device, p.Slot)
+}
 
 // DomainOptions describe a domain. Name and Bundle are required.
 type DomainOptions struct {
@@ -44,6 +49,9 @@ type DomainOptions struct {
 	// Leaves says that the domain may be migrated with its devices in use. Only a
 	// patched Xen knows what that is.
 	Leaves bool
+	// Plug says that the domain may be given devices while it runs, also if it has none
+	// to begin with.
+	Plug bool
 
 	loader []string // of the device model of a new guest
 }
@@ -88,6 +96,12 @@ func (o DomainOptions) config(khz int) (string, error) {
 	}
 	if o.Leaves {
 		own["migrate_devices"] = "1"
+	}
+	if o.Plug {
+		own["passthrough"] = strconv.Quote("enabled")
+	}
+	if o.Plug && kind == image.XenPV {
+		own["e820_host"] = "1"
 	}
 	var b strings.Builder
 	b.Write(text)

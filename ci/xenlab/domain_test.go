@@ -73,18 +73,20 @@ func TestConfigIsTheBundlesWithWhatIsDifferentHere(t *testing.T) {
 func TestConfigOfAGuestThatIsNoHVMGuest(t *testing.T) {
 	b := &image.Bundle{Dir: t.TempDir()}
 	b.Name, b.Initramfs, b.Cmdline = "app", "initramfs.cpio.zst", "console=ttyS0"
-	const written = "name = \"app\"\ntype = \"pvh\"\nkernel = \"vmlinuz\"\nramdisk = \"initramfs.cpio.zst\"\n" +
+	const written = "name = \"app\"\ntype = \"pv\"\nkernel = \"vmlinuz\"\nramdisk = \"initramfs.cpio.zst\"\n" +
 		"cmdline = \"console=hvc0\"\nchannel = [ \"of app\" ]\n"
-	if err := os.WriteFile(filepath.Join(b.Dir, "app.pvh.xl.cfg"), []byte(written), 0o644); err != nil {
+	if err := os.WriteFile(filepath.Join(b.Dir, "app.pv.xl.cfg"), []byte(written), 0o644); err != nil {
 		t.Fatal(err)
 	}
-	text, err := DomainOptions{Name: "guest1", Bundle: b, Kind: image.XenPVH, MAC: "52:54:00:00:00:01"}.config(2500011)
+	opts := DomainOptions{Name: "guest1", Bundle: b, Kind: image.XenPV, MAC: "52:54:00:00:00:01", PCI: []Passed{{Device: "0000:00:04.0"}}, Plug: true}
+	text, err := opts.config(2500011)
 	if err != nil {
 		t.Fatal(err)
 	}
 	want := map[string]string{
-		"name": `"guest1"`, "type": `"pvh"`, "kernel": `"/image/vmlinuz"`, "ramdisk": `"/image/initramfs"`,
-		"cmdline": `"console=hvc0"`, "tsc_mode": `"native"`, "pci": "[  ]",
+		"name": `"guest1"`, "type": `"pv"`, "kernel": `"/image/vmlinuz"`, "ramdisk": `"/image/initramfs"`,
+		"cmdline": `"console=hvc0"`, "tsc_mode": `"native"`,
+		"pci": `[ "0000:00:04.0" ]`, "passthrough": `"enabled"`, "e820_host": "1",
 		"vif":     `[ "mac=52:54:00:00:00:01,bridge=xenbr0" ]`,
 		"channel": `[ "connection=pty,name=org.umbra.ctl.unused", "connection=socket,name=org.umbra.ctl,path=/run/xen/umbra-guest1.ctl" ]`,
 	}

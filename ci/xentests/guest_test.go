@@ -34,7 +34,7 @@ import (
 // run is set by "make xen-test": a Xen host inside QEMU is slow, and no part of
 // "make test". patched is what "make xen" has built.
 var (
-	run     = flag.Bool("xen", false, "run the tests, which take half an hour")
+	run     = flag.Bool("xen", false, "run the tests, which take an hour")
 	patched = flag.String("patched", "", "`directory` of the patched Xen, to test that too")
 )
 
@@ -239,27 +239,39 @@ func (l *lab) start(h *xenlab.Host, opts xenlab.DomainOptions) {
 // that it is on, and waits until its role has recovered and its witness has gone on.
 func (l *lab) move(to *xenlab.Host, pci []xenlab.Passed) {
 	l.t.Helper()
-	opts := l.next(pci)
-	l.say("moving the guest to %s with %v", to.Name, pci)
+	l.moveAs(to, l.next(pci))
+	l.arrived()
+}
+
+// moveAs is move without the wait.
+func (l *lab) moveAs(to *xenlab.Host, opts xenlab.DomainOptions) {
+	l.t.Helper()
+	l.say("moving the guest to %s with %v", to.Name, opts.PCI)
 	d, at, err := l.guest.Move(l.ctx, to, opts)
 	if err != nil {
 		l.t.Fatal(err)
 	}
 	l.say("restored after %.1f s; saved after %.1f s", at.Restored.Sub(at.Began).Seconds(), at.Saved.Sub(at.Began).Seconds())
-	l.arrived(d)
+	l.isNow(d)
 }
 
 // migrate is move by "xl migrate", with its further options.
 func (l *lab) migrate(to *xenlab.Host, pci []xenlab.Passed, options string) {
 	l.t.Helper()
-	opts := l.next(pci)
-	l.say("migrating the guest to %s with %v", to.Name, pci)
+	l.migrateAs(to, l.next(pci), options)
+	l.arrived()
+}
+
+// migrateAs is migrate without the wait.
+func (l *lab) migrateAs(to *xenlab.Host, opts xenlab.DomainOptions, options string) {
+	l.t.Helper()
+	l.say("migrating the guest to %s with %v", to.Name, opts.PCI)
 	d, err := l.guest.Migrate(l.ctx, to, opts, options, l.show("xl"))
 	if err != nil {
 		l.t.Fatal(err)
 	}
 	l.say("migrated")
-	l.arrived(d)
+	l.isNow(d)
 }
 
 // next is how the guest is to be called after the next move.
@@ -270,11 +282,15 @@ func (l *lab) next(pci []xenlab.Passed) xenlab.DomainOptions {
 	return opts
 }
 
-// arrived waits until the guest, which has been moved, has recovered.
-func (l *lab) arrived(d *xenlab.Domain) {
-	l.t.Helper()
+// isNow says where the guest is now.
+func (l *lab) isNow(d *xenlab.Domain) {
 	l.guest = d
 	l.watch()
+}
+
+// arrived waits until the guest, which has been moved, has recovered.
+func (l *lab) arrived() {
+	l.t.Helper()
 	tl := l.timeline(l.moves)
 	l.traffic()
 	var b strings.Builder

@@ -6,12 +6,9 @@ package xentests
 
 import (
 	"context"
-	"slices"
 	"testing"
 	"time"
 
-	"github.com/umbra-vm/umbra/ci/rig"
-	"github.com/umbra-vm/umbra/ci/witness"
 	"github.com/umbra-vm/umbra/ci/xenlab"
 	"github.com/umbra-vm/umbra/image"
 	"github.com/umbra-vm/umbra/shadow/ctl"
@@ -32,34 +29,13 @@ func testKind(t *testing.T, kind image.XenKind) {
 	l := open(t, stockXen)
 	h := l.host("xen-A", paravirtual)
 	l.start(h, xenlab.DomainOptions{Kind: kind, MAC: "52:54:00:75:6e:01"})
-	roles := l.status().Roles
-	if !slices.ContainsFunc(roles, func(r ctl.RoleStatus) bool { return r.Name == rig.Role && r.Device == "vif-0" }) {
-		t.Errorf("the role's device is not the front end: %+v", roles)
-	}
+	l.serves("xen_netfront", "")
 
-	opts := l.next(nil)
-	l.say("migrating the guest")
-	d, err := l.guest.Migrate(l.ctx, h, opts, "", l.show("xl"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	l.goesOn(d)
-
-	opts = l.next(nil)
-	l.say("saving and restoring the guest")
-	d, at, err := l.guest.Move(l.ctx, h, opts)
-	if err != nil {
-		t.Fatal(err)
-	}
-	l.say("restored after %.1f s", at.Restored.Sub(at.Began).Seconds())
-	l.goesOn(d)
-	// As it suspends, the kernel's front end drops what it has, and dom0's bridge drops what
-	// comes before the next vif is one of its ports. No device has gone, so no shadow holds
-	// anything: datagrams are promised to nobody.
-	l.judge(func(v witness.Verdict) error {
-		v.UDPOut.Missing = 0
-		return v.Err()
-	})
+	l.migrateAs(h, l.next(nil), "")
+	l.goesOn()
+	l.moveAs(h, l.next(nil))
+	l.goesOn()
+	l.suspended()
 
 	before := l.status().Boottime
 	if err := l.guest.Reboot(l.ctx); err != nil {
@@ -81,12 +57,10 @@ func testKind(t *testing.T, kind image.XenKind) {
 }
 
 // goesOn waits until the guest's witness has gone on where the guest is now.
-func (l *lab) goesOn(d *xenlab.Domain) {
+func (l *lab) goesOn() {
 	l.t.Helper()
-	l.guest = d
-	l.watch()
 	l.traffic()
-	tls, err := timelines(l.ctx, d)
+	tls, err := timelines(l.ctx, l.guest)
 	if err != nil {
 		l.t.Fatal(err)
 	}

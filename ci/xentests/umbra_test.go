@@ -42,7 +42,8 @@ func TestUmbraMigrate(t *testing.T) {
 
 	opts = l.next(passed(1, 6))
 	u.ends(0, opts, "")
-	l.arrived(&xenlab.Domain{DomainOptions: opts, Host: h})
+	l.isNow(&xenlab.Domain{DomainOptions: opts, Host: h})
+	l.arrived()
 	l.unharmed()
 }
 

@@ -1,0 +1,176 @@
+// Copyright 2026 the umbra Authors. All rights reserved.
+// Use of this source code is governed by a BSD-style
+// license that can be found in the LICENSE file.
+
+package xentests
+
+import (
+	"context"
+	"testing"
+	"time"
+
+	"github.com/umbra-vm/umbra/ci/rig"
+	"github.com/umbra-vm/umbra/ci/witness"
+	"github.com/umbra-vm/umbra/ci/xenlab"
+	"github.com/umbra-vm/umbra/image"
+	"github.com/umbra-vm/umbra/shadow/ctl"
+)
+
+// TestPrepared moves a PV guest by the way that the toolstack prepares: the guest gives its
+// device back, is moved, and is given another one, by "xl migrate" and "xl pci-attach" and
+// by "xl restore" with the device in the configuration.
+func TestPrepared(t *testing.T) {
+	l := open(t, patchedXen)
+	h := l.host("xen-A", "e1000e", "rtl8139", "e1000")
+	l.start(h, prepared)
+	l.serves("e1000e", "")
+
+	l.giveBack(0)
+	l.holds()
+	l.migrateAs(h, l.next(nil), "")
+	l.give(1)
+	l.serves("8139cp", "")
+
+	l.giveBack(1)
+	l.moveAs(h, l.next(passed(2, 0))) // one with DMA of 32 bits
+	l.serves("e1000", "")
+	l.told("generation=3 cause=restored devices=new")
+	l.unharmed()
+}
+
+// prepared is a PV guest with the first device of its host, which may leave it.
+var prepared = xenlab.DomainOptions{Kind: image.XenPV, PCI: passed(0, 0), Leaves: true, Plug: true}
+
+// TestPreparedOnStock is what the patch for the pirqs of such a guest is measured by: its
+// kernel does not survive.
+func TestPreparedOnStock(t *testing.T) {
+	l := open(t, stockXen)
+	h := l.host("xen-A", "e1000e")
+	opts := prepared
+	opts.Leaves = false
+	l.start(h, opts)
+	l.giveBack(0)
+	l.moveAs(h, l.next(nil))
+	for !l.printed.contains(l.guest.Name, "xen_irq_resume") {
+		l.pause("the guest's kernel to die")
+	}
+}
+
+// TestFrontEnd moves a PV guest from a device to a host where it has a paravirtual NIC only,
+// and from there to one where it has a device only. The paravirtual NIC has the device's MAC
+// and is there from the beginning: it carries what is sent while there is no device.
+func TestFrontEnd(t *testing.T) {
+	l := open(t, patchedXen)
+	h := l.host("xen-A", "e1000e", "rtl8139", paravirtual)
+	opts := prepared
+	opts.MAC = h.VM.Machine.NICs[0].MAC
+	l.start(h, opts)
+	l.serves("e1000e", "vif-0")
+
+	l.giveBack(0)
+	l.onStandby()
+	l.migrateAs(h, l.next(nil), "")
+	l.onStandby()
+
+	opts = l.next(passed(1, 0))
+	opts.MAC = ""
+	l.moveAs(h, opts)
+	l.serves("8139cp", "")
+	l.suspended()
+}
+
+// suspended is unharmed for a guest that has been suspended with a paravirtual NIC in use.
+// Its kernel drops what that has, and dom0's bridge drops what comes before the next vif is
+// one of its ports: datagrams are promised to nobody then.
+func (l *lab) suspended() {
+	l.t.Helper()
+	l.judge(func(v witness.Verdict) error {
+		v.UDPOut.Missing = 0
+		return v.Err()
+	})
+}
+
+// giveBack tells the guest that its device goes, as "umbra migrate --unplug" does, and has
+// it unplugged.
+func (l *lab) giveBack(n int) {
+	l.t.Helper()
+	l.say("telling the guest that %s goes", device(n))
+	if err := l.tell(l.role().Device); err != nil {
+		l.t.Fatal(err)
+	}
+	if err := l.guest.Detach(l.ctx, passed(n, 0)[0]); err != nil {
+		l.t.Fatal(err)
+	}
+	l.say("detached")
+}
+
+// give plugs a device into the guest.
+func (l *lab) give(n int) {
+	l.t.Helper()
+	if err := l.guest.Attach(l.ctx, passed(n, 0)[0]); err != nil {
+		l.t.Fatal(err)
+	}
+	l.say("attached %s", device(n))
+}
+
+// within is how long the guest leaves a device alone that it has been told of.
+const within = 5 * time.Minute
+
+func (l *lab) tell(address string) error {
+	ctx, cancel := context.WithTimeout(l.ctx, time.Minute)
+	defer cancel()
+	c, err := l.guest.Ctl()
+	if err != nil {
+		return err
+	}
+	defer c.Close()
+	return c.Call(ctx, ctl.CmdUnplug, ctl.Unplug{Device: address, Within: within.Nanoseconds()}, nil)
+}
+
+// serves waits until the role has a device with this driver, and this standby, and until
+// traffic has gone on.
+func (l *lab) serves(driver, standby string) {
+	l.t.Helper()
+	l.until("is served by "+driver, func(r ctl.RoleStatus) bool {
+		return r.Mode == ctl.ModePassive && r.Driver == driver && r.Standby == standby && !r.OnStandby
+	})
+	l.traffic()
+	l.say("longest gap seen by the peer: %v", l.bed.Witness.Snapshot().FromGuest.LongestGap.Round(time.Millisecond))
+}
+
+func (l *lab) onStandby() {
+	l.t.Helper()
+	l.until("is on its standby", func(r ctl.RoleStatus) bool { return r.Mode == ctl.ModePassive && r.OnStandby })
+	l.traffic()
+}
+
+// holds waits until the role is in active mode, with no device.
+func (l *lab) holds() {
+	l.t.Helper()
+	l.until("has no device", func(r ctl.RoleStatus) bool { return r.Mode == ctl.ModeActive && r.Device == "" })
+}
+
+// until waits until the role is as it has to be.
+func (l *lab) until(what string, is func(ctl.RoleStatus) bool) {
+	l.t.Helper()
+	for {
+		r := l.role()
+		if is(r) {
+			l.say("the role %s: %+v", what, r)
+			return
+		}
+		l.pause("a role that " + what)
+	}
+}
+
+// role is the guest's role as its agent sees it.
+func (l *lab) role() ctl.RoleStatus {
+	l.t.Helper()
+	for _, r := range l.status().Roles {
+		if r.Name == rig.Role {
+			return r
+		}
+	}
+	l.t.Fatalf("the guest has no role %s", rig.Role)
+	panic("unreachable")
+}
