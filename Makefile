@@ -63,7 +63,8 @@ lint: deps
 bench: deps
 	go run ./ci/bench
 
-# Every NIC to every NIC; more than an hour. It goes on where it stopped.
+# Every NIC to every NIC, and from every NIC the first move after a boot; more than an
+# hour. It goes on where it stopped.
 matrix: deps
 	go run ./ci/matrix/cmd/matrix
 
