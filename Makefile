@@ -33,7 +33,8 @@ test:
 	@sh ci/deps.sh test
 	go test -timeout $(TIMEOUT) ./...
 
-# Programs from Debian's packages as witnesses; some minutes, and a download.
+# Programs from Debian's packages as witnesses, and a control without the shadow, in
+# which they must fail; ten minutes, and a download.
 test-apps: deps
 	go test -count=1 -timeout $(TIMEOUT) -v ./ci/apptests -apps
 
@@ -63,7 +64,8 @@ lint: deps
 bench: deps
 	go run ./ci/bench
 
-# Every NIC to every NIC; more than an hour. It goes on where it stopped.
+# Every NIC to every NIC, and from every NIC the first move after a boot; more than an
+# hour. It goes on where it stopped.
 matrix: deps
 	go run ./ci/matrix/cmd/matrix
 

@@ -5,7 +5,9 @@
 package apptests
 
 import (
+	"cmp"
 	"context"
+	"errors"
 	"flag"
 	"fmt"
 	"maps"
@@ -13,7 +15,6 @@ import (
 	"time"
 
 	"github.com/umbra-vm/umbra/ci/rig"
-	"github.com/umbra-vm/umbra/ci/testbed/capture"
 	"github.com/umbra-vm/umbra/ci/testbed/vmtest"
 )
 
@@ -34,32 +35,8 @@ var then = []rig.NIC{rtl8139At2, virtioAt5, e1000At2}
 // service has anything to complain of, what they have counted is right at both
 // ends, and on the wire no connection was reset, ended or opened meanwhile.
 func TestPrograms(t *testing.T) {
-	if !*apps {
-		t.Skip("needs minutes and downloads: make test-apps, or the flag -apps")
-	}
 	ctx := vmtest.Context(t)
-	p := start(ctx, t)
-	for _, prog := range programs {
-		if prog.ready != "" {
-			p.atClient.until(t, prog.ready)
-		}
-	}
-	for _, prog := range programs {
-		if prog.prepare != nil {
-			prog.prepare(t, p)
-		}
-	}
-	idle := p.atClient.open(t, fmt.Sprintf("ssh -tt root@%s sh", serverAddr))
-	pid := idle.process(t)
-
-	for _, prog := range programs {
-		j, err := p.atClient.start(prog.client)
-		if err != nil {
-			t.Fatal(err)
-		}
-		p.jobs = append(p.jobs, j)
-	}
-	before := p.connected(t, ctx)
+	p, before := work(ctx, t, "")
 	for i, nic := range then {
 		if _, err := p.server.Move(ctx, nic); err != nil {
 			t.Fatalf("migration to a host with %v: %v", nic, err)
@@ -71,139 +48,200 @@ func TestPrograms(t *testing.T) {
 		if tl.Error != "" || tl.Frames.Dropped != 0 {
 			t.Errorf("recovery %d: error %q, %d frames dropped", i+1, tl.Error, tl.Frames.Dropped)
 		}
-		p.goesOn(t, ctx, before)
+		if err := p.goesOn(ctx, before); err != nil {
+			t.Fatal(err)
+		}
 	}
-	if now := idle.process(t); now != pid {
-		t.Errorf("the idle session's shell is process %s, and was %s", now, pid)
+	if err := p.idles(ctx); err != nil {
+		t.Error(err)
 	}
-	p.unchanged(t, before)
-
+	for _, change := range p.connections().changes(before) {
+		t.Error(change)
+	}
 	for i, prog := range programs {
 		t.Run(prog.name, func(t *testing.T) {
-			out, err := p.jobs[i].wait(ctx)
+			done, err := p.result(ctx, i)
 			if err != nil {
 				t.Fatal(err)
 			}
-			prog.check(t, p, out)
+			t.Log(done)
 		})
 	}
-	if err := p.bed.Fault(); err != nil {
-		t.Errorf("not the guest's fault: %v", err)
+	p.fair(t)
+}
+
+// Times of TestControl. Who has not spoken by then has nothing good to say.
+const (
+	standstill = 20 * time.Second          // the wire, after the driver was loaded anew
+	overtime   = 2 * seconds * time.Second // the clients, after their start
+)
+
+var (
+	errStill = errors.New("it stands still")
+	errOver  = errors.New("it is still at work long after it should have been done")
+)
+
+// TestControl moves the guest once without the shadow: its driver is loaded anew, and
+// that is all. Every witness of TestPrograms then has something to complain of, or hangs.
+func TestControl(t *testing.T) {
+	ctx := vmtest.Context(t)
+	p, before := work(ctx, t, "umbra.shadow=off")
+	over, cancel := context.WithTimeoutCause(ctx, overtime, errOver)
+	defer cancel()
+	if _, err := p.server.Move(ctx, then[0]); err != nil {
+		t.Fatal(err)
 	}
+	if _, err := p.server.WaitPassive(ctx, 2); err != nil {
+		t.Fatal(err)
+	}
+	from := p.connections()
+	still, cancel := context.WithTimeoutCause(ctx, standstill, errStill)
+	defer cancel()
+	err := p.idles(still)
+	if err == nil {
+		t.Error("the idle session goes on")
+	}
+	t.Logf("the idle session: %v", err)
+	<-still.Done()
+	if n := p.connections().goOn(before, from); len(n) > 0 {
+		t.Errorf("connections go on, by port: %v", n)
+	}
+	for i, prog := range programs {
+		t.Run(prog.name, func(t *testing.T) {
+			done, err := p.result(over, i)
+			if err == nil {
+				t.Errorf("it says that all is well: %s", done)
+			}
+			t.Log(err)
+		})
+	}
+	p.fair(t)
 }
 
-// A connection is what the wire has shown of one from the client's guest to the
-// server's.
-type connection struct{ to, back capture.Flow }
-
-func (c connection) open() bool {
-	return c.to.SYN > 0 && c.back.SYN > 0 && c.to.FIN+c.back.FIN+c.to.RST+c.back.RST == 0
-}
-
-// bytes is how much data went over the connection. Of iperf3's each carries data one
-// way only.
-func (c connection) bytes() uint64 { return c.to.Bytes + c.back.Bytes }
-
-func (c connection) String() string {
-	return fmt.Sprintf("%s-%s: %d SYN, %d FIN, %d RST", c.to.Src, c.to.Dst, c.to.SYN+c.back.SYN, c.to.FIN+c.back.FIN, c.to.RST+c.back.RST)
-}
-
-// connections returns those between the two guests, by the client's port and the
-// server's.
-func (p *pair) connections() map[[2]uint16]connection {
-	all := make(map[[2]uint16]connection)
-	for _, f := range p.bed.Flows.All() {
-		if key := [2]uint16{f.Src.Port(), f.Dst.Port()}; f.Src.Addr() == clientAddr && f.Dst.Addr() == serverAddr {
-			c := all[key]
-			c.to = f
-			all[key] = c
-		}
-		if key := [2]uint16{f.Dst.Port(), f.Src.Port()}; f.Src.Addr() == serverAddr && f.Dst.Addr() == clientAddr {
-			c := all[key]
-			c.back = f
-			all[key] = c
+// work boots both guests, the one that moves with words added to its command line, has
+// all programs at work, and returns the connections that there then are.
+func work(ctx context.Context, t *testing.T, cmdline string) (*pair, connections) {
+	t.Helper()
+	if !*apps {
+		t.Skip("needs minutes and downloads: make test-apps, or the flag -apps")
+	}
+	p := start(ctx, t, cmdline)
+	for _, prog := range programs {
+		if prog.ready != "" {
+			p.atClient.until(t, prog.ready)
 		}
 	}
-	return all
+	for _, prog := range programs {
+		if prog.prepare != nil {
+			prog.prepare(t, p)
+		}
+	}
+	p.idle = p.atClient.open(t, fmt.Sprintf("ssh -tt root@%s sh", serverAddr))
+	var err error
+	if p.idlePID, err = p.idle.process(ctx); err != nil {
+		t.Fatal(err)
+	}
+	for _, prog := range programs {
+		j, err := p.atClient.start(prog.client)
+		if err != nil {
+			t.Fatal(err)
+		}
+		p.jobs = append(p.jobs, j)
+	}
+	before, err := p.connected(ctx)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return p, before
 }
+
+// connections returns those between the two guests.
+func (p *pair) connections() connections { return pairUp(p.bed.Flows.All()) }
 
 // connected waits until every program has the connections that it makes, and data
 // has gone over them, and returns all connections that there have been.
-func (p *pair) connected(t *testing.T, ctx context.Context) map[[2]uint16]connection {
-	t.Helper()
+func (p *pair) connected(ctx context.Context) (connections, error) {
 	want := map[uint16]int{sshPort: 1} // the idle session's
 	for _, prog := range programs {
 		want[prog.port] += prog.connections
 	}
 	for {
-		all, have := p.connections(), make(map[uint16]int)
-		for _, c := range all {
-			if c.open() && c.bytes() > 0 {
-				have[c.to.Dst.Port()]++
-			}
-		}
+		all := p.connections()
+		have := all.inUse()
 		if maps.Equal(have, want) {
-			return all
+			return all, nil
 		}
-		p.pause(t, ctx, "open connections by port are %v, want %v", have, want)
+		if err := p.pause(ctx); err != nil {
+			return nil, fmt.Errorf("open connections by port are %v, want %v: %w", have, want, err)
+		}
 	}
 }
 
 // goesOn waits until both ends have been heard, and more data has gone, on every
 // connection that was open before, but for those on which nothing is said.
-func (p *pair) goesOn(t *testing.T, ctx context.Context, before map[[2]uint16]connection) {
-	t.Helper()
+func (p *pair) goesOn(ctx context.Context, before connections) error {
 	want := make(map[uint16]int)
 	for _, prog := range programs {
 		want[prog.port] += prog.connections - prog.quiet
 	}
 	from := p.connections()
 	for {
-		now, have := p.connections(), make(map[uint16]int)
-		for key, c := range before {
-			was, is := from[key], now[key]
-			heard := is.to.Segments > was.to.Segments && is.back.Segments > was.back.Segments
-			if port := c.to.Dst.Port(); c.open() && heard && is.bytes() > was.bytes() && have[port] < want[port] {
-				have[port]++
-			}
+		have := p.connections().goOn(before, from)
+		if enough(have, want) {
+			return nil
 		}
-		if maps.Equal(have, want) {
-			return
+		if err := p.pause(ctx); err != nil {
+			return fmt.Errorf("connections by port that go on are %v, want %v: %w", have, want, err)
 		}
-		p.pause(t, ctx, "connections by port that go on are %v, want %v", have, want)
 	}
 }
 
-// pause waits a moment for what the message says, as long as the clients are at work.
-func (p *pair) pause(t *testing.T, ctx context.Context, format string, args ...any) {
-	t.Helper()
+// pause waits a moment, as long as the clients are at work.
+func (p *pair) pause(ctx context.Context) error {
 	for i, j := range p.jobs {
 		if !j.running() {
 			out, err := j.wait(ctx)
-			t.Errorf("%s has ended, of itself or because this machine is too slow: %v\n%s", programs[i].name, err, out)
-			t.Fatalf(format, args...)
+			return fmt.Errorf("%s has ended, of itself or because this machine is too slow: %w\n%s",
+				programs[i].name, cmp.Or(err, errEnded), out)
 		}
 	}
 	select {
 	case <-ctx.Done():
-		t.Fatalf(format, args...)
+		return context.Cause(ctx)
 	case <-time.After(rig.Poll):
+		return nil
 	}
 }
 
-// unchanged checks that no connection was opened, ended or reset since before.
-func (p *pair) unchanged(t *testing.T, before map[[2]uint16]connection) {
+// errEnded is of a client that has ended and has no complaint.
+var errEnded = errors.New("it has no complaint")
+
+// idles checks that the idle session is still there, with the same shell.
+func (p *pair) idles(ctx context.Context) error {
+	pid, err := p.idle.process(ctx)
+	if err == nil && pid != p.idlePID {
+		err = fmt.Errorf("the shell is process %s, and was %s", pid, p.idlePID)
+	}
+	return err
+}
+
+// result waits for the client of the n-th program, and tells how much was done, or what
+// is not as it should be.
+func (p *pair) result(ctx context.Context, n int) (done string, err error) {
+	out, err := p.jobs[n].wait(ctx)
+	if err != nil {
+		return "", err
+	}
+	return programs[n].check(p, out)
+}
+
+// fair fails a test whose network has lost something.
+func (p *pair) fair(t *testing.T) {
 	t.Helper()
+	if err := p.bed.Fault(); err != nil {
+		t.Errorf("not the guest's fault: %v", err)
+	}
 	if n := p.bed.Flows.Overflow(); n > 0 {
 		t.Errorf("%d segments were not counted", n)
-	}
-	for key, now := range p.connections() {
-		was, known := before[key]
-		switch {
-		case !known:
-			t.Errorf("a new connection: %v", now)
-		case was.open() && !now.open(), was.to.SYN+was.back.SYN != now.to.SYN+now.back.SYN:
-			t.Errorf("%v; before the moves it was %v", now, was)
-		}
 	}
 }

@@ -5,7 +5,8 @@
 // Package apptests moves a guest that runs other people's programs, unmodified,
 // from Debian's packages: what they and their clients say of the moves is
 // evidence that nobody here has written. The clients run in a second guest, which
-// does not move.
+// does not move. A control without the shadow shows that these witnesses would
+// speak up.
 //
 // The tests download some 120 MB of packages and keep two guests busy for
 // minutes, so go test ./... leaves them out: they run with the flag -apps, or by

@@ -96,9 +96,40 @@ memory_mb = 768
 `
 )
 
-// build builds a guest of a description, with testdata and a key that opens both
+// workDir is where images are built, once for all tests.
+var workDir string
+
+func TestMain(m *testing.M) { os.Exit(vmtest.Main(m, &workDir)) }
+
+// images are those of both guests, and the key that opens them.
+type images struct {
+	servers, clients *image.Bundle
+	key              ed25519.PrivateKey
+}
+
+// build builds both images.
+var build = sync.OnceValues(func() (images, error) {
+	_, key, err := ed25519.GenerateKey(nil)
+	if err != nil {
+		return images{}, err
+	}
+	all := images{key: key}
+	g, ctx := errgroup.WithContext(context.Background())
+	g.Go(func() (err error) {
+		all.servers, err = buildOne(ctx, filepath.Join(workDir, "server"), serverImage, key)
+		return err
+	})
+	g.Go(func() (err error) {
+		all.clients, err = buildOne(ctx, filepath.Join(workDir, "client"), clientImage, key)
+		return err
+	})
+	err = g.Wait()
+	return all, err
+})
+
+// buildOne builds a guest of a description, with testdata and a key that opens both
 // guests beside it.
-func build(ctx context.Context, dir, description string, key ed25519.PrivateKey) (*image.Bundle, error) {
+func buildOne(ctx context.Context, dir, description string, key ed25519.PrivateKey) (*image.Bundle, error) {
 	if err := os.CopyFS(dir, os.DirFS("testdata")); err != nil {
 		return nil, err
 	}
@@ -127,29 +158,19 @@ type pair struct {
 	server         *rig.Rig
 	atServer       *shell
 	atClient       *shell
-	jobs           []*job // the clients of programs, in their order
+	jobs           []*job    // the clients of programs, in their order
+	idle           *terminal // a session of ssh, from guest to guest
+	idlePID        string    // of its shell
 	serverConsole  console
 	clientsConsole console
 }
 
-// start builds and boots both guests, and ends them with the test.
-func start(ctx context.Context, t *testing.T) *pair {
+// start boots both guests, that which moves with words added to its command line, and
+// ends them with the test.
+func start(ctx context.Context, t *testing.T, cmdline string) *pair {
 	t.Helper()
-	_, key, err := ed25519.GenerateKey(nil)
+	all, err := build()
 	if err != nil {
-		t.Fatal(err)
-	}
-	var servers, clients *image.Bundle
-	g, gctx := errgroup.WithContext(ctx)
-	g.Go(func() (err error) {
-		servers, err = build(gctx, filepath.Join(t.TempDir(), "server"), serverImage, key)
-		return err
-	})
-	g.Go(func() (err error) {
-		clients, err = build(gctx, filepath.Join(t.TempDir(), "client"), clientImage, key)
-		return err
-	})
-	if err := g.Wait(); err != nil {
 		t.Fatalf("build the images: %v", err)
 	}
 	p, dir := &pair{}, vmtest.Dir(t)
@@ -162,14 +183,14 @@ func start(ctx context.Context, t *testing.T) *pair {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { p.bed.Close() })
-	opts := rig.Options{Bed: p.bed, Bundle: servers, Dir: dir, OnLine: p.serverConsole.line}
+	opts := rig.Options{Bed: p.bed, Bundle: all.servers, Dir: dir, Cmdline: cmdline, OnLine: p.serverConsole.line}
 	if p.server, err = rig.Start(ctx, opts, e1000At2); err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { p.server.Close() })
-	p.startClient(ctx, t, clients, dir)
-	p.atServer = dial(ctx, t, p.bed, serverAddr, key)
-	p.atClient = dial(ctx, t, p.bed, clientAddr, key)
+	p.startClient(ctx, t, all.clients, dir)
+	p.atServer = dial(ctx, t, p.bed, serverAddr, all.key)
+	p.atClient = dial(ctx, t, p.bed, clientAddr, all.key)
 	return p
 }
 

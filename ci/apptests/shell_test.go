@@ -102,12 +102,15 @@ func (s *shell) start(command string) (*job, error) {
 // wait waits for the command's end and returns what it printed. A status that is
 // not 0 is an error.
 func (j *job) wait(ctx context.Context) (string, error) {
-	select {
-	case <-j.done:
-	case <-ctx.Done():
-		j.session.Close()
-		<-j.done
-		j.err = context.Cause(ctx)
+	if j.running() {
+		select {
+		case <-j.done:
+		case <-ctx.Done():
+			// sshd says that a session is over when its command is, and that may hang.
+			j.session.Signal(ssh.SIGKILL)
+			j.session.Close()
+			return "", fmt.Errorf("%s: %w", j.command, context.Cause(ctx))
+		}
 	}
 	if j.err != nil {
 		return j.out.String(), fmt.Errorf("%s: %w\n%s%s", j.command, j.err, j.out.String(), j.errs.String())
@@ -124,13 +127,14 @@ func (j *job) running() bool {
 	}
 }
 
-// run is start and wait.
+// run is start and wait, without the white space around what was printed.
 func (s *shell) run(command string) (string, error) {
 	j, err := s.start(command)
 	if err != nil {
 		return "", err
 	}
-	return j.wait(s.ctx)
+	out, err := j.wait(s.ctx)
+	return strings.TrimSpace(out), err
 }
 
 // must is run for what has to succeed.
@@ -140,7 +144,7 @@ func (s *shell) must(t *testing.T, command string) string {
 	if err != nil {
 		t.Fatal(err)
 	}
-	return strings.TrimSpace(out)
+	return out
 }
 
 // until repeats a command, which has to exist, until it succeeds.
@@ -165,7 +169,6 @@ func (s *shell) until(t *testing.T, command string) {
 
 // A terminal is a session that somebody types into.
 type terminal struct {
-	ctx   context.Context
 	in    io.Writer
 	lines chan string
 }
@@ -192,7 +195,7 @@ func (s *shell) open(t *testing.T, command string) *terminal {
 	if err := session.Start(command); err != nil {
 		t.Fatal(err)
 	}
-	term := &terminal{s.ctx, in, make(chan string, 100)}
+	term := &terminal{in, make(chan string, 100)}
 	go func() {
 		defer close(term.lines)
 		for lines := bufio.NewScanner(out); lines.Scan(); {
@@ -207,23 +210,22 @@ func (s *shell) open(t *testing.T, command string) *terminal {
 }
 
 // process asks the shell on the terminal which process it is.
-func (term *terminal) process(t *testing.T) string {
-	t.Helper()
+func (term *terminal) process(ctx context.Context) (string, error) {
 	// What is typed, and echoed, must not look like the answer.
 	if _, err := io.WriteString(term.in, "echo process'='$$\n"); err != nil {
-		t.Fatal(err)
+		return "", err
 	}
 	for {
 		select {
 		case line, ok := <-term.lines:
 			if !ok {
-				t.Fatal("the session has ended")
+				return "", errors.New("the session has ended")
 			}
 			if m := answer.FindStringSubmatch(line); m != nil {
-				return m[1]
+				return m[1], nil
 			}
-		case <-term.ctx.Done():
-			t.Fatal("the session does not answer")
+		case <-ctx.Done():
+			return "", fmt.Errorf("the session does not answer: %w", context.Cause(ctx))
 		}
 	}
 }

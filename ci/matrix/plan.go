@@ -93,9 +93,18 @@ type Pair struct {
 	Setup
 	From string `json:"from"` // devices of QEMU
 	To   string `json:"to"`
+	// First says that the guest has booted on From and makes this move only: a boot may
+	// leave less prepared for a move than the recovery from one does.
+	First bool `json:"first,omitempty"`
 }
 
-func (p Pair) String() string { return fmt.Sprintf("%s → %s (%s)", p.From, p.To, p.Setup) }
+func (p Pair) String() string {
+	which := ""
+	if p.First {
+		which = ", first move"
+	}
+	return fmt.Sprintf("%s → %s (%s%s)", p.From, p.To, p.Setup, which)
+}
 
 // Pairs returns every ordered pair of unlike NICs for a setup.
 func Pairs(s Setup) []Pair {
@@ -103,29 +112,48 @@ func Pairs(s Setup) []Pair {
 	for _, from := range Models {
 		for _, to := range Models {
 			if from != to {
-				out = append(out, Pair{s, from.Device, to.Device})
+				out = append(out, Pair{Setup: s, From: from.Device, To: to.Device})
 			}
 		}
 	}
 	return out
 }
 
-// AllPairs returns the pairs of all setups.
+// firstStep is how far, in Models, the first move of a guest goes.
+const firstStep = 4
+
+// FirstMoves returns a first move from every NIC, and to every NIC, with the setups by
+// turns.
+func FirstMoves() []Pair {
+	var out []Pair
+	for i, m := range Models {
+		to := Models[(i+firstStep)%len(Models)]
+		out = append(out, Pair{Setup: Setups[i%len(Setups)], From: m.Device, To: to.Device, First: true})
+	}
+	return out
+}
+
+// AllPairs returns the pairs of all setups, and the first moves.
 func AllPairs() []Pair {
 	var all []Pair
 	for _, s := range Setups {
 		all = append(all, Pairs(s)...)
 	}
-	return all
+	return append(all, FirstMoves()...)
 }
 
 // Trails puts pairs in an order in which each begins where the last one ended, so
 // that one guest can make many moves. It needs one trail for all pairs of a setup,
 // and more for what is left of them after an interruption. Pairs of different
-// setups are not mixed.
+// setups are not mixed. A first move is a trail of its own.
 func Trails(pairs []Pair) [][]Pair {
+	var firsts [][]Pair
 	left := make(map[Setup]map[string][]Pair)
 	for _, p := range pairs {
+		if p.First {
+			firsts = append(firsts, []Pair{p})
+			continue
+		}
 		if left[p.Setup] == nil {
 			left[p.Setup] = make(map[string][]Pair)
 		}
@@ -137,7 +165,7 @@ func Trails(pairs []Pair) [][]Pair {
 			trails = append(trails, trail)
 		}
 	}
-	return trails
+	return append(trails, firsts...)
 }
 
 // longest takes a trail out of the pairs left: from a NIC that more pairs leave than
@@ -218,7 +246,7 @@ func Sample(n int) []Pair {
 	var trail []Pair
 	for i, at := 0, 0; i < len(Models); i++ {
 		next := (at + step) % len(Models)
-		trail = append(trail, Pair{s, Models[at].Device, Models[next].Device})
+		trail = append(trail, Pair{Setup: s, From: Models[at].Device, To: Models[next].Device})
 		at = next
 	}
 	return trail
@@ -231,12 +259,14 @@ func gcd(a, b int) int {
 	return a
 }
 
-// comparePairs orders pairs as the table shows them.
+// comparePairs orders pairs as the table shows them, first moves last.
 func comparePairs(a, b Pair) int {
 	rank := func(device string) int {
 		return slices.IndexFunc(Models, func(m Model) bool { return m.Device == device })
 	}
+	kind := func(p Pair) int { return slices.Index([]bool{false, true}, p.First) }
 	return cmp.Or(
+		cmp.Compare(kind(a), kind(b)),
 		cmp.Compare(slices.Index(Setups, a.Setup), slices.Index(Setups, b.Setup)),
 		cmp.Compare(rank(a.From), rank(b.From)),
 		cmp.Compare(rank(a.To), rank(b.To)),

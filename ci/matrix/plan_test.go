@@ -5,6 +5,7 @@
 package matrix
 
 import (
+	"fmt"
 	"slices"
 	"testing"
 
@@ -36,7 +37,13 @@ func TestTrails(t *testing.T) {
 		{"what is left after an interruption needs few", all[11:], 12},
 		{"no pairs, no trail", nil, 0},
 		{"one pair is a trail", all[5:6], 1},
-		{"pairs that do not touch are trails of their own", []Pair{{pc, "e1000", "e1000e"}, {pc, "tulip", "pcnet"}}, 2},
+		{"pairs that do not touch are trails of their own", []Pair{
+			{Setup: pc, From: "e1000", To: "e1000e"}, {Setup: pc, From: "tulip", To: "pcnet"},
+		}, 2},
+		{"first moves have a guest each, also those that could follow each other", []Pair{
+			{Setup: pc, From: "e1000", To: "tulip", First: true}, {Setup: pc, From: "tulip", To: "pcnet", First: true},
+		}, 2},
+		{"nor do they follow others", []Pair{there, {Setup: pc, From: "tulip", To: "pcnet", First: true}}, 2},
 	} {
 		t.Run(tc.rule, func(t *testing.T) {
 			trails := Trails(tc.pairs)
@@ -46,6 +53,9 @@ func TestTrails(t *testing.T) {
 			var got []Pair
 			for _, trail := range trails {
 				connected(t, trail)
+				if len(trail) > 1 && slices.ContainsFunc(trail, func(p Pair) bool { return p.First }) {
+					t.Errorf("a first move has company: %v", trail)
+				}
 				got = append(got, trail...)
 			}
 			want := slices.Clone(tc.pairs)
@@ -58,22 +68,43 @@ func TestTrails(t *testing.T) {
 	}
 }
 
+func TestFirstMovesLeaveAndReachEveryNIC(t *testing.T) {
+	moves := FirstMoves()
+	once(t, "first moves", moves)
+	setups := make(map[Setup]bool)
+	for _, p := range moves {
+		setups[p.Setup] = true
+		if !p.First || p.From == p.To {
+			t.Errorf("%v is no first move from one NIC to another", p)
+		}
+	}
+	if len(setups) != len(Setups) {
+		t.Errorf("%d of %d setups have a first move", len(setups), len(Setups))
+	}
+}
+
+// once checks that moves leave and reach every NIC once.
+func once(t *testing.T, what string, moves []Pair) {
+	t.Helper()
+	from, to := make(map[string]int), make(map[string]int)
+	for _, p := range moves {
+		from[p.From]++
+		to[p.To]++
+	}
+	for _, m := range Models {
+		if from[m.Device] != 1 || to[m.Device] != 1 {
+			t.Errorf("%s leave %s %d times and reach it %d times, want once each", what, m.Device, from[m.Device], to[m.Device])
+		}
+	}
+}
+
 func TestSampleLeavesAndReachesEveryNIC(t *testing.T) {
 	seen := make(map[Setup]bool)
 	for n := range 60 {
 		trail := Sample(n)
 		connected(t, trail)
-		from, to := make(map[string]int), make(map[string]int)
-		for _, p := range trail {
-			from[p.From]++
-			to[p.To]++
-			seen[p.Setup] = true
-		}
-		for _, m := range Models {
-			if from[m.Device] != 1 || to[m.Device] != 1 {
-				t.Errorf("sample %d leaves %s %d times and reaches it %d times, want once each", n, m.Device, from[m.Device], to[m.Device])
-			}
-		}
+		once(t, fmt.Sprintf("moves of sample %d", n), trail)
+		seen[trail[0].Setup] = true
 	}
 	if len(seen) != len(Setups) {
 		t.Errorf("%d of %d setups sampled", len(seen), len(Setups))

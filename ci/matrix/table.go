@@ -15,6 +15,8 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+
+	"github.com/umbra-vm/umbra/ci/rig"
 )
 
 // A Result is what one move cost. Times are in ms, the rest in frames, datagrams
@@ -164,7 +166,7 @@ were measured without KVM on a shared machine, and the driver's own time is in t
 `)
 	fmt.Fprintf(&b, "The guest ran Linux %s; its initramfs (SHA-256) was %s.\n", t.Kernel, t.builds())
 	for _, s := range Setups {
-		rows := slices.DeleteFunc(slices.Clone(t.Results), func(r Result) bool { return r.Setup != s })
+		rows := slices.DeleteFunc(slices.Clone(t.Results), func(r Result) bool { return r.Setup != s || r.First })
 		if len(rows) == 0 {
 			continue
 		}
@@ -189,9 +191,33 @@ were measured without KVM on a shared machine, and the driver's own time is in t
 			b.WriteString("\n")
 		}
 	}
+	b.WriteString(t.firstMoves())
 	b.WriteString(t.summary())
 	_, err := io.WriteString(w, b.String())
 	return err
+}
+
+// firstMoves is the table of the guests that made one move, "" if there are none.
+func (t *Table) firstMoves() string {
+	var b strings.Builder
+	for _, r := range t.Results {
+		if !r.First {
+			continue
+		}
+		if b.Len() == 0 {
+			b.WriteString(`
+## First moves
+
+A guest of the tables above is booted once and makes many moves. Each of these was booted on the NIC that it then left, and moved
+once, as soon as it was ready (` + "`" + rig.Settled + "`" + ` on its console).
+
+| from | to | on | cost |
+|---|---|---|---|
+`)
+		}
+		fmt.Fprintf(&b, "| **%s** | %s | %s | %s |\n", model(r.From).Driver, model(r.To).Driver, r.Setup, cell(r))
+	}
+	return b.String()
 }
 
 // builds names the builds, with the number of moves if there are several.

@@ -18,9 +18,10 @@ import (
 
 var (
 	pc      = Setup{machine.PC, false}
-	there   = Pair{pc, "e1000", "tulip"}
-	back    = Pair{pc, "tulip", "e1000"}
-	copying = Pair{pc, "ne2k_pci", "e1000"}
+	there   = Pair{Setup: pc, From: "e1000", To: "tulip"}
+	back    = Pair{Setup: pc, From: "tulip", To: "e1000"}
+	copying = Pair{Setup: pc, From: "ne2k_pci", To: "e1000"}
+	first   = Pair{Setup: pc, From: "e1000", To: "tulip", First: true}
 )
 
 func TestHarm(t *testing.T) {
@@ -33,6 +34,7 @@ func TestHarm(t *testing.T) {
 		{"a move that failed does", Result{Pair: there, Error: "no recovery in time"}, true},
 		{"a datagram that is missing does", Result{Pair: there, Missing: 1}, true},
 		{"but not if the driver had copied it", Result{Pair: copying, Missing: 1}, false},
+		{"it does in a first move as in any other", Result{Pair: first, Missing: 1}, true},
 	} {
 		if got := tc.r.Harm() != ""; got != tc.want {
 			t.Errorf("%s: harm %q", tc.rule, tc.r.Harm())
@@ -56,15 +58,15 @@ func TestTableGoesOnWhereItStopped(t *testing.T) {
 		rule, build string
 		want        []Pair
 	}{
-		{"what has been moved is not moved again", "one", []Pair{copying}},
-		{"another build begins anew", "two", []Pair{there, back, copying}},
-		{"to be looked at, every build will do", "", []Pair{copying}},
+		{"what has been moved is not moved again, but for a first move of the same pair", "one", []Pair{copying, first}},
+		{"another build begins anew", "two", []Pair{there, back, copying, first}},
+		{"to be looked at, every build will do", "", []Pair{copying, first}},
 	} {
 		got, err := Load(file, tc.build)
 		if err != nil {
 			t.Fatal(err)
 		}
-		if left := got.Left([]Pair{there, back, copying}); !slices.Equal(left, tc.want) {
+		if left := got.Left([]Pair{there, back, copying, first}); !slices.Equal(left, tc.want) {
 			t.Errorf("%s: left are %v, want %v", tc.rule, left, tc.want)
 		}
 	}
@@ -78,13 +80,15 @@ func TestMarkdown(t *testing.T) {
 		{Pair: there, Build: "0123456789abcdef", StallMS: 1234.5, Held: 7, Harvested: 8, Deferred: []string{"net.ring.rx=512: no such ring"}},
 		{Pair: back, Build: "fedcba9876543210", StallMS: 5, Missing: 2},
 		{Pair: copying, Build: "fedcba9876543210", Missing: 3},
+		{Pair: first, Build: "fedcba9876543210", StallMS: 77, Missing: 1},
 	}}
 	var b strings.Builder
 	if err := table.Markdown(&b); err != nil {
 		t.Fatal(err)
 	}
 	for _, want := range []string{
-		"ran Linux 6.1.0; its initramfs (SHA-256) was 0123456789ab in 1 moves, fedcba987654 in 2 moves.", "## pc, same slot", "| 1234; 7 + 8; *1 deferred* |", "| **5; 0 + 0; *2 missing*** |", "in 1 moves it lost 3 datagrams, at most 3 in one",
+		"ran Linux 6.1.0; its initramfs (SHA-256) was 0123456789ab in 1 moves, fedcba987654 in 3 moves.", "## pc, same slot", "| 1234; 7 + 8; *1 deferred* |", "| **5; 0 + 0; *2 missing*** |",
+		"## First moves", "| **e1000** | tulip | pc, same slot | **77; 0 + 0; *1 missing*** |", "in 1 moves it lost 3 datagrams, at most 3 in one",
 		"- net.ring.rx=512: no such ring: 1",
 	} {
 		if !strings.Contains(b.String(), want) {
@@ -93,6 +97,14 @@ func TestMarkdown(t *testing.T) {
 	}
 	if strings.Contains(b.String(), "q35") {
 		t.Error("a setup without results is shown")
+	}
+	table.Drop(first)
+	b.Reset()
+	if err := table.Markdown(&b); err != nil {
+		t.Fatal(err)
+	}
+	if strings.Contains(b.String(), "First moves") {
+		t.Error("first moves are shown, and none was made")
 	}
 }
 

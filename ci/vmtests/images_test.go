@@ -14,28 +14,14 @@ import (
 	"testing"
 
 	"github.com/umbra-vm/umbra/ci/rig"
+	"github.com/umbra-vm/umbra/ci/testbed/vmtest"
 	"github.com/umbra-vm/umbra/image"
 )
 
 // workDir is where images are built, once for all tests.
 var workDir string
 
-func TestMain(m *testing.M) {
-	code, err := run(m)
-	if err != nil {
-		fmt.Fprintln(os.Stderr, err)
-		code = 1
-	}
-	os.Exit(code)
-}
-
-func run(m *testing.M) (code int, err error) {
-	if workDir, err = os.MkdirTemp("", "umbra-vmtests-"); err != nil {
-		return 1, err
-	}
-	defer os.RemoveAll(workDir)
-	return m.Run(), nil
-}
+func TestMain(m *testing.M) { os.Exit(vmtest.Main(m, &workDir)) }
 
 // The images, each built at its first use.
 var (

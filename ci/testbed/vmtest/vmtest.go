@@ -23,6 +23,18 @@ import (
 // tailLines of a console are shown when a test fails.
 const tailLines = 120
 
+// Main runs tests that share what takes long to make, such as images, in *dir, which it
+// creates and in the end removes, and returns the status to exit with.
+func Main(m *testing.M, dir *string) int {
+	var err error
+	if *dir, err = os.MkdirTemp("", "umbra-tests-"); err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		return 1
+	}
+	defer os.RemoveAll(*dir)
+	return m.Run()
+}
+
 // Dir returns a new directory for sockets, removed at the end of the test.
 // testing.TB.TempDir has the test's name in its path, which is easily longer
 // than the 107 bytes that the path of a UNIX socket may have.

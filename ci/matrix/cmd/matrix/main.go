@@ -45,7 +45,7 @@ func run(ctx context.Context, args []string) error {
 	fs := flag.NewFlagSet("matrix", flag.ContinueOnError)
 	out := fs.String("out", "out/matrix.json", "`file` of the results")
 	docs := fs.String("docs", "docs", "`directory` that gets all results, and the table for people, once there are all; \"\" for none")
-	only := fs.String("only", "", "pairs to run: `words` that must all be in \"from → to (machine, slot)\"")
+	only := fs.String("only", "", "pairs to run: `words` that must all be in \"from → to (machine, slot)\" or \"from → to (machine, slot, first move)\"")
 	jobs := fs.Int("jobs", 2, "guests at the same time")
 	again := fs.Bool("again", false, "run pairs that have failed again")
 	keep := fs.Bool("keep", false, "keep what other builds of the guest have resulted in")
