@@ -12,12 +12,16 @@ import (
 )
 
 // obstacle says why nothing may be routed around the proxy, "" if it may: see the package
-// comment. conf has the kernel's settings of each interface, and of "all"
-// (Documentation/networking/ip-sysctl.rst, net.ipv4.conf).
-func obstacle(conf fs.FS, proxy string) string {
+// comment. ipv4 has the kernel's settings (Documentation/networking/ip-sysctl.rst,
+// net.ipv4); the one of neighbours came in 6.0, soon behind NTF_EXT_MANAGED, which nothing
+// else tells of.
+func obstacle(ipv4 fs.FS, proxy string) string {
 	is := func(iface, key string) string {
-		b, _ := fs.ReadFile(conf, path.Join(iface, key)) // of an interface that goes, nothing
+		b, _ := fs.ReadFile(ipv4, path.Join("conf", iface, key)) // of an interface that goes, nothing
 		return strings.TrimSpace(string(b))
+	}
+	if _, err := fs.Stat(ipv4, path.Join("neigh", proxy, "interval_probe_time_ms")); err != nil {
+		return "the kernel looks after no neighbours: Linux 6.0 does"
 	}
 	// The larger value counts: 0, no test; 1, strict; 2, loose.
 	if max(is("all", "rp_filter"), is(proxy, "rp_filter")) == "1" {
@@ -26,9 +30,9 @@ func obstacle(conf fs.FS, proxy string) string {
 	if is("all", "arp_filter") == "1" || is(proxy, "arp_filter") == "1" {
 		return fmt.Sprintf("arp_filter of all or of %s is 1, which would answer no ARP request", proxy)
 	}
-	forwarding, _ := fs.Glob(conf, "*/forwarding")
+	forwarding, _ := fs.Glob(ipv4, "conf/*/forwarding")
 	for _, file := range forwarding {
-		if iface := path.Dir(file); iface != "default" && is(iface, "forwarding") == "1" {
+		if iface := path.Base(path.Dir(file)); iface != "default" && is(iface, "forwarding") == "1" {
 			return fmt.Sprintf("forwarding of %s is on, and rules that name %s would not see what is forwarded", iface, proxy)
 		}
 	}

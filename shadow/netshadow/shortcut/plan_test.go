@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
+	"path"
 	"slices"
 	"strconv"
 	"strings"
@@ -283,23 +284,28 @@ func TestObstacle(t *testing.T) {
 	for _, tc := range []struct {
 		name     string
 		settings map[string]string
+		old      bool   // a kernel before 6.0
 		want     string // how the reason begins
 	}{
-		{"none by default", map[string]string{"all/rp_filter": "0", "net0/rp_filter": "0", "all/forwarding": "0", "net0/arp_filter": "0"}, ""},
-		{"a strict test of sources, of the proxy", map[string]string{"all/rp_filter": "0", "net0/rp_filter": "1"}, "rp_filter"},
-		{"a strict test of sources, of all", map[string]string{"all/rp_filter": "1", "net0/rp_filter": "0"}, "rp_filter"},
-		{"not a loose one, which counts more", map[string]string{"all/rp_filter": "2", "net0/rp_filter": "1"}, ""},
-		{"not another interface's", map[string]string{"other/rp_filter": "1"}, ""},
-		{"a filter of ARP", map[string]string{"net0/arp_filter": "1"}, "arp_filter"},
-		{"forwarding, of any interface", map[string]string{"veth0/forwarding": "1"}, "forwarding of veth0"},
-		{"not what interfaces to come will do", map[string]string{"default/forwarding": "1"}, ""},
+		{"none by default", map[string]string{"all/rp_filter": "0", "net0/rp_filter": "0", "all/forwarding": "0", "net0/arp_filter": "0"}, false, ""},
+		{"a strict test of sources, of the proxy", map[string]string{"all/rp_filter": "0", "net0/rp_filter": "1"}, false, "rp_filter"},
+		{"a strict test of sources, of all", map[string]string{"all/rp_filter": "1", "net0/rp_filter": "0"}, false, "rp_filter"},
+		{"not a loose one, which counts more", map[string]string{"all/rp_filter": "2", "net0/rp_filter": "1"}, false, ""},
+		{"not another interface's", map[string]string{"other/rp_filter": "1"}, false, ""},
+		{"a filter of ARP", map[string]string{"net0/arp_filter": "1"}, false, "arp_filter"},
+		{"forwarding, of any interface", map[string]string{"veth0/forwarding": "1"}, false, "forwarding of veth0"},
+		{"not what interfaces to come will do", map[string]string{"default/forwarding": "1"}, false, ""},
+		{"a kernel that does not look after neighbours", nil, true, "the kernel"},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
-			conf := make(fstest.MapFS)
+			ipv4 := make(fstest.MapFS)
 			for file, v := range tc.settings {
-				conf[file] = &fstest.MapFile{Data: []byte(v + "\n")}
+				ipv4[path.Join("conf", file)] = &fstest.MapFile{Data: []byte(v + "\n")}
 			}
-			got := obstacle(conf, "net0")
+			if !tc.old {
+				ipv4["neigh/net0/interval_probe_time_ms"] = &fstest.MapFile{Data: []byte("5000\n")}
+			}
+			got := obstacle(ipv4, "net0")
 			if !strings.HasPrefix(got, tc.want) || (tc.want == "") != (got == "") {
 				t.Errorf("%q, want %q", got, tc.want)
 			}

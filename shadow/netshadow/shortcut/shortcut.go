@@ -16,8 +16,8 @@
 // is closed or disappears, the kernel takes them away by itself.
 //
 // A port resolves nobody: answers come in on the proxy. So the kernel is told to keep asking
-// for the proxy's neighbours that have a route (NTF_EXT_MANAGED, Linux 5.16), and the port's
-// entries follow.
+// for the proxy's neighbours that have a route (NTF_EXT_MANAGED), and the port's entries
+// follow.
 //
 // # Where there is none
 //
@@ -191,7 +191,7 @@ func (s *Shortcut) change(port int) error {
 		return err
 	}
 	var want plan
-	s.state = State{Obstacle: obstacle(os.DirFS("/proc/sys/net/ipv4/conf"), s.proxy)}
+	s.state = State{Obstacle: obstacle(os.DirFS("/proc/sys/net/ipv4"), s.proxy)}
 	if s.state.Obstacle == "" {
 		want = v.plan()
 	}
