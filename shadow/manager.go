@@ -9,10 +9,13 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"runtime"
 	"slices"
 	"strings"
 	"sync"
 	"time"
+
+	"golang.org/x/sync/errgroup"
 
 	"github.com/umbra-vm/umbra/drivers"
 	"github.com/umbra-vm/umbra/shadow/ctl"
@@ -126,6 +129,7 @@ type role struct {
 	done       []ctl.Timeline
 	lessons    []lesson // of the drivers that it has had, the newest last
 	recoveries uint64
+	resumed    int64 // the resumption that a recovery has been told from
 }
 
 // doneKept bounds the timelines kept per role.
@@ -357,20 +361,37 @@ func (m *Manager) unfinished() bool {
 	return slices.ContainsFunc(m.roles, func(r *role) bool { return !r.auto && !r.passive })
 }
 
+// loadModules loads what the configuration names: first what has parameters, in its order,
+// for what needs such a module would load it without them; then the others, as many at a
+// time as there are processors.
 func (m *Manager) loadModules(ctx context.Context) error {
+	var g errgroup.Group
+	g.SetLimit(runtime.GOMAXPROCS(0))
+	var others []string
 	for _, mod := range m.opt.Modules {
-		name, params, _ := strings.Cut(mod, " ")
-		err := m.hw.LoadModule(ctx, name, params)
-		if errors.Is(err, drivers.ErrLoaded) {
-			continue // by a predecessor
+		if name, params, ok := strings.Cut(mod, " "); ok {
+			m.loadModule(ctx, name, params)
+			continue
 		}
-		if err != nil {
-			// The guest is more useful without one of them than without
-			// an agent: whatever needs it says so itself.
-			m.log.Error("module not loaded", "module", name, "err", err)
-		}
+		others = append(others, mod)
 	}
+	for _, name := range others {
+		g.Go(func() error {
+			m.loadModule(ctx, name, "")
+			return nil
+		})
+	}
+	_ = g.Wait() // none of them fails
 	return ctx.Err()
+}
+
+// loadModule loads one. The guest is more useful without it than without an agent, and
+// whatever needs it says so itself.
+func (m *Manager) loadModule(ctx context.Context, name, params string) {
+	err := m.hw.LoadModule(ctx, name, params)
+	if err != nil && !errors.Is(err, drivers.ErrLoaded) { // by a predecessor
+		m.log.Error("module not loaded", "module", name, "err", err)
+	}
 }
 
 // prefetch makes the guest ready for a move, and says so.
@@ -489,12 +510,14 @@ func (m *Manager) resumed(sig Signal) {
 	m.lastResumed = sig.Resumed
 	follows := func(tl ctl.Timeline) (at int64, ok bool) {
 		at = began(tl)
-		return min(at, sig.Resumed), at != 0 && at+clockSlack >= sig.Resumed && tl.Cause != CauseBoot && tl.Cause != ctl.CauseReload
+		_, told := tl.Stamp(ctl.StampResumed)
+		return min(at, sig.Resumed), !told && at != 0 && at+clockSlack >= sig.Resumed && tl.Cause != CauseBoot && tl.Cause != ctl.CauseReload
 	}
 	for _, r := range m.roles {
 		if r.rec != nil {
 			if at, ok := follows(r.rec.Timeline()); ok {
 				r.rec.StampAt(ctl.StampResumed, at)
+				r.resumed = sig.Resumed
 			}
 			continue
 		}
@@ -504,6 +527,7 @@ func (m *Manager) resumed(sig Signal) {
 		}
 		if at, ok := follows(r.done[n-1]); ok {
 			r.done[n-1] = withStamp(r.done[n-1], ctl.StampResumed, at)
+			r.resumed = sig.Resumed
 			m.note(r.Name, r.journal.Done(r.done[n-1]))
 		}
 	}

@@ -475,3 +475,33 @@ func TestTimelineStartsWhereTheHostSays(t *testing.T) {
 		return ok && at == resumed
 	})
 }
+
+func TestNextTimelineDoesNotStartAtTheMigrationBefore(t *testing.T) {
+	for name, hostFirst := range map[string]bool{"told by the host at last": false, "told by the host at first": true} {
+		t.Run(name, func(t *testing.T) {
+			g := boot(t, e1000(slot2))
+			g.passive("e1000")
+			g.hw.Plug(rtl8139(slot2))
+			g.signals <- Signal{Cause: ctl.CauseMigration, Resumed: Now()}
+			g.passive("8139cp")
+			g.hw.Plug(e1000(slot2))
+			resumed := Now()
+			told := Signal{Cause: ctl.CauseMigration, Resumed: resumed}
+			if hostFirst {
+				g.signals <- told
+			} else {
+				g.signals <- migrated
+			}
+			g.passive("e1000")
+			g.signals <- told
+			g.role("told", func(ctl.RoleStatus) bool {
+				tls, err := g.m.Timelines("net0")
+				if err != nil {
+					t.Fatal(err)
+				}
+				at, ok := tls[len(tls)-1].Stamp(ctl.StampResumed)
+				return ok && at >= resumed
+			})
+		})
+	}
+}

@@ -202,9 +202,11 @@ func (m *Manager) enter(ctx context.Context, sig Signal, l loss) (*Recovery, dri
 			r.rec.Stamp(ctl.StampDetected)
 		}
 	}
-	// The host may have told of the resumption before this recovery began.
-	if at := began(r.rec.Timeline()); m.lastResumed != 0 && at+clockSlack >= m.lastResumed && at-m.lastResumed < resumedKept {
+	// The host may have told of the resumption before this recovery began. What a
+	// recovery was told from is the migration before.
+	if at := began(r.rec.Timeline()); m.lastResumed != r.resumed && at+clockSlack >= m.lastResumed && at-m.lastResumed < resumedKept {
 		r.rec.StampAt(ctl.StampResumed, min(at, m.lastResumed))
+		r.resumed = m.lastResumed
 	}
 	rec, dev := r.rec, r.dev
 	rec.Between(describe(dev), "")

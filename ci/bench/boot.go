@@ -65,11 +65,11 @@ func (b *bench) boot(ctx context.Context) error {
 	return nil
 }
 
-// bootOnce takes the time of one boot.
+// bootOnce takes the time of one boot, by the guest's clock.
 func (b *bench) bootOnce(ctx context.Context, name string) error {
 	ctx, cancel := context.WithTimeoutCause(ctx, moveLimit, errNotInTime)
 	defer cancel()
-	g, err := b.start(ctx, name, rig.Options{}, rig.NIC{Model: "e1000", Slot: slots[0]})
+	g, err := b.start(ctx, name, GuestClock.options(rig.Options{}), rig.NIC{Model: "e1000", Slot: slots[0]})
 	if err != nil {
 		return err
 	}
@@ -119,13 +119,14 @@ func readBoot(console []vm.Line) (kernel float64, steps map[string]float64, err 
 	return kernel, steps, nil
 }
 
-// sizes builds the image without a user's program.
+// empty builds the image without a user's program.
+func (b *bench) empty(ctx context.Context) (*image.Bundle, error) {
+	return rig.Build(ctx, rig.GuestOptions{Dir: filepath.Join(b.out, "empty"), NoWitness: true, Options: b.image})
+}
+
+// sizes takes those of the image without a user's program.
 func (b *bench) sizes(ctx context.Context) error {
-	dir, err := filepath.Abs(filepath.Join(b.out, "empty"))
-	if err != nil {
-		return err
-	}
-	bundle, err := rig.Build(ctx, rig.GuestOptions{Dir: dir, NoWitness: true, Options: b.image})
+	bundle, err := b.empty(ctx)
 	if err != nil {
 		return err
 	}

@@ -24,7 +24,7 @@ func TestCrowdIsComparedWithTheLongestAloneAndTheMean(t *testing.T) {
 	r.sum()
 	var over []bool
 	for _, x := range r.Results {
-		over = append(over, x.Over)
+		over = append(over, x.Missed)
 	}
 	if d := cmp.Diff([]bool{false, true}, over); d != "" {
 		t.Errorf("over target (-want +got):\n%s%+v", d, r.Results)

@@ -12,6 +12,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"slices"
+	"strings"
 
 	"github.com/umbra-vm/umbra/ci/bench/internal/record"
 	"github.com/umbra-vm/umbra/ci/rig"
@@ -38,13 +39,20 @@ func (b *bench) build(ctx context.Context) error {
 	if err := goBuild(ctx, src, load, loadPackage); err != nil {
 		return err
 	}
+	b.load = load
 	b.bundle, err = rig.Build(ctx, rig.GuestOptions{
-		Dir: dir, NoWitness: true, Options: b.image,
-		Extra: fmt.Sprintf("[[service]]\nname = \"load\"\nexec = [\"/bin/load\", \"%s\", \"%s\"]\nfiles = [%q]\nneeds = [%q]\n"+
-			"env = [\"GODEBUG=asyncpreemptoff=1\"]\nrestart = \"never\"\n",
-			discardAddr, sourceAddr, load+":/bin/load", rig.Role),
+		Dir: dir, NoWitness: true, Options: b.image, Extra: b.loadService() + fmt.Sprintf("needs = [%q]\n", rig.Role),
 	})
 	return err
+}
+
+// loadArgs are the arguments of the program that measures.
+var loadArgs = []string{discardAddr.String(), sourceAddr.String(), sinkAddr.String()}
+
+// loadService describes the program that measures to the image.
+func (b *bench) loadService() string {
+	return fmt.Sprintf("[[service]]\nname = \"load\"\nexec = [\"/bin/load\", \"%s\"]\nfiles = [%q]\n"+
+		"env = [\"GODEBUG=asyncpreemptoff=1\"]\nrestart = \"never\"\n", strings.Join(loadArgs, `", "`), b.load+":/bin/load")
 }
 
 func goBuild(ctx context.Context, src, out, pkg string) error {

@@ -7,6 +7,8 @@
 //
 //   - steady: instructions of the guest for sending and for receiving, proxy
 //     against bare NIC;
+//   - throughput: TCP streams both ways by the wall clock, proxy against bare NIC, to
+//     stand beside what the steady state says of a guest that its processor bounds;
 //   - recovery: resumed until the first frame on the new NIC, against what its
 //     driver, and in the same slot the old one, needs alone;
 //   - eight: the recovery of eight roles at once against that of one;
@@ -14,10 +16,12 @@
 //   - peers: how long connections with a Linux guest stand still after a recovery,
 //     against how long the guest was away;
 //   - boot: kernel hand-over until the user's program runs with its network,
-//     and the sizes of what is booted.
+//     and the sizes of what is booted;
+//   - u-root: size, and the kernel's start until a user's program runs, against stock
+//     u-root with the same kernel and modules.
 //
-// Each number is printed with its target, and as "over target" if it is that;
-// the exit status is 1 only if something could not be measured.
+// Each number is printed with its target, and as over or under if it misses that, and at
+// the end how many do. The exit status is 1 only if something could not be measured.
 package main
 
 import (
@@ -62,11 +66,20 @@ var parts = []struct {
 	run  func(*bench, context.Context) error
 }{
 	{"boot", (*bench).boot},
+	{"u-root", (*bench).uroot},
 	{"recovery", (*bench).recovery},
 	{"eight", (*bench).eight},
 	{"detection", (*bench).detection},
 	{"steady", (*bench).steady},
+	{"throughput", (*bench).throughput},
 	{"peers", (*bench).peers},
+}
+
+func partNames() (names []string) {
+	for _, p := range parts {
+		names = append(names, p.name)
+	}
+	return names
 }
 
 // bench is one run.
@@ -79,6 +92,7 @@ type bench struct {
 	clocks  []Clock
 	ways    []Way
 	cmdline string // added to that of every guest
+	load    string // path of the program that measures
 
 	say    io.Writer
 	bundle *image.Bundle
@@ -90,7 +104,7 @@ func run(ctx context.Context, args []string, say io.Writer) (err error) {
 	var only, nics, clocks, ways string
 	fs := flag.NewFlagSet("bench", flag.ContinueOnError)
 	fs.StringVar(&b.out, "out", "out/bench", "`directory` of bench.json, the consoles and the image")
-	fs.StringVar(&only, "only", "", "benchmarks to run, of boot,recovery,eight,detection,steady,peers (default all)")
+	fs.StringVar(&only, "only", strings.Join(partNames(), ","), "`benchmarks` to run")
 	fs.StringVar(&nics, "nics", "virtio-net-pci,rtl8139,vmxnet3,e1000", "NICs to recover to, `names` as QEMU's")
 	fs.IntVar(&b.rounds, "rounds", 3, "moves to each NIC, each way")
 	fs.StringVar(&clocks, "clocks", "guest,wall", "`clocks` to time the moves by")
@@ -111,6 +125,10 @@ func run(ctx context.Context, args []string, say io.Writer) (err error) {
 	if b.ways, err = words(ways, OtherSlot, SameSlot); err != nil {
 		return fmt.Errorf("-ways: %w", err)
 	}
+	chosen, err := words(only, partNames()...)
+	if err != nil {
+		return fmt.Errorf("-only: %w", err)
+	}
 	if err := os.MkdirAll(b.out, 0o755); err != nil {
 		return err
 	}
@@ -125,7 +143,7 @@ func run(ctx context.Context, args []string, say io.Writer) (err error) {
 	}
 	var errs []error
 	for _, p := range parts {
-		if only != "" && !slices.Contains(strings.Split(only, ","), p.name) {
+		if !slices.Contains(chosen, p.name) {
 			continue
 		}
 		if err := p.run(b, ctx); err != nil {

@@ -24,28 +24,40 @@ type Report struct {
 	Results  []Result   `json:"results"` // what has a target
 	Steady   []Steady   `json:"steady,omitempty"`
 	Recovery []Recovery `json:"recovery,omitempty"`
-	Moves    []Move     `json:"moves,omitempty"`
-	Crowd    *Crowd     `json:"crowd,omitempty"`
-	Boot     Boot       `json:"boot"`
-	Peers    []PeerMove `json:"peers,omitempty"`
+
+	Moves []Move     `json:"moves,omitempty"`
+	Crowd *Crowd     `json:"crowd,omitempty"`
+	Boot  Boot       `json:"boot"`
+	Race  *Race      `json:"u_root,omitempty"`
+	Peers []PeerMove `json:"peers,omitempty"`
+
+	Throughput []Throughput `json:"throughput,omitempty"`
 
 	Detection []Detection `json:"detection,omitempty"`
 
 	mu     sync.Mutex
-	rounds map[string]map[record.Kind][]record.Record // by guest
+	rounds map[series][]record.Record
 	boots  struct {
 		kernel, user []float64
 		steps        map[string][]float64
 	}
 }
 
-// Result is a number and what it should be at the most.
+// series is what rounds are alike in.
+type series struct {
+	clock Clock
+	guest string
+	kind  record.Kind
+}
+
+// Result is a number and what it should be at the most or, if Floor, at the least.
 type Result struct {
 	Name   string  `json:"name"`
 	Value  float64 `json:"value"`
 	Target float64 `json:"target"`
 	Unit   string  `json:"unit,omitempty"` // none: a ratio
-	Over   bool    `json:"over_target"`
+	Floor  bool    `json:"floor,omitempty"`
+	Missed bool    `json:"target_missed"`
 }
 
 // Steady compares what one unit of sending or receiving costs.
@@ -125,7 +137,12 @@ type Boot struct {
 }
 
 func (r *Report) target(name string, value, target float64, unit string) {
-	r.Results = append(r.Results, Result{name, value, target, unit, value > target})
+	r.Results = append(r.Results, Result{Name: name, Value: value, Target: target, Unit: unit, Missed: value > target})
+}
+
+// floor is target for a ratio that should not be less.
+func (r *Report) floor(name string, value, target float64) {
+	r.Results = append(r.Results, Result{Name: name, Value: value, Target: target, Floor: true, Missed: value < target})
 }
 
 // sizes takes what the image holds.
@@ -150,17 +167,22 @@ func (r *Report) boot(kernel, user float64, steps map[string]float64) {
 // move takes one move.
 func (r *Report) move(m Move) { r.Moves = append(r.Moves, m) }
 
-// round takes one round of sends. It may be called from any goroutine.
-func (r *Report) round(guest string, rec record.Record) {
+// round takes one round that a guest has measured by the clock. It may be called from any
+// goroutine.
+func (r *Report) round(clock Clock, guest string, rec record.Record) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if r.rounds == nil {
-		r.rounds = make(map[string]map[record.Kind][]record.Record)
+		r.rounds = make(map[series][]record.Record)
 	}
-	if r.rounds[guest] == nil {
-		r.rounds[guest] = make(map[record.Kind][]record.Record)
-	}
-	r.rounds[guest][rec.Kind] = append(r.rounds[guest][rec.Kind], rec)
+	s := series{clock, guest, rec.Kind}
+	r.rounds[s] = append(r.rounds[s], rec)
+}
+
+// both are the rounds of both guests, and false where there is nothing to compare.
+func (r *Report) both(clock Clock, kind record.Kind) (proxy, bare []record.Record, ok bool) {
+	proxy, bare = r.rounds[series{clock, guestProxy, kind}], r.rounds[series{clock, guestBare, kind}]
+	return proxy, bare, len(proxy) > 0 && len(bare) > 0
 }
 
 // sum makes the report of what was taken. What was not measured is left out.
@@ -177,8 +199,8 @@ func (r *Report) sum() {
 		{record.UDPReceive, "UDP receive of 64 bytes", udpTarget},
 		{record.TCPReceive, "TCP receive of 1 MiB", tcpTarget},
 	} {
-		proxy, bare := r.rounds[guestProxy][s.kind], r.rounds[guestBare][s.kind]
-		if len(proxy) == 0 || len(bare) == 0 {
+		proxy, bare, ok := r.both(GuestClock, s.kind)
+		if !ok {
 			continue
 		}
 		st := compare(s.unit, proxy, bare)
@@ -187,6 +209,7 @@ func (r *Report) sum() {
 			r.target("instructions per "+s.unit+", proxy/bare", st.Least, s.target, "")
 		}
 	}
+	r.sumThroughput()
 	for _, clock := range []Clock{GuestClock, WallClock} {
 		for _, way := range []Way{OtherSlot, SameSlot} {
 			r.sumMoves(clock, way)
@@ -200,6 +223,10 @@ func (r *Report) sum() {
 	}
 	r.Boot.Kernel, r.Boot.HandOver = stats.Of(r.boots.kernel), stats.Of(r.boots.user)
 	r.Boot.Steps = medians(r.boots.steps)
+	if r.Race != nil {
+		r.target("initramfs without a user's program, umbra/u-root", r.Race.sizes(), uRootSizeTarget, "")
+		r.target("kernel's start → user's program/u-root's init", r.Race.times(), uRootTimeTarget, "")
+	}
 	if r.Boot.Initramfs > 0 {
 		r.target("initramfs without the user's program", float64(r.Boot.Initramfs)/(1<<20), initramfsTarget>>20, "MiB")
 		r.target("init, stripped", float64(r.Boot.Init)/(1<<20), initTarget>>20, "MiB")
@@ -310,6 +337,7 @@ func (r *Report) Render(w io.Writer) {
 		t.Flush()
 		fmt.Fprintln(w)
 	}
+	r.renderThroughput(w)
 	for _, way := range []Way{OtherSlot, SameSlot} {
 		r.renderRecovery(w, GuestClock, way, "by the guest's clock (instructions and waits, an instruction is 1 ns)")
 		r.renderRecovery(w, WallClock, way, "by the wall clock (most of it the emulator's, which translates what runs once; no target)")
@@ -320,7 +348,7 @@ func (r *Report) Render(w io.Writer) {
 	r.renderDetection(w)
 	renderPeers(w, r.Peers)
 	if b := r.Boot; b.HandOver.N > 0 {
-		fmt.Fprintf(w, "Boot (median of %d)\n", b.HandOver.N)
+		fmt.Fprintf(w, "Boot, by the guest's clock (median of %d)\n", b.HandOver.N)
 		fmt.Fprintf(w, "  kernel %.0f ms, then init → user's program with its network up %.0f ms\n", b.Kernel.Median, b.HandOver.Median)
 		if len(b.Steps) > 0 {
 			var names []string
@@ -331,19 +359,29 @@ func (r *Report) Render(w io.Writer) {
 		}
 		fmt.Fprintf(w, "  vmlinuz %.1f MiB, %d modules in the image\n\n", float64(b.Vmlinuz)/(1<<20), b.Modules)
 	}
+	if r.Race != nil {
+		r.Race.render(w)
+	}
 	if len(r.Results) == 0 {
 		return
 	}
 	fmt.Fprintln(w, "Targets")
 	t := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
+	missed := 0
 	for _, x := range r.Results {
-		word := "ok"
-		if x.Over {
-			word = "over target"
+		sign, word := "≤", "over target"
+		if x.Floor {
+			sign, word = "≥", "under target"
 		}
-		fmt.Fprintf(t, "  %s\t%.4g %s\t≤ %.3g\t%s\n", x.Name, x.Value, x.Unit, x.Target, word)
+		if x.Missed {
+			missed++
+		} else {
+			word = "ok"
+		}
+		fmt.Fprintf(t, "  %s\t%.4g %s\t%s %.3g\t%s\n", x.Name, x.Value, x.Unit, sign, x.Target, word)
 	}
 	t.Flush()
+	fmt.Fprintf(w, "%d of %d missed\n", missed, len(r.Results))
 }
 
 // renderRecovery writes what was timed one way by one clock.

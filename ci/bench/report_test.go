@@ -7,6 +7,7 @@ package main
 import (
 	"encoding/json"
 	"errors"
+	"io"
 	"maps"
 	"os"
 	"path/filepath"
@@ -15,6 +16,7 @@ import (
 	"testing"
 
 	"github.com/umbra-vm/umbra/ci/bench/internal/record"
+	"github.com/umbra-vm/umbra/ci/bench/internal/stats"
 	"github.com/umbra-vm/umbra/ci/testbed/vm"
 )
 
@@ -28,7 +30,7 @@ func TestReportComparesTheRoundsThatWaitedLeast(t *testing.T) {
 		{guestProxy, 2200, 2200}, {guestProxy, 2300, 2400}, {guestProxy, 9000, 99000},
 		{guestBare, 2000, 2000}, {guestBare, 2000, 2100}, {guestBare, 1, 99000},
 	} {
-		r.round(x.guest, record.Record{Kind: record.UDP, Count: 2, Work: x.work, Elapsed: x.elapsed})
+		r.round(GuestClock, x.guest, record.Record{Kind: record.UDP, Count: 2, Work: x.work, Elapsed: x.elapsed})
 	}
 	r.sum()
 	if len(r.Steady) != 1 || len(r.Results) != 1 {
@@ -39,14 +41,14 @@ func TestReportComparesTheRoundsThatWaitedLeast(t *testing.T) {
 		t.Errorf("proxy %v, bare %v, ratio %v, of the least %v; want 1125, 1000, 1.125, 1.1 a datagram",
 			s.Proxy.Median, s.Bare.Median, s.Ratio, s.Least)
 	}
-	if !r.Results[0].Over {
+	if !r.Results[0].Missed {
 		t.Errorf("%v is not said to be over %v", r.Results[0].Value, r.Results[0].Target)
 	}
 }
 
 func TestReportNeedsBothSides(t *testing.T) {
 	var r Report
-	r.round(guestProxy, record.Record{Kind: record.TCP, Count: 1, Work: 1, Elapsed: 1})
+	r.round(GuestClock, guestProxy, record.Record{Kind: record.TCP, Count: 1, Work: 1, Elapsed: 1})
 	r.sum()
 	if len(r.Steady)+len(r.Results) != 0 {
 		t.Errorf("a ratio to nothing: %+v", r.Results)
@@ -85,7 +87,7 @@ func TestReportSumsUpMovesByNIC(t *testing.T) {
 	if a.Steps.Open != 30 || a.Stamps["opened"] != 60 {
 		t.Errorf("a: steps %+v, timeline %v; want those of the fastest", a.Steps, a.Stamps)
 	}
-	if !r.Results[0].Over || r.Results[0].Target != recoveryTarget {
+	if !r.Results[0].Missed || r.Results[0].Target != recoveryTarget {
 		t.Errorf("2 is over the target: %+v", r.Results[0])
 	}
 }
@@ -161,5 +163,61 @@ func TestChain(t *testing.T) {
 				t.Errorf("chain(%v) = %q, want %q", tc.stamps, got, tc.want)
 			}
 		})
+	}
+}
+
+func TestThroughputIsTheInverseOfWhatStreamsCost(t *testing.T) {
+	var r Report
+	for _, x := range []struct {
+		clock         Clock
+		guest         string
+		kind          record.Kind
+		work, elapsed float64
+	}{
+		{GuestClock, guestProxy, record.TCP, 320, 320}, {GuestClock, guestBare, record.TCP, 256, 300},
+		// The wall clock's say another thing, and decide nothing.
+		{WallClock, guestProxy, record.Send, 0, 2e9}, {WallClock, guestBare, record.Send, 0, 8e9},
+		{WallClock, guestProxy, record.Receive, 0, 8e9}, {WallClock, guestBare, record.Receive, 0, 8e9},
+	} {
+		r.round(x.clock, x.guest, record.Record{Kind: x.kind, Count: 32, Work: x.work, Elapsed: int64(x.elapsed)})
+	}
+	var b strings.Builder
+	r.Render(&b)
+	if len(r.Throughput) != 2 || len(r.Results) != 2 {
+		t.Fatalf("%d ways and %d results, want both ways, and the sent bytes' cost and throughput", len(r.Throughput), len(r.Results))
+	}
+	if x := r.Throughput[0]; x.Bound != 0.8 || x.Proxy.Median != 16 || x.Bare.Median != 4 {
+		t.Errorf("%+v; want 0.8 of the bytes per instruction, and 16 and 4 MiB/s", x)
+	}
+	if x := r.Results[1]; x.Value != 0.8 || !x.Floor || !x.Missed {
+		t.Errorf("%+v; want 0.8, which is too little", x)
+	}
+	for _, want := range []string{"≥ 0.997", "under target"} {
+		if !strings.Contains(b.String(), want) {
+			t.Errorf("the report does not say %q:\n%s", want, &b)
+		}
+	}
+}
+
+func TestReportComparesTheShortestBoots(t *testing.T) {
+	r := Report{Race: &Race{
+		UmbraSize: 6, Umbra: Start{Init: stats.Of([]float64{900}), Program: stats.Of([]float64{1200, 1500})},
+		URootSize: 5, URoot: Start{Init: stats.Of([]float64{1000, 9000}), Program: stats.Of([]float64{7000})},
+	}}
+	var b strings.Builder
+	r.Render(&b)
+	if got := r.Results; len(got) != 2 || got[0].Value != 1.2 || got[0].Missed || got[1].Value != 1.2 || !got[1].Missed {
+		t.Errorf("results %+v; want 1.2 twice, for the size allowed and for the time not", got)
+	}
+	if want := "1 of 2 missed"; !strings.Contains(b.String(), want) {
+		t.Errorf("the report does not say %q:\n%s", want, &b)
+	}
+}
+
+func TestRunRefusesABenchmarkThatIsNone(t *testing.T) {
+	out := filepath.Join(t.TempDir(), "out")
+	err := run(t.Context(), []string{"-out", out, "-only", "boot,stedy"}, io.Discard)
+	if err == nil || !strings.Contains(err.Error(), `-only: "stedy" is none of`) {
+		t.Errorf("run = %v, want that it names what it does not know", err)
 	}
 }

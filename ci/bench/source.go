@@ -13,6 +13,23 @@ import (
 // sourceDatagram is the size in bytes of the datagrams that a source sends.
 const sourceDatagram = 64
 
+// confirmStream reads as many MiB as a number of 4 bytes says, says with a byte that it
+// has them, and waits for the next number, until either side ends.
+func confirmStream(c net.Conn) {
+	var size [4]byte
+	for {
+		if _, err := io.ReadFull(c, size[:]); err != nil {
+			return
+		}
+		if _, err := io.CopyN(io.Discard, c, int64(binary.BigEndian.Uint32(size[:]))<<20); err != nil {
+			return
+		}
+		if _, err := c.Write(size[:1]); err != nil {
+			return
+		}
+	}
+}
+
 // A source is asked by a number of 4 bytes, for as many datagrams, or MiB of a stream.
 
 // supplyStream answers on a stream until either side ends.

@@ -27,63 +27,73 @@ const (
 	tcpTarget = 1.01 // per MiB
 )
 
-// The guests, by the name of their consoles.
+// The guests, by what they send with.
 const (
 	guestProxy = "proxy"
 	guestBare  = "bare-nic"
 )
 
 // discardAddr is the host and the port that swallow what the guest sends, sourceAddr
-// those that send what it asks for.
+// those that send what it asks for, sinkAddr those that say when they have what it sent.
 var (
 	discardAddr = netip.MustParseAddrPort("10.99.0.2:9")
 	sourceAddr  = netip.AddrPortFrom(discardAddr.Addr(), 19)
+	sinkAddr    = netip.AddrPortFrom(discardAddr.Addr(), 7)
 	discardMAC  = net.HardwareAddr{0x02, 0x75, 0x6d, 0x62, 0x72, 0x62}
 )
 
 // steadyLimit bounds one guest; counting instructions makes it slow.
 const steadyLimit = 10 * time.Minute
 
-// steady runs the same program in two guests of the same image, one with the
-// shadow and one with the bare NIC, at the same time. An instruction takes a
-// nanosecond of their time, so what else this machine does makes no difference.
+// guests are what is compared, by the words that their kernel's command line adds.
+var guests = []struct{ name, cmdline string }{
+	{guestProxy, ""},
+	{guestBare, "umbra.shadow=off"},
+}
+
+// steady counts what sending and receiving costs.
 func (b *bench) steady(ctx context.Context) error {
+	b.progress("steady state: counting the instructions of %d guests", len(guests))
+	return b.sideBySide(ctx, GuestClock, "steady", record.UDP, record.UDPCall, record.TCP, record.UDPReceive, record.TCPReceive)
+}
+
+// sideBySide runs the same program in guests of the same image that differ in the proxy,
+// at the same time. By the guest's clock an instruction takes a nanosecond, and what else
+// this machine does makes no difference.
+func (b *bench) sideBySide(ctx context.Context, clock Clock, load string, kinds ...record.Kind) error {
 	ctx, cancel := context.WithTimeoutCause(ctx, steadyLimit, errors.New("the guest did not end in time"))
 	defer cancel()
-	b.progress("steady state: counting the instructions of two guests")
-	var (
-		wg   sync.WaitGroup
-		errs [2]error
-	)
-	for i, g := range []struct{ name, cmdline string }{{guestProxy, ""}, {guestBare, "umbra.shadow=off"}} {
+	var wg sync.WaitGroup
+	errs := make([]error, len(guests))
+	for i, g := range guests {
 		wg.Go(func() {
-			if err := b.count(ctx, g.name, g.cmdline); err != nil {
+			opts := clock.options(rig.Options{Cmdline: "bench.load=" + load + " " + g.cmdline})
+			err := b.collect(ctx, load+"-"+g.name, opts, kinds, func(r record.Record) { b.report.round(clock, g.name, r) })
+			if err != nil {
 				errs[i] = fmt.Errorf("%s: %w", g.name, err)
 			}
 		})
 	}
 	wg.Wait()
-	return errors.Join(errs[:]...)
+	return errors.Join(errs...)
 }
 
-// count runs one guest to its end.
-func (b *bench) count(ctx context.Context, name, cmdline string) error {
-	shift := 0
-	g, err := b.startHeard(ctx, name, rig.Options{ICount: &shift, Cmdline: cmdline + " bench.load=steady"},
-		rig.NIC{Model: "e1000", Slot: slots[0]})
+// collect runs one guest to the end of its program, and passes on its records of the kinds.
+func (b *bench) collect(ctx context.Context, name string, opts rig.Options, kinds []record.Kind, take func(record.Record)) error {
+	g, err := b.startHeard(ctx, name, opts, rig.NIC{Model: "e1000", Slot: slots[0]})
 	if err != nil {
 		return err
 	}
 	defer g.close()
 	for from := 0; ; {
-		r, behind, err := next(ctx, g.Host, from, record.UDP, record.UDPCall, record.TCP, record.UDPReceive, record.TCPReceive)
+		r, behind, err := next(ctx, g.Host, from, kinds...)
 		if errors.Is(err, errDone) {
 			return nil
 		}
 		if err != nil {
 			return err
 		}
-		b.report.round(name, r)
+		take(r)
 		from = behind
 	}
 }
@@ -115,7 +125,8 @@ func discard(bed *testbed.Bed) (*peer.Host, error) {
 	if err != nil {
 		return nil, err
 	}
-	err = errors.Join(serve(h, discardAddr, swallowStream, swallowDatagrams), serve(h, sourceAddr, supplyStream, supplyDatagrams))
+	err = errors.Join(serve(h, discardAddr, swallowStream, swallowDatagrams), serve(h, sourceAddr, supplyStream, supplyDatagrams),
+		serve(h, sinkAddr, confirmStream, swallowDatagrams))
 	if err != nil {
 		h.Close()
 		return nil, err

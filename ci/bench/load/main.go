@@ -6,10 +6,10 @@
 // what it measured on the console (see package record); it decides nothing.
 //
 // As a service of the guest it says when it was started, and then, with
-// bench.load=steady on the kernel's command line, what sending and receiving cost, or,
-// with bench.load=clock, what time it is. As process 1 (rdinit=/bin/load) it is a guest
-// without umbra, and says what a
-// NIC's driver costs alone.
+// bench.load=steady on the kernel's command line, what sending and receiving cost, with
+// bench.load=streams, how long streams take, or, with bench.load=clock, what time it is.
+// As process 1 (rdinit=/bin/load) it is a guest without umbra, and says what a NIC's
+// driver costs alone.
 package main
 
 import (
@@ -34,20 +34,25 @@ func main() {
 		alone()
 	case len(os.Args) > 1 && os.Args[1] == soakArg:
 		soak()
-	case len(os.Args) == 3:
-		if err := service(os.Args[1], os.Args[2]); err != nil {
+	case len(os.Args) == 4:
+		if err := service(os.Args[1], os.Args[2], os.Args[3]); err != nil {
 			say(record.Record{Kind: record.Fail, Error: err.Error()})
 			os.Exit(1)
 		}
 	default:
-		fmt.Fprintln(os.Stderr, "usage: load DISCARD SOURCE")
+		fmt.Fprintln(os.Stderr, "usage: load DISCARD SOURCE SINK")
 		os.Exit(2)
 	}
 }
 
 // service is the program as a user's.
-func service(peer, source string) error {
-	say(record.Record{Kind: record.Start, Boottime: now(unix.CLOCK_BOOTTIME)})
+func service(peer, source, sink string) error {
+	start := record.Record{Kind: record.Start, Boottime: now(unix.CLOCK_BOOTTIME)}
+	var err error
+	if start.Init, err = handedOver(); err != nil {
+		return err
+	}
+	say(start)
 	args, err := os.ReadFile("/proc/cmdline")
 	if err != nil {
 		return err
@@ -56,10 +61,14 @@ func service(peer, source string) error {
 	switch {
 	case slices.Contains(words, "bench.load=clock"):
 		return tick(peer)
-	case !slices.Contains(words, "bench.load=steady"):
-		return nil // the guest moves; nothing is to be in its way
+	case slices.Contains(words, "bench.load=steady"):
+		err = steady(peer, source)
+	case slices.Contains(words, "bench.load=streams"):
+		err = throughput(sink, source)
+	default:
+		return nil // the guest moves, or boots; nothing is to be in its way
 	}
-	if err := steady(peer, source); err != nil {
+	if err != nil {
 		return err
 	}
 	say(record.Record{Kind: record.Done})

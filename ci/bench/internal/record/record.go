@@ -30,7 +30,7 @@ type Kind string
 
 // The kinds of records.
 const (
-	Start Kind = "start" // the program began to run; Boottime
+	Start Kind = "start" // the program began to run; Boottime, Init
 	Quiet Kind = "quiet" // the guest has nothing else to do; Spin
 	UDP   Kind = "udp"   // one round of sends by a Go program: Count datagrams, Work, Elapsed
 	// UDPCall is UDP without the Go runtime: system calls and nothing else.
@@ -39,15 +39,19 @@ const (
 	// UDPReceive and TCPReceive are rounds of what the peer sends, as UDPCall and TCP.
 	UDPReceive Kind = "udp-receive"
 	TCPReceive Kind = "tcp-receive"
-	Bare       Kind = "bare" // a driver alone: Device, Driver, Unload, Scan, Probe, Open, Link
-	Done       Kind = "done" // nothing follows
-	Fail       Kind = "fail" // nothing follows; Error
+	// Send and Receive are transfers: Count MiB, and in Elapsed all until the last is there.
+	Send    Kind = "send"
+	Receive Kind = "receive"
+	Bare    Kind = "bare" // a driver alone: Device, Driver, Unload, Scan, Probe, Open, Link
+	Done    Kind = "done" // nothing follows
+	Fail    Kind = "fail" // nothing follows; Error
 )
 
 // A Record is one measurement. Times are nanoseconds of the guest's clocks.
 type Record struct {
 	Kind     Kind    `json:"kind"`
 	Boottime int64   `json:"boottime_ns,omitempty"` // CLOCK_BOOTTIME
+	Init     int64   `json:"init_ns,omitempty"`     // when the kernel ran process 1
 	Count    int     `json:"count,omitempty"`
 	Work     float64 `json:"work_ns,omitempty"`    // what the guest's processor did for the round
 	Elapsed  int64   `json:"elapsed_ns,omitempty"` // with what it waited
@@ -100,7 +104,7 @@ func Parse(line string) (Record, error) {
 	if r.Kind == "" {
 		return Record{}, fmt.Errorf("%w: no kind", ErrBad)
 	}
-	if r.Count < 0 || r.Elapsed < 0 || r.Boottime < 0 || r.Unload < 0 || r.Scan < 0 || r.Probe < 0 || r.Open < 0 || r.Link < 0 {
+	if r.Count < 0 || r.Elapsed < 0 || r.Boottime < 0 || r.Init < 0 || r.Unload < 0 || r.Scan < 0 || r.Probe < 0 || r.Open < 0 || r.Link < 0 {
 		return Record{}, fmt.Errorf("%w: %s: negative number", ErrBad, r.Kind)
 	}
 	return r, nil
