@@ -8,7 +8,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"log/slog"
 
 	"github.com/mdlayher/netlink"
 	"golang.org/x/sys/unix"
@@ -20,9 +19,9 @@ var groups = []uint32{
 	unix.RTNLGRP_LINK, unix.RTNLGRP_NEIGH, unix.RTNLGRP_IPV4_IFADDR, unix.RTNLGRP_IPV4_ROUTE, unix.RTNLGRP_IPV4_NETCONF,
 }
 
-// follow returns a channel that has something whenever there may be news. It is closed
-// when ctx ends, or nothing is heard any more.
-func follow(ctx context.Context, log *slog.Logger) (<-chan struct{}, error) {
+// follow returns a channel that has something whenever there may be news, and an error if
+// there will be none. It is closed then, and when ctx ends.
+func follow(ctx context.Context) (<-chan error, error) {
 	conn, err := netlink.Dial(unix.NETLINK_ROUTE, nil)
 	if err != nil {
 		return nil, fmt.Errorf("open rtnetlink: %w", err)
@@ -33,7 +32,7 @@ func follow(ctx context.Context, log *slog.Logger) (<-chan struct{}, error) {
 			return nil, fmt.Errorf("join rtnetlink group %d: %w", g, err)
 		}
 	}
-	news := make(chan struct{}, 1)
+	news := make(chan error, 1)
 	context.AfterFunc(ctx, func() { conn.Close() })
 	go func() {
 		defer close(news)
@@ -44,13 +43,13 @@ func follow(ctx context.Context, log *slog.Logger) (<-chan struct{}, error) {
 				return
 			case errors.Is(err, unix.ENOBUFS): // some were lost
 			case err != nil:
-				log.Error("nothing is heard of routes and neighbours any more", "err", err)
+				news <- fmt.Errorf("receive from rtnetlink: %w", err)
 				return
 			case !relevant(msgs):
 				continue
 			}
 			select {
-			case news <- struct{}{}:
+			case news <- nil:
 			default:
 			}
 		}

@@ -95,34 +95,35 @@ func (s *Shortcut) Open(ctx context.Context, port int) {
 		s.cancel()
 	}
 	ctx, s.cancel = context.WithCancel(ctx)
-	news, err := follow(ctx, s.log)
+	news, err := follow(ctx)
 	if err != nil {
-		s.log.Warn("all that is sent takes the proxy: nothing is heard of routes and neighbours", "err", err)
+		s.giveUp(err)
 		return
 	}
 	s.adjust(ctx, port)
 	go s.heed(ctx, port, news)
 }
 
-// heed adjusts what there is with each piece of news. Who hears none must not route: the
-// neighbour that frames are sent to may have another address by now.
-func (s *Shortcut) heed(ctx context.Context, port int, news <-chan struct{}) {
-	for range news {
+// heed adjusts what there is with each piece of news.
+func (s *Shortcut) heed(ctx context.Context, port int, news <-chan error) {
+	for err := range news {
 		s.mu.Lock()
-		if ctx.Err() == nil {
+		switch {
+		case ctx.Err() != nil:
+		case err != nil:
+			s.giveUp(err)
+		default:
 			s.adjust(ctx, port)
 		}
 		s.mu.Unlock()
 		time.Sleep(pause)
 	}
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if ctx.Err() != nil {
-		return
-	}
-	if err := s.close(); err != nil {
-		s.log.Error("what is sent may go to addresses of the past", "err", err)
-	}
+}
+
+// giveUp has everything go through the proxy: who hears no news must not route, as the
+// neighbour that frames are sent to may have another address by now.
+func (s *Shortcut) giveUp(err error) {
+	s.log.Error("all that is sent goes through the proxy: nothing is heard of routes and neighbours", "err", errors.Join(err, s.close()))
 }
 
 // Close has everything go through the proxy when it returns, also what a predecessor had
@@ -143,31 +144,35 @@ func (s *Shortcut) close() error {
 	if err != nil {
 		return fmt.Errorf("shortcut around %s: %w", s.proxy, err)
 	}
-	for {
+	err = settled(func() error {
 		_, ours, err := table(proxy.Attrs().Index)
-		if err := errors.Join(remove(ours), unlessChanging(err)); err != nil {
-			return fmt.Errorf("shortcut around %s: %w", s.proxy, err)
-		}
-		if err == nil {
-			return nil
-		}
+		return errors.Join(remove(ours), err)
+	})
+	if err != nil {
+		return fmt.Errorf("shortcut around %s: %w", s.proxy, err)
 	}
+	return nil
 }
 
-// unlessChanging is err, or nil if it only says that what was read has changed meanwhile.
-func unlessChanging(err error) error {
-	if errors.Is(err, netlink.ErrDumpInterrupted) {
-		return nil
+// tries is how often what changes while it is read is read.
+const tries = 8
+
+// settled calls f again as long as what it reads changes meanwhile.
+func settled(f func() error) (err error) {
+	for range tries {
+		if err = f(); !errors.Is(err, netlink.ErrDumpInterrupted) {
+			break
+		}
 	}
 	return err
 }
 
-// adjust makes routes and neighbours what they should be. What fails because the port, or
-// what was read, is just changing is no error: there will be news.
+// adjust makes routes and neighbours what they should be. What fails because the port is
+// just changing is no error: there will be news.
 func (s *Shortcut) adjust(ctx context.Context, port int) {
 	before := s.state
-	err := s.change(port)
-	if err != nil && ctx.Err() == nil && !errors.Is(err, unix.ENODEV) && !errors.Is(err, unix.ENETDOWN) && unlessChanging(err) != nil {
+	err := settled(func() error { return s.change(port) })
+	if err != nil && ctx.Err() == nil && !errors.Is(err, unix.ENODEV) && !errors.Is(err, unix.ENETDOWN) {
 		s.log.Warn("not everything is routed around the proxy", "err", err)
 	}
 	switch now := s.state; {
