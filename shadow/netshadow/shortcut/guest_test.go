@@ -434,17 +434,13 @@ func TestGuestFollows(t *testing.T) {
 		s.goes("port", plain)
 		s.arrives(plain)
 	})
-	t.Run("a neighbour that the kernel forgets, until somebody sends to it", func(t *testing.T) {
+	t.Run("a neighbour that the kernel forgets is asked for again", func(t *testing.T) {
 		must(t, netlink.NeighDel(&netlink.Neigh{LinkIndex: s.proxy.Attrs().Index, IP: net.ParseIP(peer)}))
-		s.until("no route is left", s.none)
-		s.until("the port does not know it any more", func() error {
-			list, err := netlink.NeighList(s.port.Attrs().Index, unix.AF_INET)
-			if err != nil || len(list) != 0 {
-				return fmt.Errorf("it knows %v, %w", list, err)
-			}
-			return nil
-		})
-		s.goes("port", gateway)
+		s.until("the proxy knows it", func() error { return s.peerIs(unix.NUD_REACHABLE) })
+		s.arrives(plain)
+		if way := s.way(plain); way != "port" {
+			t.Errorf("it goes %s", way)
+		}
 	})
 	for _, setting := range []string{proxyName + "/rp_filter", "all/forwarding"} {
 		t.Run(setting, func(t *testing.T) {
@@ -481,6 +477,65 @@ func TestGuestFollows(t *testing.T) {
 		s.goes("port", plain)
 		s.arrives(plain)
 	})
+}
+
+// TestGuestLost has a neighbour that does not answer any more: what is sent goes to where it
+// was last, as long as it may be the device that is dead; and if it is closed meanwhile, goes
+// there by the proxy.
+func TestGuestLost(t *testing.T) {
+	s := newScene(t)
+	plain := s.to(peer)
+	s.goes("proxy", plain)
+	sc := s.open()
+	s.goes("port", plain)
+	deaf := func(state string) {
+		t.Helper()
+		s.in(func() { must(t, os.WriteFile("/proc/sys/net/ipv4/conf/"+peerName+"/arp_ignore", []byte(state), 0)) })
+	}
+	fail := func() {
+		t.Helper()
+		must(t, netlink.NeighDel(&netlink.Neigh{LinkIndex: s.proxy.Attrs().Index, IP: net.ParseIP(peer)}))
+		s.until("the neighbour has failed", func() error { return s.peerIs(unix.NUD_FAILED) })
+	}
+	deaf("8") // answers nobody
+	fail()
+	s.arrives(plain)
+	if way := s.way(plain); way != "port" {
+		t.Errorf("to a neighbour that has just failed it goes %s", way)
+	}
+	must(t, sc.Close())
+	if way := s.way(plain); way != "proxy" {
+		t.Errorf("right after Close it goes %s", way)
+	}
+	s.arrives(plain)
+
+	deaf("0")
+	defer s.open().Close()
+	s.goes("port", plain)
+	deaf("8")
+	fail()
+	s.until("no route is left", s.none)
+	s.until("the port does not know it any more", func() error {
+		list, err := netlink.NeighList(s.port.Attrs().Index, unix.AF_INET)
+		if err != nil || len(list) != 0 {
+			return fmt.Errorf("it knows %v, %w", list, err)
+		}
+		return nil
+	})
+}
+
+// peerIs returns an error unless the proxy's entry of the peer has that state.
+func (s *scene) peerIs(state int) error {
+	list, err := netlink.NeighList(s.proxy.Attrs().Index, unix.AF_INET)
+	if err != nil {
+		return err
+	}
+	for _, n := range list {
+		if n.IP.String() == peer && n.State == state {
+			return nil
+		}
+	}
+	return fmt.Errorf("its state is not %#x among %+v", state, list)
 }
 
 // none reports the routes that there are as an error.

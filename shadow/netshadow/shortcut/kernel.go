@@ -119,6 +119,28 @@ func introduce(hosts []host, v view, port int) error {
 	return errors.Join(errs...)
 }
 
+// remind puts those of hosts back that the kernel has lost, who may be there all the same.
+func remind(hosts map[netip.Addr]host, proxy int) error {
+	list, err := netlink.NeighList(proxy, unix.AF_INET)
+	if err != nil {
+		return fmt.Errorf("neighbours: %w", err)
+	}
+	var errs []error
+	for _, h := range hosts {
+		known := slices.ContainsFunc(list, func(n netlink.Neigh) bool { return n.IP.Equal(h.ip.AsSlice()) && n.State&usable != 0 })
+		if known {
+			continue
+		}
+		err := netlink.NeighSet(&netlink.Neigh{
+			LinkIndex: proxy, Family: unix.AF_INET, IP: h.ip.AsSlice(), HardwareAddr: net.HardwareAddr(h.mac), State: unix.NUD_STALE,
+		})
+		if err != nil {
+			errs = append(errs, fmt.Errorf("neighbour %s: %w", h.ip, err))
+		}
+	}
+	return errors.Join(errs...)
+}
+
 // managed reports whether the kernel looks after the proxy's entry of ip.
 func (v view) managed(ip netip.Addr) bool {
 	return slices.ContainsFunc(v.neighbours, func(n netlink.Neigh) bool {

@@ -36,8 +36,10 @@ type view struct {
 	addresses  []netlink.Addr  // of the proxy, in the kernel's order
 	neighbours []netlink.Neigh // of the proxy
 	routes     []netlink.Route // of the main table, but for ours
-	// had are the neighbours that had a route last.
-	had map[netip.Addr]bool
+	// had are the neighbours that had a route last; of those that the kernel has lost
+	// since, over are the ones that do not keep it any longer, see grace.
+	had  map[netip.Addr]host
+	over map[netip.Addr]bool
 }
 
 // A host is a neighbour with the hardware address that frames for it are sent to.
@@ -46,6 +48,8 @@ type host struct {
 	mac string // 6 bytes
 	// permanent says that a user has set the proxy's entry, which is not to be asked for.
 	permanent bool
+	// lost says that the kernel has no address of it now.
+	lost bool
 }
 
 // A route is one of ours.
@@ -118,8 +122,14 @@ func (v view) known() map[netip.Addr]host {
 		if !ok || ip.IsMulticast() || len(n.HardwareAddr) != 6 {
 			continue
 		}
-		if n.State&inUse != 0 || n.State&usable != 0 && v.had[ip] {
-			hosts[ip] = host{ip, string(n.HardwareAddr), n.State&unix.NUD_PERMANENT != 0}
+		_, had := v.had[ip]
+		if n.State&inUse != 0 || n.State&usable != 0 && had {
+			hosts[ip] = host{ip: ip, mac: string(n.HardwareAddr), permanent: n.State&unix.NUD_PERMANENT != 0}
+		}
+	}
+	for ip, h := range v.had {
+		if _, there := hosts[ip]; !there && !v.over[ip] {
+			hosts[ip] = host{ip: ip, mac: h.mac, lost: true}
 		}
 	}
 	return hosts

@@ -105,7 +105,7 @@ func TestPlan(t *testing.T) {
 		name       string
 		routes     []string
 		neighbours []rtnl.Neigh
-		had        []string
+		had, over  []string
 		want       []string
 		hosts      []string // that the port is told of; nil: not looked at
 	}{
@@ -144,6 +144,24 @@ func TestPlan(t *testing.T) {
 			neighbours: []rtnl.Neigh{neighbour("10.0.2.3", mac3, unix.NUD_STALE)},
 			had:        []string{"10.0.2.3"},
 			want:       []string{"10.0.2.3/32 dev port src 10.0.2.15 metric 30061"},
+		},
+		{
+			name:       "one that the kernel has lost keeps its route for a while: it may be the device that is dead",
+			routes:     []string{subnet},
+			neighbours: []rtnl.Neigh{neighbour("10.0.2.2", "", unix.NUD_FAILED)},
+			had:        []string{"10.0.2.2", "10.0.2.3"},
+			over:       []string{"10.0.2.3"},
+			want:       []string{"10.0.2.2/32 dev port src 10.0.2.15 metric 30061"},
+			hosts:      []string{"10.0.2.2 " + mac2 + " lost"},
+		},
+		{
+			name:       "one that is back under another address is not lost",
+			routes:     []string{subnet},
+			neighbours: []rtnl.Neigh{neighbour("10.0.2.2", mac3, unix.NUD_REACHABLE)},
+			had:        []string{"10.0.2.2"},
+			over:       []string{"10.0.2.2"},
+			want:       []string{"10.0.2.2/32 dev port src 10.0.2.15 metric 30061"},
+			hosts:      []string{"10.0.2.2 " + mac3},
 		},
 		{
 			name:       "a route of another interface that comes first stays the first, and the gateway's own is as for any neighbour",
@@ -209,7 +227,10 @@ func TestPlan(t *testing.T) {
 		t.Run(tc.name, func(t *testing.T) {
 			v := testView(t, tc.routes, tc.neighbours)
 			for _, ip := range tc.had {
-				v.had[netip.MustParseAddr(ip)] = true
+				v.had[netip.MustParseAddr(ip)] = host{mac: "\x02\x00\x00\x00\x00\x02"}
+			}
+			for _, ip := range tc.over {
+				v.over[netip.MustParseAddr(ip)] = true
 			}
 			p := v.plan()
 			var got, hosts []string
@@ -220,6 +241,9 @@ func TestPlan(t *testing.T) {
 				text := h.ip.String() + " " + net.HardwareAddr(h.mac).String()
 				if h.permanent {
 					text += " permanent"
+				}
+				if h.lost {
+					text += " lost"
 				}
 				hosts = append(hosts, text)
 			}
@@ -236,7 +260,7 @@ func TestPlan(t *testing.T) {
 func testView(t *testing.T, routes []string, neighbours []rtnl.Neigh) view {
 	t.Helper()
 	address := rtnl.Addr{IPNet: &net.IPNet{IP: net.IP{10, 0, 2, 15}, Mask: net.CIDRMask(24, 32)}}
-	v := view{proxy: testProxy, addresses: []rtnl.Addr{address}, neighbours: neighbours, had: make(map[netip.Addr]bool)}
+	v := view{proxy: testProxy, addresses: []rtnl.Addr{address}, neighbours: neighbours, had: make(map[netip.Addr]host), over: make(map[netip.Addr]bool)}
 	for _, r := range routes {
 		v.routes = append(v.routes, parseRoute(t, r))
 	}

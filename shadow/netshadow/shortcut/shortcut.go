@@ -51,6 +51,12 @@ import (
 // ours. Numbers from 5 on are the user's, and no program is known to use 'u'.
 const protocol = 'u'
 
+// grace is how long a neighbour that the kernel has lost keeps its routes: longer than it
+// takes to notice that not the neighbour is dead, but the port's device. What that was given
+// until then can be harvested; what waits for a neighbour to be found is lost. Above all it
+// is what the kernel has found out by our asking it to ask.
+const grace = 10 * time.Second
+
 // pause is the least time between two looks at what there is: news come in crowds.
 const pause = 50 * time.Millisecond
 
@@ -62,8 +68,9 @@ type Shortcut struct {
 	proxy string // name of the interface
 
 	mu     sync.Mutex
-	cancel context.CancelFunc  // ends the following of news; nil while there is none
-	had    map[netip.Addr]bool // neighbours that had a route last
+	cancel context.CancelFunc       // ends the following of news; nil while there is none
+	had    map[netip.Addr]host      // neighbours that had a route last
+	lost   map[netip.Addr]time.Time // since when the kernel has no address of these
 	state  State
 }
 
@@ -75,7 +82,10 @@ type State struct {
 
 // New returns the shortcut around a proxy, which need not exist.
 func New(log *slog.Logger, proxy string) *Shortcut {
-	return &Shortcut{log: log.With("proxy", proxy), proxy: proxy, had: make(map[netip.Addr]bool)}
+	return &Shortcut{
+		log: log.With("proxy", proxy), proxy: proxy,
+		had: make(map[netip.Addr]host), lost: make(map[netip.Addr]time.Time),
+	}
 }
 
 // State returns what there is now.
@@ -106,7 +116,18 @@ func (s *Shortcut) Open(ctx context.Context, port int) {
 
 // heed adjusts what there is with each piece of news.
 func (s *Shortcut) heed(ctx context.Context, port int, news <-chan error) {
-	for err := range news {
+	for {
+		var over <-chan time.Time
+		if s.waits() {
+			over = time.After(grace)
+		}
+		var err error
+		select {
+		case <-ctx.Done():
+			return
+		case err = <-news:
+		case <-over:
+		}
 		s.mu.Lock()
 		switch {
 		case ctx.Err() != nil:
@@ -116,8 +137,18 @@ func (s *Shortcut) heed(ctx context.Context, port int, news <-chan error) {
 			s.adjust(ctx, port)
 		}
 		s.mu.Unlock()
+		if err != nil {
+			return
+		}
 		time.Sleep(pause)
 	}
+}
+
+// waits reports whether a neighbour will lose its routes without further news.
+func (s *Shortcut) waits() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return len(s.lost) > 0
 }
 
 // giveUp has everything go through the proxy: who hears no news must not route, as the
@@ -127,7 +158,7 @@ func (s *Shortcut) giveUp(err error) {
 }
 
 // Close has everything go through the proxy when it returns, also what a predecessor had
-// going around it.
+// going around it. The proxy has the addresses of all neighbours then that had routes.
 func (s *Shortcut) Close() error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -146,8 +177,9 @@ func (s *Shortcut) close() error {
 	}
 	err = settled(func() error {
 		_, ours, err := table(proxy.Attrs().Index)
-		return errors.Join(remove(ours), err)
+		return errors.Join(remind(s.had, proxy.Attrs().Index), remove(ours), err)
 	})
+	clear(s.lost)
 	if err != nil {
 		return fmt.Errorf("shortcut around %s: %w", s.proxy, err)
 	}
@@ -202,10 +234,7 @@ func (s *Shortcut) change(port int) error {
 	}
 	stale, missing := compare(ours, want.routes, index, port)
 	err = errors.Join(remove(stale), introduce(want.hosts, v, port), add(missing, index, port), forget(want.hosts, v, port))
-	clear(s.had)
-	for _, h := range want.hosts {
-		s.had[h.ip] = true
-	}
+	s.remember(want.hosts)
 	for _, r := range want.routes {
 		if !r.proxy {
 			s.state.Routes++
@@ -214,9 +243,26 @@ func (s *Shortcut) change(port int) error {
 	return err
 }
 
+// remember notes who has routes, and who of these the kernel has lost.
+func (s *Shortcut) remember(hosts []host) {
+	clear(s.had)
+	before := maps.Clone(s.lost)
+	clear(s.lost)
+	for _, h := range hosts {
+		s.had[h.ip] = h
+		if !h.lost {
+			continue
+		}
+		s.lost[h.ip] = time.Now()
+		if since, ok := before[h.ip]; ok {
+			s.lost[h.ip] = since
+		}
+	}
+}
+
 // view reads what the kernel has, and the routes that are ours.
 func (s *Shortcut) view(proxy netlink.Link, port int) (v view, ours []netlink.Route, err error) {
-	v.proxy, v.had = proxy.Attrs().Index, maps.Clone(s.had)
+	v.proxy, v.had, v.over = proxy.Attrs().Index, maps.Clone(s.had), make(map[netip.Addr]bool)
 	if v.neighbours, err = netlink.NeighList(v.proxy, unix.AF_INET); err != nil {
 		return v, nil, fmt.Errorf("neighbours: %w", err)
 	}
@@ -228,8 +274,11 @@ func (s *Shortcut) view(proxy netlink.Link, port int) (v view, ours []netlink.Ro
 	if err != nil {
 		return v, nil, err
 	}
-	for ip := range entries {
-		v.had[ip] = true
+	for ip, mac := range entries {
+		v.had[ip] = host{ip: ip, mac: mac}
+	}
+	for ip, since := range s.lost {
+		v.over[ip] = time.Since(since) > grace
 	}
 	v.routes, ours, err = table(v.proxy)
 	return v, ours, err
