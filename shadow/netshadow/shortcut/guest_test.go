@@ -486,7 +486,7 @@ func TestGuestLost(t *testing.T) {
 	s := newScene(t)
 	plain := s.to(peer)
 	s.goes("proxy", plain)
-	sc := s.open()
+	s.open()
 	s.goes("port", plain)
 	deaf := func(state string) {
 		t.Helper()
@@ -503,10 +503,20 @@ func TestGuestLost(t *testing.T) {
 	if way := s.way(plain); way != "port" {
 		t.Errorf("to a neighbour that has just failed it goes %s", way)
 	}
-	must(t, sc.Close())
+	// Also who has not seen that himself: a successor.
+	s.ending()
+	must(t, shortcut.New(slog.Default(), proxyName).Close())
 	if way := s.way(plain); way != "proxy" {
 		t.Errorf("right after Close it goes %s", way)
 	}
+	s.arrives(plain)
+
+	deaf("0")
+	sc := s.open()
+	s.goes("port", plain)
+	deaf("8")
+	fail()
+	must(t, sc.Close())
 	s.arrives(plain)
 
 	deaf("0")

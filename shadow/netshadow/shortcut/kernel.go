@@ -7,6 +7,7 @@ package shortcut
 import (
 	"errors"
 	"fmt"
+	"maps"
 	"net"
 	"net/netip"
 	"slices"
@@ -119,23 +120,41 @@ func introduce(hosts []host, v view, port int) error {
 	return errors.Join(errs...)
 }
 
-// remind puts those of hosts back that the kernel has lost, who may be there all the same.
-func remind(hosts map[netip.Addr]host, proxy int) error {
+// remind gives the proxy the addresses of those that the kernel has lost and that may be
+// there all the same: hosts, and those that a predecessor gave to the ports of routes.
+func remind(hosts map[netip.Addr]host, routes []netlink.Route, proxy int) error {
+	last := make(map[netip.Addr]string)
+	read := map[int]bool{proxy: true}
+	for _, r := range routes {
+		if read[r.LinkIndex] {
+			continue
+		}
+		read[r.LinkIndex] = true
+		entries, err := entriesOf(r.LinkIndex)
+		if err != nil {
+			return err
+		}
+		maps.Copy(last, entries)
+	}
+	for ip, h := range hosts {
+		last[ip] = h.mac
+	}
 	list, err := netlink.NeighList(proxy, unix.AF_INET)
 	if err != nil {
 		return fmt.Errorf("neighbours: %w", err)
 	}
-	var errs []error
-	for _, h := range hosts {
-		known := slices.ContainsFunc(list, func(n netlink.Neigh) bool { return n.IP.Equal(h.ip.AsSlice()) && n.State&usable != 0 })
-		if known {
-			continue
+	for _, n := range list {
+		if ip, ok := netip.AddrFromSlice(n.IP.To4()); ok && n.State&usable != 0 {
+			delete(last, ip)
 		}
+	}
+	var errs []error
+	for ip, mac := range last {
 		err := netlink.NeighSet(&netlink.Neigh{
-			LinkIndex: proxy, Family: unix.AF_INET, IP: h.ip.AsSlice(), HardwareAddr: net.HardwareAddr(h.mac), State: unix.NUD_STALE,
+			LinkIndex: proxy, Family: unix.AF_INET, IP: ip.AsSlice(), HardwareAddr: net.HardwareAddr(mac), State: unix.NUD_STALE,
 		})
 		if err != nil {
-			errs = append(errs, fmt.Errorf("neighbour %s: %w", h.ip, err))
+			errs = append(errs, fmt.Errorf("neighbour %s: %w", ip, err))
 		}
 	}
 	return errors.Join(errs...)

@@ -175,9 +175,10 @@ func (s *Shortcut) close() error {
 	if err != nil {
 		return fmt.Errorf("shortcut around %s: %w", s.proxy, err)
 	}
+	index := proxy.Attrs().Index
 	err = settled(func() error {
-		_, ours, err := table(proxy.Attrs().Index)
-		return errors.Join(remind(s.had, proxy.Attrs().Index), remove(ours), err)
+		_, ours, err := table(index)
+		return errors.Join(remind(s.had, ours, index), remove(ours), err)
 	})
 	clear(s.lost)
 	if err != nil {
