@@ -66,7 +66,7 @@ func TestConfigurationHasEveryKey(t *testing.T) {
 	}
 	guests := map[string]string{
 		"image.hostname": "umbra", "image.shadow": "on", "role.network.method": "dhcp", "role.hold.bytes": "16777216", "role.hold.frames": "65536",
-		"role.hasten": "off", "update.settle_s": "10", "update.timeout_s": "300", "ntp.dhcp": "off",
+		"role.hasten": "off", "role.shortcut": "off", "update.settle_s": "10", "update.timeout_s": "300", "ntp.dhcp": "off",
 		"service.dir": "/", "service.restart": "always", "service.backoff_ms.min": "100", "service.backoff_ms.max": "30000",
 		"service.type": "simple", "service.stop_timeout_ms": "5000", "service.log_bytes": "65536", "service.read_only_root": "off",
 	}

@@ -36,6 +36,7 @@ var walls = []wall{
 	{"shadow/netshadow/stack", nil},
 	{"shadow/netshadow/announce", []string{"shadow/netshadow/stack"}},
 	{"shadow/netshadow/hasten", []string{"shadow/netshadow/stack"}},
+	{"shadow/netshadow/shortcut", nil},
 	{"shadow/netshadow/settings", []string{"shadow/oplog", "shadow/netshadow/settings/traffic"}},
 	{"shadow/netshadow/settings/traffic", nil},
 	{"shadow/netshadow/harvest/...", nil},

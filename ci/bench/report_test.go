@@ -28,13 +28,14 @@ func TestReportComparesTheRoundsThatWaitedLeast(t *testing.T) {
 		elapsed int64
 	}{
 		{guestProxy, 2200, 2200}, {guestProxy, 2300, 2400}, {guestProxy, 9000, 99000},
+		{guestShortcut, 2020, 2020}, {guestShortcut, 2060, 2060}, {guestShortcut, 9000, 99000},
 		{guestBare, 2000, 2000}, {guestBare, 2000, 2100}, {guestBare, 1, 99000},
 	} {
 		r.round(GuestClock, x.guest, record.Record{Kind: record.UDP, Count: 2, Work: x.work, Elapsed: x.elapsed})
 	}
 	r.sum()
-	if len(r.Steady) != 1 || len(r.Results) != 1 {
-		t.Fatalf("%d comparisons and %d results, want one of each: %+v", len(r.Steady), len(r.Results), r.Steady)
+	if len(r.Steady) != 2 || len(r.Results) != 2 {
+		t.Fatalf("%d comparisons and %d results, want two of each: %+v", len(r.Steady), len(r.Results), r.Steady)
 	}
 	s := r.Steady[0]
 	if s.Proxy.Median != 1125 || s.Bare.Median != 1000 || s.Ratio != 1.125 || s.Least != 1.1 {
@@ -46,6 +47,9 @@ func TestReportComparesTheRoundsThatWaitedLeast(t *testing.T) {
 	}
 	if got, want := r.Results[0].Spread, s.Proxy.Spread; got != want || got == 0 {
 		t.Errorf("spread %v, want the larger one of both, %v", got, want)
+	}
+	if s := r.Steady[1]; s.With != guestShortcut || s.Least != 1.01 || r.Results[1].Missed {
+		t.Errorf("with %s the least is %v, %+v; want 1.01 with the shortcut, which is in order", s.With, s.Least, r.Results[1])
 	}
 }
 

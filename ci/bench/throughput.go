@@ -48,14 +48,14 @@ func (r *Report) sumThroughput() {
 		{"receive", record.TCPReceive, record.Receive},
 	} {
 		t := Throughput{Way: way.name}
-		proxy, bare, counted := r.both(GuestClock, way.counted)
+		proxy, bare, counted := r.both(GuestClock, guestProxy, way.counted)
 		if counted {
 			cost := compare(way.name, proxy, bare)
 			t.Bound = stats.Ratio(1, cost.Least)
 			r.floor("throughput of a TCP stream bound by the processor, "+way.name+", proxy/bare", t.Bound, throughputTarget)
 			r.spread(cost)
 		}
-		proxy, bare, timed := r.both(WallClock, way.timed)
+		proxy, bare, timed := r.both(WallClock, guestProxy, way.timed)
 		if timed {
 			t.Proxy, t.Bare = stats.Of(column(proxy, speed)), stats.Of(column(bare, speed))
 		}

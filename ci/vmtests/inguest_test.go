@@ -25,7 +25,7 @@ import (
 // inGuest are the packages with tests that need a kernel of their own, built
 // with -tags guest.
 var inGuest = []string{"shadow/netshadow/hold", "shadow/netshadow/settings", "shadow/netshadow/announce",
-	"shadow/netshadow/hasten", "shadow/netshadow/asked", "shadow/signals"}
+	"shadow/netshadow/hasten", "shadow/netshadow/asked", "shadow/netshadow/shortcut", "shadow/signals"}
 
 // testModules are the drivers of the NICs, and what the tests make of them.
 var testModules = []string{

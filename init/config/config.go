@@ -133,6 +133,10 @@ type Role struct {
 	// Hasten has the peers of TCP connections told, after a recovery, that what they
 	// have sent in vain can be sent again. It is off if empty.
 	Hasten Switch `json:"hasten,omitempty" toml:"hasten"`
+
+	// Shortcut has what is sent by IPv4 routed around the proxy while a device serves
+	// it. It is off if empty.
+	Shortcut Switch `json:"shortcut,omitempty" toml:"shortcut"`
 }
 
 // Match narrows which device may take the role. An empty Match takes the first
@@ -319,6 +323,9 @@ func (c *Config) SetDefaults() {
 		}
 		if r.Hasten == "" {
 			r.Hasten = Off
+		}
+		if r.Shortcut == "" {
+			r.Shortcut = Off
 		}
 		if r.Hold.Bytes == 0 {
 			r.Hold.Bytes = DefaultHoldBytes

@@ -141,6 +141,7 @@ func (k *checker) role(field string, r *Role) {
 		k.fail(field+".hold.frames", "", "%d is negative", r.Hold.Frames)
 	}
 	k.position(field+".hasten", r.Hasten)
+	k.position(field+".shortcut", r.Shortcut)
 	k.network(field+".network", &r.Network)
 	k.vlans(field+".vlan", r)
 }

@@ -65,6 +65,9 @@ func RenderStatus(w io.Writer, s Status) error {
 			case r.Standby != "":
 				fmt.Fprintf(&b, "%s: a standby is at %s\n", clean(r.Name), clean(r.Standby))
 			}
+			if r.Shortcut != nil {
+				fmt.Fprintf(&b, "%s: %s\n", clean(r.Name), clean(r.Shortcut.String()))
+			}
 			if r.Message != "" {
 				fmt.Fprintf(&b, "%s: %s\n", clean(r.Name), clean(r.Message))
 			}

@@ -115,8 +115,10 @@ func TestRenderStatus(t *testing.T) {
 			Version: "v0.1.0", Shadow: "on", Hostname: "app", Kernel: "6.1.0", Boottime: 3725e9, Recoveries: 1,
 			Roles: []RoleStatus{
 				{Name: "net0", Class: "net", Mode: ModePassive, Proxy: "net0", Device: "0000:00:02.0", Driver: "e1000",
-					Iface: "eth0", MAC: "52:54:00:12:34:56", Carrier: true, Since: 3700e9, Log: 17, Deferred: 1, Standby: "0000:00:06.0"},
-				{Name: "net1", Class: "net", Mode: ModeActive, Proxy: "net1", Held: 12, Since: 3724e9, Message: "no device"},
+					Iface: "eth0", MAC: "52:54:00:12:34:56", Carrier: true, Since: 3700e9, Log: 17, Deferred: 1, Standby: "0000:00:06.0",
+					Shortcut: &Shortcut{Routes: 2}},
+				{Name: "net1", Class: "net", Mode: ModeActive, Proxy: "net1", Held: 12, Since: 3724e9, Message: "no device",
+					Shortcut: &Shortcut{Obstacle: "rp_filter is strict"}},
 				{Name: "net2", Class: "net", Mode: ModePassive, Proxy: "net2", Since: 3724e9, Standby: "0000:00:07.0", OnStandby: true},
 			},
 			LastTimeline: &last,
@@ -128,6 +130,8 @@ net0  passive  25s    net0   0000:00:02.0  e1000   eth0   52:54:00:12:34:56  yes
 net1  active   1s     net1   -             -       -      -                  no       0    12    0
 net2  passive  1s     net2   -             -       -      -                  no       0    0     0
 net0: a standby is at 0000:00:06.0
+net0: 2 routes lead around the proxy
+net1: no route leads around the proxy: rp_filter is strict
 net1: no device
 net2: what is sent goes over the standby at 0000:00:07.0
 

@@ -140,7 +140,23 @@ type RoleStatus struct {
 	Log       int    `json:"log"`               // operations in the log
 	Held      int    `json:"held"`              // frames held now
 	Deferred  int    `json:"deferred"`          // operations that the device cannot do
-	Message   string `json:"message,omitempty"` // what a person must know, e.g. why a role is vacant
+	// Shortcut is nil unless the role is to have one.
+	Shortcut *Shortcut `json:"shortcut,omitempty"`
+	Message  string    `json:"message,omitempty"` // what a person must know, e.g. why a role is vacant
+}
+
+// Shortcut tells of the routes around a role's proxy. In active mode there are none.
+type Shortcut struct {
+	Routes   int    `json:"routes"`
+	Obstacle string `json:"obstacle,omitempty"` // why there can be none
+}
+
+// String says it for a person.
+func (s Shortcut) String() string {
+	if s.Obstacle != "" {
+		return "no route leads around the proxy: " + s.Obstacle
+	}
+	return count(s.Routes, "route leads", "routes lead") + " around the proxy"
 }
 
 // Timeline is the record of one recovery.

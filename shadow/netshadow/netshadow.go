@@ -72,6 +72,8 @@ type Limits struct {
 	Hold hold.Limits      // what is held in active mode at the most
 	// Hasten has peers told after a recovery: see package hasten.
 	Hasten bool
+	// Shortcut has what is sent routed around the proxy in passive mode: see package shortcut.
+	Shortcut bool
 }
 
 // Options configure the class.

@@ -78,7 +78,27 @@ func (s *netShadow) Complete(ctx context.Context, dev drivers.Device, rec *shado
 		go s.reach(s.class.ctx, iface)
 	}
 	s.keepLosses(index)
+	s.openShortcut(iface, index)
 	return nil
+}
+
+// openShortcut has what is sent go around the proxy, if the role is to have that, but not to
+// a standby: from that to a device there is a change of ports without active mode.
+func (s *netShadow) openShortcut(iface string, index int) {
+	if s.shortcut != nil && iface != s.standby {
+		s.shortcut.Open(s.class.ctx, index)
+	}
+}
+
+// closeShortcut has all that is sent go through the proxy. If that fails, what goes to the
+// port still is harvested when the port is closed, as what went there before.
+func (s *netShadow) closeShortcut() {
+	if s.shortcut == nil {
+		return
+	}
+	if err := s.shortcut.Close(); err != nil {
+		s.log.Error("what is sent may still go around the proxy", "err", err)
+	}
 }
 
 // keepLosses begins to watch the port; [Class.Prepare] waits for that.

@@ -58,6 +58,9 @@ func (s *netShadow) StandBy(ctx context.Context, dev drivers.Device) error {
 	if err != nil {
 		return err
 	}
+	if l.Attrs().Name == s.iface {
+		s.closeShortcut()
+	}
 	s.standby = l.Attrs().Name
 	s.listen()
 	if err := s.recorder.aside(ctx, func() error { return s.proxy.enslave(bond, l, mac) }); err != nil {

@@ -23,6 +23,7 @@ import (
 	"github.com/umbra-vm/umbra/shadow/netshadow/harvest"
 	"github.com/umbra-vm/umbra/shadow/netshadow/harvest/frame"
 	"github.com/umbra-vm/umbra/shadow/netshadow/hold"
+	"github.com/umbra-vm/umbra/shadow/netshadow/shortcut"
 )
 
 // netShadow is the shadow of one role. The Manager calls its steps one after
@@ -46,7 +47,8 @@ type netShadow struct {
 	reader     *hold.TapReader // while the user owns the root queueing discipline
 	recorder   *recorder
 	neighbours *neighbours
-	standby    string // the standby's interface, "" if there is none
+	shortcut   *shortcut.Shortcut // nil if the role is to have none
+	standby    string             // the standby's interface, "" if there is none
 
 	mu       sync.Mutex
 	iface    string        // the device's interface, "" while there is none
@@ -74,6 +76,9 @@ func newShadow(c *Class, p proxy, limits Limits, j *journal.Journal) (*netShadow
 		return nil, err
 	}
 	s.recorder = rec
+	if limits.Shortcut {
+		s.shortcut = shortcut.New(log, p.name)
+	}
 	s.neighbours, err = newNeighbours(p.name, limits.Hold.Bytes, j, log)
 	return s, err
 }
@@ -86,6 +91,7 @@ func (s *netShadow) Activate(ctx context.Context, old shadow.Old, rec *shadow.Re
 	if err != nil || !there {
 		return err
 	}
+	s.closeShortcut() // what is to be held has to come to the proxy
 	s.receive(true)
 	s.confess(ctx, rec)
 	bond := ifindex(s.proxy.name)
@@ -408,6 +414,7 @@ func (s *netShadow) Intact(ctx context.Context, dev drivers.Device) (bool, error
 	s.neighbours.watch(ctx)
 	s.listen()
 	s.keepLosses(index)
+	s.openShortcut(names[0], index)
 	if err := s.recorder.adopt(ctx, names[0]); err != nil {
 		return true, err
 	}
@@ -461,6 +468,10 @@ func (s *netShadow) Status(st *ctl.RoleStatus) {
 		st.Held = held.Frames
 	}
 	st.Log, st.Deferred = s.recorder.counts()
+	if s.shortcut != nil {
+		now := s.shortcut.State()
+		st.Shortcut = &ctl.Shortcut{Routes: now.Routes, Obstacle: now.Obstacle}
+	}
 }
 
 // Log returns the operations recorded for the role.

@@ -84,7 +84,7 @@ network = { method = "static", addresses = ["10.9.0.1/24"], routes = [{ to = "10
 id = 100`},
 			func(c *config.Config) {
 				c.Roles = append(c.Roles, config.Role{
-					Name: "net2", Class: config.ClassNet, Hasten: config.Off,
+					Name: "net2", Class: config.ClassNet, Hasten: config.Off, Shortcut: config.Off,
 					Network: config.Network{Method: config.MethodStatic, IPv6: config.IPv6None, Addresses: []string{"10.9.0.1/24"},
 						Routes: []config.Route{{To: "10.8.0.0/16", Via: "10.9.0.9"}}},
 					VLANs: []config.VLAN{{ID: 100, Network: config.Network{Method: config.MethodDHCP, IPv6: config.IPv6Auto}}},

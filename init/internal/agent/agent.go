@@ -181,7 +181,10 @@ func netClass(ctx context.Context, opt Options, hw *drivers.Tree, reloads chan<-
 	}
 	limits := make(map[string]netshadow.Limits)
 	for _, r := range opt.Config.Roles {
-		l := netshadow.Limits{Hold: hold.Limits{Bytes: int(r.Hold.Bytes), Frames: r.Hold.Frames}, Hasten: r.Hasten.Enabled()}
+		l := netshadow.Limits{
+			Hold:   hold.Limits{Bytes: int(r.Hold.Bytes), Frames: r.Hold.Frames},
+			Hasten: r.Hasten.Enabled(), Shortcut: r.Shortcut.Enabled(),
+		}
 		if r.MAC != "" {
 			mac, err := net.ParseMAC(r.MAC)
 			if err != nil {

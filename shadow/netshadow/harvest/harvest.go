@@ -28,7 +28,9 @@
 //   - skb->pkt_type is neither PACKET_OUTGOING, which marks the clones given to
 //     packet sockets (dev_queue_xmit_nit()) and to error queues
 //     (skb_set_err_queue()), nor PACKET_LOOPBACK;
-//   - a frame without mac_header (sent past the queue) has a socket.
+//   - a frame without mac_header (sent past the queue) has a socket, and its data are not
+//     at the network header: such a packet has no Ethernet header yet, as it waits for a
+//     neighbour to be found (arp_queue of struct neighbour).
 //
 // The source MAC is no criterion: what bridges, macvlans and virtual machines send
 // through the proxy has others.

@@ -270,6 +270,36 @@ func TestGuestHarvestLeavesReceivedAlone(t *testing.T) {
 	}
 }
 
+// TestGuestHarvestLeavesWaitingPacketsAlone closes a device while a packet waits for the
+// address of its neighbour: that has no Ethernet header, and another device cannot send it.
+func TestGuestHarvestLeavesWaitingPacketsAlone(t *testing.T) {
+	dying := nic(t, "e1000")
+	index := dying.Attrs().Index
+	address(t, dying.Attrs().Name, "10.76.0.1/24")
+	defer flush(t, dying)
+	h := newField(t)
+	arm(t, h, harvest.Target{Device: index})
+	c, err := net.Dial("udp4", "10.76.0.9:9")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	if _, err := c.Write(make([]byte, 64)); err != nil {
+		t.Fatal(err)
+	}
+	list, err := netlink.NeighList(index, unix.AF_INET)
+	if err != nil || !slices.ContainsFunc(list, func(n netlink.Neigh) bool { return n.State == unix.NUD_INCOMPLETE }) {
+		t.Fatalf("nothing waits for a neighbour: %v, %v", list, err)
+	}
+	linkDown(t, dying)
+	disarm(t, h)
+	for _, f := range take(t, h) {
+		if proto := binary.BigEndian.Uint16(f.Data[12:]); proto != unix.ETH_P_ARP {
+			t.Errorf("harvested % x", f.Data)
+		}
+	}
+}
+
 // TestGuestHarvestTCP proves that a receiver accepts TCP segments harvested from a
 // driver that segments in hardware, and re-sent on a device that does not.
 func TestGuestHarvestTCP(t *testing.T) {

@@ -17,6 +17,8 @@
 //	                    device have whenever that changes
 //	nemesis=ipv6        tell what addresses and gateways of IPv6 the proxy has
 //	                    whenever that changes
+//	nemesis=way@ADDRESS tell whether what is sent to ADDRESS goes through the proxy or
+//	                    around it whenever that changes
 //	nemesis=page        tell what the program of the status page may do, and where
 //	                    else it can be reached
 //	nemesis=trust       tell what umbra's programs may do, who hears the network, and
@@ -108,6 +110,8 @@ func do(ctx context.Context, deed string) error {
 		return changeMAC(ctx)
 	case "ipv6":
 		return tellIPv6(ctx)
+	case "way":
+		return tellWay(ctx, at)
 	case "page":
 		return tellPage(ctx)
 	case "trust":

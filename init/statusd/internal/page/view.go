@@ -121,6 +121,9 @@ func newRole(r ctl.RoleStatus, now int64, log []ctl.LogEntry) role {
 	}
 	v.Facts = append(v.Facts, fact{"Operations logged", fmt.Sprint(r.Log)}, fact{"Deferred", fmt.Sprint(r.Deferred)},
 		fact{"In this mode for", seconds(now - r.Since)})
+	if r.Shortcut != nil {
+		v.Facts = append(v.Facts, fact{"Shortcut", plain(r.Shortcut.String())})
+	}
 	for _, e := range log {
 		if e.Role == r.Name && e.Deferred != "" {
 			v.Deferred = append(v.Deferred, fact{plain(e.Key + "=" + e.Value), plain(e.Deferred)})

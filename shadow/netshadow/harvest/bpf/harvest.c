@@ -167,7 +167,7 @@ static __always_inline bool outgoing(struct sk_buff *skb, int ifindex)
 	if (skb->skb_iif == ifindex)
 		return false;
 	if (mac == MAC_HEADER_UNSET)
-		return skb->sk != 0;
+		return skb->sk != 0 && skb->data != skb->head + skb->network_header;
 	return skb->data <= skb->head + mac;
 }
 

@@ -71,6 +71,7 @@ struct sk_buff {
 	int skb_iif;
 	__u32 priority;
 	__u16 queue_mapping;
+	__u16 network_header;
 	__u16 mac_header;
 	__u16 csum_start;
 	__u16 csum_offset;
