@@ -26,7 +26,7 @@ type Class struct {
 	Alias string
 
 	// Drive says that the members are what the guest finds a volume with
-	// configuration with, in the order of loading. Those that a kernel does not
+	// configuration with. Those that a kernel does not
 	// have are left out.
 	Drive bool
 }
@@ -114,8 +114,8 @@ const dataFileSystem = "ext4"
 // slotFileSystem is that of an EFI system partition.
 const slotFileSystem = "vfat"
 
-// What disks are found with, and what those for data and those with slots are mounted with,
-// in the order of loading. Modules that a kernel does not have are left out.
+// What disks are found with, and what those for data and those with slots are mounted
+// with. Modules that a kernel does not have are left out.
 var (
 	diskModules = []string{"virtio_pci", "virtio_blk", "virtio_scsi", "ata_piix", "ahci", "nvme", "xen-blkfront", "sd_mod"}
 	dataModules = []string{"crc32c_generic", dataFileSystem}         // ext4 asks modprobe for the first when it mounts

@@ -39,6 +39,8 @@ func (c *Config) hasDisk() bool {
 
 func (c *Config) validateDataPartition() (errs []error) {
 	switch size := c.Image.DataMB; {
+	case c.Update.Enabled() && c.Data.Partition == slot.Partition:
+		errs = append(errs, c.fail("data.partition", "%q is that of the versions", slot.Partition))
 	case size == 0:
 	case size < minDataMB:
 		errs = append(errs, c.fail("image.data_mb", "%d: want at least %d", size, minDataMB))

@@ -21,8 +21,8 @@ type selection struct {
 	modules  []*modinfo.Module // everything that has a file, in link order
 	boot     []string          // loaded at boot, in this order, before any program runs
 	prefetch []string          // drivers brought into memory once the guest is up
-	drive    []string          // with which a volume with configuration is found, in order
-	disks    []string          // with which disks for data and with slots are found and mounted, in order
+	drive    []string          // with which a volume with configuration is found
+	disks    []string          // with which disks for data and with slots are found and mounted
 }
 
 // selectModules chooses the modules of the description from those of the

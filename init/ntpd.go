@@ -36,14 +36,15 @@ func ntpd([]string) int {
 	return 0
 }
 
-// timeServers returns those of the configuration and those that DHCP offers, if wanted.
+// timeServers returns those of the configuration and those that DHCP offers, if wanted,
+// [config.MaxTimeServers] of them at the most.
 func timeServers(cfg config.NTP, leases string) []string {
 	servers := slices.Clone(cfg.Servers)
 	if cfg.DHCP != config.On {
 		return servers
 	}
 	for _, a := range netcfg.TimeServers(leases) {
-		if s := a.String(); !slices.Contains(servers, s) {
+		if s := a.String(); len(servers) < config.MaxTimeServers && !slices.Contains(servers, s) {
 			servers = append(servers, s)
 		}
 	}

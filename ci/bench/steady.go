@@ -47,8 +47,12 @@ var (
 // steadyLimit bounds one guest; counting instructions makes it slow.
 const steadyLimit = 10 * time.Minute
 
-// guests are what is compared, by the words that their kernel's command line adds.
-var guests = []struct{ name, cmdline string }{
+// A variant is a guest that is compared with others, by the words that its kernel's command
+// line has more than theirs.
+type variant struct{ name, cmdline string }
+
+// variants are all of them.
+var variants = []variant{
 	{guestProxy, ""},
 	{guestShortcut, "umbra.config=" + base64.StdEncoding.EncodeToString([]byte("[[role]]\nname = \""+rig.Role+"\"\nshortcut = \"on\"\n"))},
 	{guestBare, "umbra.shadow=off"},
@@ -56,14 +60,14 @@ var guests = []struct{ name, cmdline string }{
 
 // steady counts what sending and receiving costs.
 func (b *bench) steady(ctx context.Context) error {
-	b.progress("steady state: counting the instructions of %d guests", len(guests))
-	return b.sideBySide(ctx, GuestClock, "steady", record.UDP, record.UDPCall, record.TCP, record.UDPReceive, record.TCPReceive)
+	b.progress("steady state: counting the instructions of %d guests", len(variants))
+	return b.sideBySide(ctx, GuestClock, "steady", variants, record.UDP, record.UDPCall, record.TCP, record.UDPReceive, record.TCPReceive)
 }
 
 // sideBySide runs the same program in guests of the same image that differ in the proxy,
 // at the same time. By the guest's clock an instruction takes a nanosecond, and what else
 // this machine does makes no difference.
-func (b *bench) sideBySide(ctx context.Context, clock Clock, load string, kinds ...record.Kind) error {
+func (b *bench) sideBySide(ctx context.Context, clock Clock, load string, guests []variant, kinds ...record.Kind) error {
 	ctx, cancel := context.WithTimeoutCause(ctx, steadyLimit, errors.New("the guest did not end in time"))
 	defer cancel()
 	var wg sync.WaitGroup

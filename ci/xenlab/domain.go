@@ -205,14 +205,12 @@ type Moved struct {
 	Restored time.Time // "xl restore" had ended: the guest runs
 }
 
-// What a domain on its way goes through, in dom0, and the answers to it.
-const (
-	fifo = "/run/move"
-)
+// fifo is what a domain on its way goes through, in dom0.
+const fifo = "/run/move"
 
-func mkfifo(ctx context.Context, names string, hosts ...*Host) error {
+func mkfifo(ctx context.Context, hosts ...*Host) error {
 	for _, h := range hosts {
-		if _, err := h.Run(ctx, fmt.Sprintf("rm -f %[1]s && mkfifo %[1]s", names)); err != nil {
+		if _, err := h.Run(ctx, fmt.Sprintf("rm -f %[1]s && mkfifo %[1]s", fifo)); err != nil {
 			return err
 		}
 	}
@@ -228,7 +226,7 @@ func (d *Domain) Move(ctx context.Context, to *Host, opts DomainOptions) (*Domai
 	if err != nil {
 		return nil, m, err
 	}
-	if err := mkfifo(ctx, fifo, d.Host, to); err != nil {
+	if err := mkfifo(ctx, d.Host, to); err != nil {
 		return nil, m, err
 	}
 	save := fmt.Sprintf("xl save %s %s", d.Name, fifo)
@@ -290,7 +288,8 @@ func (d *Domain) Migrate(ctx context.Context, to *Host, opts DomainOptions, opti
 		return nil, fmt.Errorf("migration of domain %s: %w", d.Name, err)
 	}
 	if err := receives(); err != nil {
-		return nil, fmt.Errorf("migration of domain %s: the receiver: %w", d.Name, err)
+		// The domain has left: this is no ErrCommand.
+		return nil, fmt.Errorf("migration of domain %s: the receiver: %v", d.Name, err)
 	}
 	return &Domain{opts, to}, nil
 }

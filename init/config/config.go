@@ -37,11 +37,11 @@ type Config struct {
 	// that a recovery pays only for probe and open.
 	Prefetch []string `json:"prefetch,omitempty"`
 
-	// Drive names the modules, in the order of loading, with which a volume that has
+	// Drive names the modules with which a volume that has
 	// configuration is found. Without any, none is looked for.
 	Drive []string `json:"drive,omitempty"`
 
-	// Disks names the modules, in the order of loading, with which the disk of Data, and
+	// Disks names the modules with which the disk of Data, and
 	// that with the slots, is found and mounted.
 	Disks []string `json:"disks,omitempty"`
 

@@ -21,16 +21,16 @@ type NTP struct {
 	DHCP Switch `json:"dhcp,omitempty" toml:"dhcp"`
 }
 
-// maxTimeServers bounds the servers that are asked at a time.
-const maxTimeServers = 8
+// MaxTimeServers bounds the servers that are asked at a time.
+const MaxTimeServers = 8
 
 // Enabled reports whether anybody is to be asked.
 func (n NTP) Enabled() bool { return len(n.Servers) > 0 || n.DHCP == On }
 
 func (k *checker) ntp(n NTP) {
 	k.position("ntp.dhcp", n.DHCP)
-	if len(n.Servers) > maxTimeServers {
-		k.fail("ntp.servers", "", "%d: want %d at most", len(n.Servers), maxTimeServers)
+	if len(n.Servers) > MaxTimeServers {
+		k.fail("ntp.servers", "", "%d: want %d at most", len(n.Servers), MaxTimeServers)
 	}
 	for i, s := range n.Servers {
 		field := fmt.Sprintf("ntp.servers[%d]", i)

@@ -7,7 +7,7 @@
 //
 // A clock that is off by little is slewed, by the kernel, without a jump and never
 // backwards. One that is off by more is set: at once after boot and after a move, else
-// only if a second look says the same. The package must never know what a recovery is,
+// only if the next look says about the same. The package must never know what a recovery is,
 // nor where the names of servers come from.
 package clock
 

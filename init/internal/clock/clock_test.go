@@ -178,7 +178,7 @@ func TestAServerThatRefusesIsLeftAlone(t *testing.T) {
 	})
 }
 
-// kiss answers every question with a kiss of death (RFC 5905, 7.4).
+// A kiss of death is an answer of stratum 0 (RFC 5905, 7.4).
 func TestAKissIsARefusal(t *testing.T) {
 	conn, err := net.ListenPacket("udp", "127.0.0.1:0")
 	if err != nil {

@@ -24,10 +24,10 @@ const hurries = 30
 
 // state is what the next decision depends on.
 type state struct {
-	hurry    bool          // the clock may be off by anything
-	doubtful bool          // the last look said that it has to be set, and was not believed
-	wait     time.Duration // that comes next, if all is well
-	vain     int           // looks without an answer since the last one
+	hurry bool          // the clock may be off by anything
+	doubt time.Duration // by how much the last look would have it set, which was not believed; 0: it would not
+	wait  time.Duration // that comes next, if all is well
+	vain  int           // looks without an answer since the last one
 }
 
 // action is what is done about an offset; if it is neither, it is looked at again.
@@ -41,8 +41,17 @@ type action struct {
 func (s *state) decide(offset time.Duration) action {
 	s.vain = 0
 	if offset.Abs() > stepAbove {
-		act := action{step: s.hurry || s.doubtful, wait: hurryWait}
-		*s = state{hurry: act.step, doubtful: !act.step}
+		same := s.doubt != 0 && (offset-s.doubt).Abs() <= stepAbove
+		act := action{step: s.hurry || same, wait: hurryWait}
+		switch {
+		case act.step:
+			*s = state{hurry: true}
+		case s.doubt != 0: // what says something else each time is not asked often
+			act.wait = minWait
+			fallthrough
+		default:
+			*s = state{doubt: offset}
+		}
 		return act
 	}
 	act := action{slew: true, wait: max(s.wait, minWait)}

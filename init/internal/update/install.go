@@ -53,6 +53,9 @@ func install(ctx context.Context, dir string, running slot.Slot, image io.Reader
 	if err == nil {
 		err = disk.Ready()
 	}
+	if err == nil && len(disk.Others) > 1 { // one that ended before it had removed what it replaced
+		err = remove(dir, disk.Stale(disk.Others[0].Name)...)
+	}
 	if err != nil {
 		return slot.Slot{}, err
 	}

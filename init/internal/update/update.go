@@ -13,6 +13,7 @@
 package update
 
 import (
+	"cmp"
 	"context"
 	"crypto/sha256"
 	"errors"
@@ -69,13 +70,19 @@ func Confirm(ctx context.Context, log *slog.Logger, run string, cfg *config.Conf
 		return nil
 	}
 	log.Info(fmt.Sprintf("update: %s is on trial", cfg.Slot), "tries_left", d.Running.Left)
-	for t := newTrial(cfg.Update); ; {
+	t := newTrial(cfg.Update)
+	// The trial cannot have begun before the disk was there.
+	t.timeout = max(t.timeout, guest.Uptime()+2*t.settle)
+	for {
 		v, why := judge(ctx, &t, cfg, guest)
 		switch v {
 		case healthy:
-			return confirm(log, run, cfg.Slot)
+			if err := confirm(log, run, cfg.Slot); !errors.Is(err, ErrBusy) {
+				return err
+			}
 		case failed:
-			log.Error(fmt.Sprintf("update: %s has not proved itself in %v: %s; the guest reboots", cfg.Slot, t.timeout, why))
+			log.Error(fmt.Sprintf("update: %s has not proved itself in %v: %s; the guest reboots", cfg.Slot, t.timeout,
+				cmp.Or(why, "all is well, but not for long enough")))
 			if err := guest.Reboot(ctx); err != nil {
 				return err
 			}
@@ -105,7 +112,7 @@ func find(ctx context.Context, log *slog.Logger, hw *disks.Drivers, run string, 
 		if err == nil {
 			return d, nil
 		}
-		if err.Error() != told {
+		if err.Error() != told && !errors.Is(err, ErrBusy) {
 			told = err.Error()
 			log.Warn("update: nothing is known of the versions on the disk", "err", err)
 			if err := save(run, Status{State: NoSlot, Version: running.Version, Message: told}); err != nil {

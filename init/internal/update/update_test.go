@@ -161,6 +161,8 @@ func TestInstall(t *testing.T) {
 		{"takes the place of the older", old, version(app12), bytes.NewReader(next), next, nil, []string{"app-1.2.efi", "app-1.3+3.efi"}},
 		{"in whatever pieces it comes", old, version(app12), iotest.HalfReader(bytes.NewReader(next)), next, nil, []string{"app-1.2.efi", "app-1.3+3.efi"}},
 		{"begins again after it was killed", append(old, unfinished), version(app12), bytes.NewReader(next), next, nil, []string{"app-1.2.efi", "app-1.3+3.efi"}},
+		{"has room after one that ended before it had removed the older", []string{"app-1.1.efi", "app-1.2.efi", "app-1.3+0-3.efi"}, version(app12),
+			io.MultiReader(bytes.NewReader(next[:900]), full{}), next, ErrNoRoom, []string{"app-1.2.efi", "app-1.3+0-3.efi"}},
 		{"tries again what has failed", []string{"app-1.2.efi", "app-1.3+0-3.efi"}, version(app12), bytes.NewReader(next), next, nil,
 			[]string{"app-1.2.efi", "app-1.3+3.efi"}},
 		{"leaves what is not ours", []string{"app-1.2.efi", "debian.efi"}, version(app12), bytes.NewReader(next), next, nil,

@@ -43,7 +43,10 @@ func follow(ctx context.Context) (<-chan error, error) {
 				return
 			case errors.Is(err, unix.ENOBUFS): // some were lost
 			case err != nil:
-				news <- fmt.Errorf("receive from rtnetlink: %w", err)
+				select {
+				case news <- fmt.Errorf("receive from rtnetlink: %w", err):
+				case <-ctx.Done():
+				}
 				return
 			case !relevant(msgs):
 				continue

@@ -155,6 +155,7 @@ func (s *Shortcut) waits() bool {
 // neighbour that frames are sent to may have another address by now.
 func (s *Shortcut) giveUp(err error) {
 	s.log.Error("all that is sent goes through the proxy: nothing is heard of routes and neighbours", "err", errors.Join(err, s.close()))
+	s.state.Obstacle = "nothing is heard of routes and neighbours"
 }
 
 // Close has everything go through the proxy when it returns, also what a predecessor had
