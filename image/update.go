@@ -7,6 +7,7 @@ package image
 import (
 	"os"
 	"path"
+	"slices"
 	"strings"
 
 	"github.com/umbra-vm/umbra/image/media"
@@ -35,6 +36,9 @@ func (u Update) Enabled() bool { return u.Version != "" }
 
 func (c *Config) validateUpdate() (errs []error) {
 	u := c.Update
+	if slices.ContainsFunc(strings.Fields(c.Image.Cmdline), func(w string) bool { return strings.HasPrefix(w, slot.Word+"=") }) {
+		errs = append(errs, c.fail("image.cmdline", "%s= is for umbra build to say, see [update]", slot.Word))
+	}
 	switch {
 	case !u.Enabled():
 		if u != (Update{}) {
