@@ -273,8 +273,7 @@ func addSystem(a *initramfs.Archive, initFile string) error {
 	if err := a.AddFile(initFile, "/init"); err != nil {
 		return err
 	}
-	for _, link := range []string{"/sbin/shadowd", "/sbin/netcfgd", "/sbin/logd", "/sbin/ntpd", "/sbin/mount-data", "/sbin/confirm-update",
-		"/sbin/exec-service", "/sbin/poweroff", "/sbin/reboot", "/sbin/halt", "/bin/shadowctl"} {
+	for _, link := range config.Links {
 		if err := a.AddSymlink(link, "/init"); err != nil {
 			return err
 		}

@@ -8,7 +8,6 @@ import (
 	"context"
 	"os/signal"
 	"path/filepath"
-	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -41,12 +40,9 @@ func keepData([]string) int {
 // dataMount is the program as PID 1 looks after it: services that need the data are
 // started once it has ended well.
 func dataMount() supervise.Spec {
-	return supervise.Spec{
-		Name: config.DataNeed, Path: "/sbin/" + mountData, Argv: []string{mountData}, Dir: "/",
-		Provides: config.DataNeed + ready, Oneshot: true, Restart: supervise.OnFailure,
-		Backoff: supervise.Backoff{Min: 20 * time.Millisecond, Max: 5 * time.Second},
-		Stage:   stageShadow, StopTimeout: supervise.DefaultStopTimeout, OOMScoreAdj: -900,
-	}
+	spec := untilDone(config.DataNeed, mountData)
+	spec.Provides = config.DataNeed + ready
+	return spec
 }
 
 // lookAtData returns what the agent tells of the data, nil if there is to be none.

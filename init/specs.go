@@ -56,6 +56,17 @@ func daemons(cfg *config.Config) []supervise.Spec {
 	return specs
 }
 
+// untilDone is one of our own programs that ends when its work is done, and begins again
+// if it fails.
+func untilDone(name, program string) supervise.Spec {
+	return supervise.Spec{
+		Name: name, Path: "/sbin/" + program, Argv: []string{program}, Dir: "/",
+		Oneshot: true, Restart: supervise.OnFailure,
+		Backoff: supervise.Backoff{Min: 20 * time.Millisecond, Max: 5 * time.Second},
+		Stage:   stageShadow, StopTimeout: supervise.DefaultStopTimeout, OOMScoreAdj: -900,
+	}
+}
+
 // statusd is the program of the status page.
 const statusd = "statusd"
 

@@ -40,14 +40,7 @@ func confirmVersion([]string) int {
 }
 
 // updateConfirmation is the program as PID 1 looks after it.
-func updateConfirmation() supervise.Spec {
-	return supervise.Spec{
-		Name: config.UpdateName, Path: "/sbin/" + confirmUpdate, Argv: []string{confirmUpdate}, Dir: "/",
-		Oneshot: true, Restart: supervise.OnFailure,
-		Backoff: supervise.Backoff{Min: 20 * time.Millisecond, Max: 5 * time.Second},
-		Stage:   stageShadow, StopTimeout: supervise.DefaultStopTimeout, OOMScoreAdj: -900,
-	}
-}
+func updateConfirmation() supervise.Spec { return untilDone(config.UpdateName, confirmUpdate) }
 
 // guest implements update.Guest.
 type guest struct{ *notify.Client }

@@ -10,6 +10,8 @@ import (
 	"syscall"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/umbra-vm/umbra/init/config"
 )
 
 // RunDir is where init and its children keep what must outlive a process and
@@ -60,8 +62,7 @@ func Table(self string) []Creator {
 		Func{"limit of open files", raiseFileLimit},
 		Func{"Ctrl-Alt-Del", ctrlAltDel},
 	}
-	for _, name := range []string{"/sbin/poweroff", "/sbin/reboot", "/sbin/halt", "/sbin/shadowd", "/sbin/netcfgd", "/sbin/logd", "/sbin/ntpd",
-		"/sbin/mount-data", "/sbin/confirm-update", "/sbin/exec-service", "/bin/shadowctl"} {
+	for _, name := range config.Links {
 		t = append(t, Link{name, self})
 	}
 	return t
