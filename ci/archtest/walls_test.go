@@ -50,13 +50,14 @@ var walls = []wall{
 	{"init/notify", nil},
 	{"init/internal/...", []string{"init/..."}},
 	{"init/internal/agent", []string{"init/config", "drivers", "drivers/xenstore/...", "shadow/..."}},
+	{"init/internal/onestep", nil},
 	// What is said at deploy time is found with drivers, and in xenstore.
-	{"init/internal/deploy", []string{"init/config/...", "drivers", "drivers/xenstore/..."}},
+	{"init/internal/deploy", []string{"init/config/...", "init/internal/onestep", "drivers", "drivers/xenstore/..."}},
 	// So are disks. What is on one does not matter to whoever finds it.
 	{"init/internal/disks", []string{"drivers"}},
-	{"init/internal/data", []string{"init/config", "init/internal/disks"}},
+	{"init/internal/data", []string{"init/config", "init/internal/disks", "init/internal/onestep"}},
 	// A new version has proved itself by what PID 1 and the agent say.
-	{"init/internal/update", []string{"init/config/...", "init/internal/disks", "init/internal/supervise", "init/notify", "shadow/ctl"}},
+	{"init/internal/update", []string{"init/config/...", "init/internal/disks", "init/internal/onestep", "init/internal/supervise", "init/notify", "shadow/ctl"}},
 	// Xenstore is where the hardware side and the toolstack's wishes meet.
 	{"init/internal/xenctl", []string{"init/internal/power", "drivers/xenstore/..."}},
 

@@ -14,6 +14,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/umbra-vm/umbra/init/config"
+	"github.com/umbra-vm/umbra/init/internal/onestep"
 )
 
 // The states of the data.
@@ -47,10 +48,7 @@ func (n note) save(file string) error {
 	if err != nil {
 		return err
 	}
-	if err := os.WriteFile(file+".new", text, 0o644); err != nil {
-		return err
-	}
-	return os.Rename(file+".new", file)
+	return onestep.Replace(file, text, 0o644)
 }
 
 // Look returns what became of the data: what the kernel says now and, if it is not

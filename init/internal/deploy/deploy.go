@@ -22,6 +22,7 @@ import (
 
 	"github.com/umbra-vm/umbra/init/config"
 	"github.com/umbra-vm/umbra/init/config/overlay"
+	"github.com/umbra-vm/umbra/init/internal/onestep"
 )
 
 // Result is what came of gathering.
@@ -85,11 +86,7 @@ func (r Result) Save(path string) error {
 	if err != nil {
 		return fmt.Errorf("save configuration: %w", err)
 	}
-	tmp := path + ".new"
-	if err := os.WriteFile(tmp, text, 0o600); err != nil {
-		return fmt.Errorf("save configuration: %w", err)
-	}
-	if err := os.Rename(tmp, path); err != nil {
+	if err := onestep.Replace(path, text, 0o600); err != nil {
 		return fmt.Errorf("save configuration: %w", err)
 	}
 	return nil

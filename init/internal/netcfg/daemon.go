@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/umbra-vm/umbra/init/config"
+	"github.com/umbra-vm/umbra/init/internal/onestep"
 	"golang.org/x/sys/unix"
 )
 
@@ -115,7 +116,7 @@ func (d *Daemon) remember(role string, edit func(*State)) error {
 	if text == d.resolv {
 		return nil
 	}
-	if err := replace(d.opt.ResolvConf, []byte(text)); err != nil {
+	if err := onestep.Replace(d.opt.ResolvConf, []byte(text), 0o644); err != nil {
 		return fmt.Errorf("name servers: %w", err)
 	}
 	d.resolv = text

@@ -14,6 +14,8 @@ import (
 	"slices"
 	"strings"
 	"time"
+
+	"github.com/umbra-vm/umbra/init/internal/onestep"
 )
 
 // State is what is remembered of a role, so that the next process takes over
@@ -80,7 +82,7 @@ func (s Store) Save(role string, st State) error {
 	if err := os.MkdirAll(s.Dir, 0o755); err != nil {
 		return fmt.Errorf("state of %s: %w", role, err)
 	}
-	if err := replace(s.path(role), append(text, '\n')); err != nil {
+	if err := onestep.Replace(s.path(role), append(text, '\n'), 0o644); err != nil {
 		return fmt.Errorf("state of %s: %w", role, err)
 	}
 	return nil
@@ -103,13 +105,4 @@ func TimeServers(dir string) []netip.Addr {
 		}
 	}
 	return servers
-}
-
-// replace writes a file so that a reader sees the old content or the new.
-func replace(path string, content []byte) error {
-	tmp := path + ".new"
-	if err := os.WriteFile(tmp, content, 0o644); err != nil {
-		return err
-	}
-	return os.Rename(tmp, path)
 }

@@ -11,6 +11,7 @@ import (
 	"path/filepath"
 
 	"github.com/umbra-vm/umbra/init/config/slot"
+	"github.com/umbra-vm/umbra/init/internal/onestep"
 )
 
 // The states of the version that runs.
@@ -55,10 +56,7 @@ func (s Status) save(file string) error {
 	if err != nil {
 		return err
 	}
-	if err := os.WriteFile(file+".new", text, 0o644); err != nil {
-		return err
-	}
-	return os.Rename(file+".new", file)
+	return onestep.Replace(file, text, 0o644)
 }
 
 // Look returns what was found in the directory run.
