@@ -278,6 +278,7 @@ func (m *Manager) Run(ctx context.Context, signals <-chan Signal) error {
 			if sig.At == 0 {
 				sig.At = Now()
 			}
+			m.alert(sig, stop == nil)
 			m.resumed(sig)
 			m.unplugs(sig)
 			if stop == nil {
@@ -292,6 +293,20 @@ func (m *Manager) Run(ctx context.Context, signals <-chan Signal) error {
 				m.log.Warn("a newer signal overtakes the recovery", "cause", sig.Cause)
 				stop()
 			}
+		}
+	}
+}
+
+// alert has the classes get ready while it is found out which devices are gone: after a
+// migration, and when hardware comes of which nobody was told; not when a recovery has looked for it.
+func (m *Manager) alert(sig Signal, idle bool) {
+	plugged := sig.Cause == ctl.CauseHotplug && sig.Removed == ""
+	if sig.Cause != ctl.CauseMigration && !(idle && plugged) {
+		return
+	}
+	for _, c := range m.opt.Classes {
+		if a, ok := c.(Alerter); ok {
+			a.Alert()
 		}
 	}
 }

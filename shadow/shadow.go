@@ -91,6 +91,15 @@ type Preparer interface {
 	Prepare(ctx context.Context)
 }
 
+// Alerter is a [Class] that can do something for its roles before anybody knows whose device
+// is gone.
+type Alerter interface {
+	Class
+	// Alert says that devices may be gone, as after a migration. It must not wait, and
+	// do no harm if none is.
+	Alert()
+}
+
 // A Shadow stands between one role's proxy and the driver that serves it. The
 // Manager calls its steps one at a time, always in an order described there;
 // each must be safe to repeat after a crash of the process in its middle.

@@ -111,7 +111,10 @@ type Class struct {
 	shadows []*netShadow
 }
 
-var _ shadow.Preparer = (*Class)(nil)
+var (
+	_ shadow.Preparer = (*Class)(nil)
+	_ shadow.Alerter  = (*Class)(nil)
+)
 
 // New opens the sockets that all shadows of the class share.
 func New(ctx context.Context, opt Options) (*Class, error) {
@@ -165,6 +168,20 @@ func (c *Class) Prepare(ctx context.Context) {
 			return
 		}
 	}
+}
+
+// Alert has what drivers give up kept from now on: one may reset its device before it is known to be
+// gone, or its role is in active mode.
+func (c *Class) Alert() {
+	go func() {
+		h, err := c.harvester()
+		if err == nil {
+			err = h.Alert()
+		}
+		if err != nil {
+			c.Logger.Debug("what a device loses before it is found to be gone is lost", "err", err)
+		}
+	}()
 }
 
 // New returns the shadow of a role.

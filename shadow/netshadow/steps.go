@@ -208,7 +208,7 @@ func (s *netShadow) arm(ctx context.Context, old shadow.Old, rec *shadow.Recover
 	if err == nil {
 		s.counters = f.Counters()
 		s.account.arms(s.counters.Seen)
-		err = f.Arm(ctx, t)
+		err = f.Arm(ctx, t, found(rec))
 	}
 	if errors.Is(err, harvest.ErrArmed) { // by a predecessor whose account was not readable
 		err = f.Aim(t)
@@ -224,6 +224,16 @@ func (s *netShadow) arm(ctx context.Context, old shadow.Old, rec *shadow.Recover
 func alive(rec *shadow.Recovery) bool {
 	cause := rec.Timeline().Cause
 	return cause == ctl.CauseReload || cause == ctl.CauseUnplug
+}
+
+// found is when the device of a recovery was seen to be gone, on CLOCK_MONOTONIC.
+func found(rec *shadow.Recovery) time.Duration {
+	for _, stamp := range rec.Timeline().Stamps {
+		if stamp.Name == ctl.StampDetected {
+			return time.Duration(stamp.At)
+		}
+	}
+	return time.Duration(shadow.Now())
 }
 
 func (s *netShadow) targetOf(device int, rec *shadow.Recovery) harvest.Target {

@@ -12,43 +12,55 @@ import (
 
 	"github.com/cilium/ebpf"
 	"github.com/cilium/ebpf/link"
+	"golang.org/x/sys/unix"
 )
 
 // Bounds of what is kept of a watched interface. The programs have one too: 1024
 // frames in two seconds.
 const (
-	// earlyAge is how long a frame is kept: what has waited longer has not been
-	// lost to a device that was found to be gone now.
-	earlyAge   = 5 * time.Second
+	// earlyAge is how long before a device was found to be gone a frame may have been
+	// lost to that. Most drivers give the kernel's watchdog 5 s.
+	earlyAge = 10 * time.Second
+	// earlyKept is how long after its loss a frame can be had at all: a driver that
+	// resets its device keeps the kernel's network configuration locked, and so a
+	// recovery waiting.
+	earlyKept  = time.Minute
 	earlyBytes = 8 << 20
 )
 
-// earlyObjects are the programs that are attached all the time, to functions of the
-// kernel that run when an interface has lost its carrier and else never.
+// earlyObjects are the programs that are attached all the time, to functions and
+// tracepoints that are come by when an interface has lost its carrier, or its device is
+// about to be reset, and else never.
 type earlyObjects struct {
-	Refused *ebpf.Program `ebpf:"refused"`
-	Purged  *ebpf.Program `ebpf:"purged"`
-	Reset   *ebpf.Program `ebpf:"reset"`
-	Watched *ebpf.Map     `ebpf:"watched"`
+	Refused    *ebpf.Program `ebpf:"refused"`
+	Purged     *ebpf.Program `ebpf:"purged"`
+	Reset      *ebpf.Program `ebpf:"reset"`
+	TimedOut   *ebpf.Program `ebpf:"timed_out"`
+	CarrierOff *ebpf.Program `ebpf:"carrier_off"`
 
 	links []link.Link
 }
 
-// attach loads and attaches the programs. They write to the buffer of the others.
-func (o *earlyObjects) attach(samples *ebpf.Map) error {
+func (o *earlyObjects) programs() []*ebpf.Program {
+	return []*ebpf.Program{o.Refused, o.Purged, o.Reset, o.TimedOut, o.CarrierOff}
+}
+
+// attach loads and attaches the programs. They share maps with the others.
+func (o *earlyObjects) attach(k objects) error {
 	spec, err := loadPrograms()
 	if err != nil {
 		return err
 	}
-	opts := &ebpf.CollectionOptions{MapReplacements: map[string]*ebpf.Map{"samples": samples}}
+	opts := &ebpf.CollectionOptions{MapReplacements: map[string]*ebpf.Map{
+		"samples": k.Samples, "watched": k.Watched, "listening": k.Listening,
+	}}
 	if err := spec.LoadAndAssign(o, opts); err != nil {
 		*o = earlyObjects{}
 		return unsupported(err)
 	}
-	for _, p := range []*ebpf.Program{o.Refused, o.Purged, o.Reset} {
-		l, err := link.AttachTracing(link.TracingOptions{Program: p})
+	for _, p := range o.programs() {
+		l, err := attach(p)
 		if err != nil {
-			err = fmt.Errorf("attach %v: %w", p, unsupported(err))
 			return errors.Join(err, o.close())
 		}
 		o.links = append(o.links, l)
@@ -56,44 +68,62 @@ func (o *earlyObjects) attach(samples *ebpf.Map) error {
 	return nil
 }
 
+// loaded reports whether the kernel has taken the programs.
+func (o *earlyObjects) loaded() bool { return o.Refused != nil }
+
 func (o *earlyObjects) close() error {
-	if o.Watched == nil {
+	if !o.loaded() {
 		return nil
 	}
 	var errs []error
 	for _, l := range o.links {
 		errs = append(errs, l.Close())
 	}
-	errs = append(errs, o.Refused.Close(), o.Purged.Close(), o.Reset.Close(), o.Watched.Close())
+	for _, p := range o.programs() {
+		errs = append(errs, p.Close())
+	}
 	*o = earlyObjects{}
 	return errors.Join(errs...)
 }
 
 // watch is struct watch in bpf/harvest.c.
 type watch struct {
-	Since, Number uint64
-	Taken         uint32
-	Role          uint8
-	_             [3]uint8
+	Since       uint64
+	Taken       uint32
+	Sent        uint16
+	Role, Mixes uint8
+	Trouble     int64
 }
 
-// Watch has the frames kept for a while that the kernel frees because the interface
-// has no carrier, from now on until the field is armed. A driver that watches its link
-// may take hardware that is gone for a pulled cable before anybody has noticed that it
-// is gone: the kernel then empties the interface's queue, and refuses what comes. The
-// next Take after Arm returns those of the last seconds. If it was a cable they are
-// forgotten. 0 watches nothing. While the field is armed, or on a kernel without the
-// functions that are traced, Watch does nothing.
+// Watch has the frames kept for a while that are freed because the interface
+// has no carrier, or its device is reset, from now on until the field is armed. A driver that
+// watches its link may take hardware that is gone for a pulled cable before anybody has
+// noticed that it is gone: the kernel then empties the interface's queue, and refuses
+// what comes. And if nothing is sent for seconds the kernel has the driver reset the device,
+// and the driver gives up what is in its ring. The next Take after Arm returns what
+// was lost of late. If it was a cable, or a reset, it is forgotten. 0 watches nothing.
+// While the field is armed, or on a kernel without the functions that are traced, Watch
+// does nothing.
+//
+// What is in the ring of a driver is had for certain if the driver frees what it gives up in
+// another way than what it has sent: as dropped (dev_kfree_skb_any()), not as consumed
+// (dev_consume_skb_any(), napi_consume_skb()). Whether it does is found out by its first packets. As
+// long as one that does not is watched together with one that does, each of its packets
+// pays for a lookup. From others the ring is had if they leave the reset to a worker and
+// wait for the hardware first, and this process is quicker: there is a sign of each reset.
 func (f *Field) Watch(ifindex int) error {
 	f.h.arming.Lock()
 	defer f.h.arming.Unlock()
-	if f.h.closed || f.h.early.Watched == nil || len(f.aims) > 0 || f.watched == ifindex {
+	if f.h.closed || !f.h.early.loaded() || len(f.aims) > 0 || f.watched == ifindex {
 		return nil
 	}
 	err := f.unwatch()
 	if ifindex != 0 && err == nil {
-		err = f.h.early.Watched.Put(uint32(ifindex), watch{Role: f.role})
-		f.watched = ifindex
+		f.watched, f.mixes = ifindex, false
+		err = f.put(watch{})
+	}
+	if err == nil {
+		err = f.h.listen()
 	}
 	if err != nil {
 		return fmt.Errorf("harvest: watch interface %d: %w", ifindex, err)
@@ -106,17 +136,107 @@ func (f *Field) unwatch() error {
 	if f.watched == 0 {
 		return nil
 	}
-	err := f.h.early.Watched.Delete(uint32(f.watched))
+	err := f.h.kernel.Watched.Delete(uint32(f.watched))
 	f.watched = 0
 	return err
 }
 
-// adopt makes what was lost of late part of the harvest, and what is on its way from
-// the programs.
-func (f *Field) adopt() {
+// troubleTime is how long after a sign of it a reset may begin: TROUBLE in
+// bpf/harvest.c.
+const troubleTime = 10 * time.Second
+
+// Alert says that devices may be gone: what their drivers give up is kept from now on,
+// and for 10 s, of all interfaces that are watched, and Arm need not attach anything. Meanwhile a
+// packet that is sent pays for a lookup.
+func (h *Harvester) Alert() error {
+	h.arming.Lock()
+	defer h.arming.Unlock()
+	if h.closed {
+		return fmt.Errorf("harvest: alert: %w", ErrClosed)
+	}
+	now := monotonic()
+	var errs []error
+	for i := range h.fields {
+		if f := &h.fields[i]; f.watched != 0 {
+			errs = append(errs, f.put(watch{Trouble: now}))
+		}
+	}
+	errs = append(errs, h.expect())
+	if err := errors.Join(errs...); err != nil {
+		return fmt.Errorf("harvest: alert: %w", err)
+	}
+	return nil
+}
+
+// monotonic is CLOCK_MONOTONIC in ns.
+func monotonic() int64 {
+	var now unix.Timespec
+	if err := unix.ClockGettime(unix.CLOCK_MONOTONIC, &now); err != nil {
+		return 0
+	}
+	return now.Nano()
+}
+
+// put writes the entry of the watched interface.
+func (f *Field) put(w watch) error {
+	w.Role = f.role
+	if f.mixes {
+		w.Mixes = 1
+	}
+	return f.h.kernel.Watched.Put(uint32(f.watched), w)
+}
+
+// expect has what drivers give up kept for a while.
+func (h *Harvester) expect() error {
+	if h.trouble != nil {
+		h.trouble.Reset(troubleTime)
+		return nil
+	}
+	h.trouble = time.AfterFunc(troubleTime, func() {
+		h.arming.Lock()
+		defer h.arming.Unlock()
+		h.trouble = nil
+		h.heed(h.listen())
+	})
+	return h.listen()
+}
+
+// heed logs what went wrong where nobody can be told.
+func (h *Harvester) heed(err error) {
+	if err != nil {
+		h.log.Warn("harvest: what a device loses when it is reset is lost, or each packet pays for a program of no use", "err", err)
+	}
+}
+
+// expectReset is called when the kernel's programs have seen the sign of a reset.
+func (h *Harvester) expectReset() {
+	h.arming.Lock()
+	defer h.arming.Unlock()
+	if !h.closed {
+		h.heed(h.expect())
+	}
+}
+
+// giveUp is called when the driver of the watched interface has been found to free what
+// it has sent as it frees what it gives up.
+func (f *Field) giveUp() {
+	h := f.h
+	h.arming.Lock()
+	defer h.arming.Unlock()
+	if h.closed || f.watched == 0 {
+		return
+	}
+	f.mixes = true
+	h.log.Debug("harvest: the driver frees what it has sent as others free what they give up", "ifindex", f.watched)
+	h.heed(h.listen())
+}
+
+// adopt makes part of the harvest what was lost shortly before found, or since, and what is
+// on its way from the programs.
+func (f *Field) adopt(found time.Duration) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	for _, s := range f.early.take(time.Now()) {
+	for _, s := range f.early.take(found) {
 		f.samples = append(f.samples, s)
 		f.kept += len(s.data)
 	}
@@ -125,33 +245,32 @@ func (f *Field) adopt() {
 
 // earlyLosses are the last frames that a watched interface has lost, oldest first.
 type earlyLosses struct {
-	frames  []earlyLoss
+	frames  []sample
 	bytes   int
 	adopted bool // the field is armed: frames go to its samples
 }
 
-type earlyLoss struct {
-	sample
-	at time.Time
-}
+// lost is when an early sample was freed, on CLOCK_MONOTONIC.
+func (s sample) lost() time.Duration { return time.Duration(s.number) }
 
 // add keeps s, and lets go of what is too old, or too much.
-func (e *earlyLosses) add(s sample, now time.Time) {
-	e.frames = append(e.frames, earlyLoss{s, now})
+func (e *earlyLosses) add(s sample) {
+	e.frames = append(e.frames, s)
 	e.bytes += len(s.data)
-	first := slices.IndexFunc(e.frames, func(l earlyLoss) bool { return now.Sub(l.at) <= earlyAge })
+	first := slices.IndexFunc(e.frames, func(l sample) bool { return s.lost()-l.lost() <= earlyKept })
 	for ; e.bytes > earlyBytes || first > 0; first-- {
 		e.bytes -= len(e.frames[0].data)
 		e.frames = e.frames[1:]
 	}
 }
 
-// take returns what is not too old, and forgets all.
-func (e *earlyLosses) take(now time.Time) []sample {
+// take returns what a device has lost that was found to be gone at a time, and forgets
+// all.
+func (e *earlyLosses) take(found time.Duration) []sample {
 	var recent []sample
-	for _, l := range e.frames {
-		if now.Sub(l.at) <= earlyAge {
-			recent = append(recent, l.sample)
+	for _, s := range e.frames {
+		if found-s.lost() <= earlyAge {
+			recent = append(recent, s)
 		}
 	}
 	e.frames, e.bytes = nil, 0

@@ -8,11 +8,12 @@
 //
 // Two small eBPF programs on the kernel's tracepoints consume_skb and kfree_skb copy a
 // frame out at the moment it is freed. They are loaded once, when a [Harvester] is
-// made, and serve all roles, each by a [Field]; they are attached only between
-// [Field.Arm] and [Field.Disarm] of any: passive mode pays nothing. Drivers that copy a frame on
+// made, and serve all roles, each by a [Field]; they are attached between
+// [Field.Arm] and [Field.Disarm] of any. In passive mode the one for consumed frames is not,
+// and the other only where no packet that is sent comes by it: passive mode pays nothing.
+// Drivers that copy a frame on
 // transmission and free it at once (ne2k-pci, 8139too) leave nothing to harvest.
-// What the kernel itself frees before a field is armed is had by two more programs,
-// see [Field.Watch].
+// What is freed before a field is armed is had by more programs, see [Field.Watch].
 //
 // # Which freed socket buffer is an unsent frame
 //
@@ -143,9 +144,10 @@ type Harvester struct {
 	drained chan struct{} // a value for each flush that has been served
 	stopped chan struct{} // closed when the reading goroutine has ended
 
-	arming sync.Mutex // serialises what is done to the kernel
-	links  []link.Link
-	closed bool
+	arming            sync.Mutex  // serialises what is done to the kernel
+	consumed, dropped link.Link   // nil while the program is not attached
+	trouble           *time.Timer // nil if no device is expected to be gone
+	closed            bool
 
 	fields [MaxRoles]Field
 }
@@ -156,7 +158,8 @@ type Field struct {
 	role uint8
 	aims []uint32 // ifindexes in the kernel's map, none if not armed; h.arming guards it
 
-	watched int // ifindex in the kernel's map, 0 for none; h.arming guards it
+	watched int  // ifindex in the kernel's map, 0 for none; h.arming guards it
+	mixes   bool // the watched driver frees what it sent as dropped; h.arming guards it
 
 	mu      sync.Mutex // guards what follows
 	samples []sample
@@ -165,14 +168,17 @@ type Field struct {
 	early   earlyLosses
 }
 
-// objects are what the kernel holds. What user space writes is in aims, what it
-// reads in seen and samples.
+// objects are what the kernel holds. What user space writes is in aims and watched,
+// what it reads in seen and samples.
 type objects struct {
 	Consumed *ebpf.Program `ebpf:"consumed"`
 	Dropped  *ebpf.Program `ebpf:"dropped"`
 	Samples  *ebpf.Map     `ebpf:"samples"`
 	Aims     *ebpf.Map     `ebpf:"aims"`
 	Seen     *ebpf.Map     `ebpf:"seen"`
+	Watched  *ebpf.Map     `ebpf:"watched"`
+	// Listening is 1 while Dropped is attached.
+	Listening *ebpf.Map `ebpf:"listening"`
 }
 
 // New loads the programs into the kernel without attaching them. It takes in the
@@ -204,7 +210,7 @@ func New(logger *slog.Logger, opts ...Option) (*Harvester, error) {
 		h.unload()
 		return nil, fmt.Errorf("harvest: %w", err)
 	}
-	if err := h.early.attach(h.kernel.Samples); err != nil {
+	if err := h.early.attach(h.kernel); err != nil {
 		h.log.Warn("harvest: frames that the kernel frees because a device has no carrier are lost", "err", err)
 	}
 	ring := max(h.buffer/runtime.NumCPU(), minRing)
@@ -227,6 +233,9 @@ func (h *Harvester) sow() error {
 			return err
 		}
 	}
+	if err := clearMap(h.kernel.Watched); err != nil {
+		return fmt.Errorf("forget what a predecessor has watched: %w", err)
+	}
 	var (
 		ifindex uint32
 		a       aim
@@ -241,12 +250,28 @@ func (h *Harvester) sow() error {
 	}
 	// One that was killed while it attached, or detached, left aims or links.
 	var errs []error
-	if len(h.links) == 0 {
+	if h.consumed == nil {
 		for i := range h.fields {
 			errs = append(errs, h.fields[i].aim(Target{}))
 		}
-	} else if !h.armed() {
-		errs = append(errs, h.detach())
+	}
+	return errors.Join(append(errs, h.listen())...)
+}
+
+// clearMap empties the map of what is watched.
+func clearMap(m *ebpf.Map) error {
+	var (
+		keys []uint32
+		key  uint32
+		w    watch
+	)
+	entries := m.Iterate()
+	for entries.Next(&key, &w) {
+		keys = append(keys, key)
+	}
+	errs := []error{entries.Err()}
+	for _, k := range keys {
+		errs = append(errs, m.Delete(k))
 	}
 	return errors.Join(errs...)
 }
@@ -279,7 +304,7 @@ func (h *Harvester) load() error {
 
 func (h *Harvester) unload() error {
 	k := h.kernel
-	return errors.Join(h.early.close(), k.Consumed.Close(), k.Dropped.Close(), k.Samples.Close(), k.Aims.Close(), k.Seen.Close())
+	return errors.Join(h.early.close(), k.Consumed.Close(), k.Dropped.Close(), k.Samples.Close(), k.Aims.Close(), k.Seen.Close(), k.Watched.Close(), k.Listening.Close())
 }
 
 // unsupported marks the errors that mean "not on this kernel".
@@ -291,9 +316,11 @@ func unsupported(err error) error {
 	return err
 }
 
-// Arm has the frames of t kept that are freed from now on. The programs are attached
-// if no other field has them attached already, which takes some milliseconds.
-func (f *Field) Arm(ctx context.Context, t Target) error {
+// Arm has the frames of t kept that are freed from now on, and those that were lost before
+// because its device is gone: see [Field.Watch]. found is when that was noticed, on
+// CLOCK_MONOTONIC. The programs are attached if they are not yet, which takes some
+// milliseconds.
+func (f *Field) Arm(ctx context.Context, t Target, found time.Duration) error {
 	h := f.h
 	h.arming.Lock()
 	defer h.arming.Unlock()
@@ -307,27 +334,59 @@ func (f *Field) Arm(ctx context.Context, t Target) error {
 		return fmt.Errorf("harvest: arm interface %d: %w", t.Device, err)
 	}
 	err := f.aim(t)
-	if err == nil && len(h.links) == 0 {
-		err = h.attach()
+	if err == nil {
+		err = h.listen()
 	}
 	err = errors.Join(err, f.unwatch())
 	if err != nil {
-		return fmt.Errorf("harvest: arm interface %d: %w", t.Device, errors.Join(err, f.aim(Target{})))
+		return fmt.Errorf("harvest: arm interface %d: %w", t.Device, errors.Join(err, f.aim(Target{}), h.listen()))
 	}
-	f.adopt()
+	f.adopt(found)
 	return nil
 }
 
-func (h *Harvester) attach() error {
-	for _, p := range []*ebpf.Program{h.kernel.Dropped, h.kernel.Consumed} {
-		l, err := link.AttachTracing(link.TracingOptions{Program: p})
-		if err != nil {
-			return errors.Join(fmt.Errorf("attach %v: %w", p, unsupported(err)), h.detach())
+// listen attaches those programs that see something, and detaches those that do not. Links
+// that a successor may need are pinned.
+func (h *Harvester) listen() error {
+	armed := h.armed()
+	var watched, distinct bool
+	for i := range h.fields {
+		if f := &h.fields[i]; f.watched != 0 {
+			watched, distinct = true, distinct || !f.mixes
 		}
-		h.links = append(h.links, l)
 	}
-	h.pinLinks()
-	return nil
+	trouble := watched && h.trouble != nil
+	err := toggle(&h.consumed, h.kernel.Consumed, armed || trouble)
+	// A frame that is freed in between is seen twice, not lost.
+	if armed || trouble || distinct {
+		err = errors.Join(err, toggle(&h.dropped, h.kernel.Dropped, true), h.kernel.Listening.Put(uint32(0), uint32(1)))
+	} else {
+		err = errors.Join(err, h.kernel.Listening.Put(uint32(0), uint32(0)), toggle(&h.dropped, nil, false))
+	}
+	if err != nil {
+		return err
+	}
+	return h.pinLinks(armed)
+}
+
+// toggle attaches or detaches a program. l is nil while it is not attached.
+func toggle(l *link.Link, p *ebpf.Program, on bool) (err error) {
+	switch {
+	case on && *l == nil:
+		*l, err = attach(p)
+	case !on && *l != nil:
+		err = errors.Join((*l).Unpin(), (*l).Close())
+		*l = nil
+	}
+	return err
+}
+
+func attach(p *ebpf.Program) (link.Link, error) {
+	l, err := link.AttachTracing(link.TracingOptions{Program: p})
+	if err != nil {
+		return nil, fmt.Errorf("attach %v: %w", p, unsupported(err))
+	}
+	return l, nil
 }
 
 // Armed reports whether the field is armed: by Arm, or by a predecessor.
@@ -398,11 +457,7 @@ func (f *Field) Disarm(ctx context.Context) error {
 	if len(f.aims) == 0 || h.closed {
 		return nil
 	}
-	err := f.aim(Target{})
-	if !h.armed() {
-		err = errors.Join(err, h.detach())
-	}
-	err = errors.Join(err, f.flush(ctx))
+	err := errors.Join(f.aim(Target{}), h.listen(), f.flush(ctx))
 	f.mu.Lock()
 	f.early.adopted = false
 	f.mu.Unlock()
@@ -427,12 +482,7 @@ func (f *Field) Sync(ctx context.Context) error {
 }
 
 func (h *Harvester) detach() error {
-	var errs []error
-	for _, l := range h.links {
-		errs = append(errs, l.Unpin(), l.Close())
-	}
-	h.links = nil
-	return errors.Join(errs...)
+	return errors.Join(toggle(&h.consumed, nil, false), toggle(&h.dropped, nil, false))
 }
 
 // flush waits until the reading goroutine has everything that programs wrote, and
@@ -518,10 +568,18 @@ func (h *Harvester) keep(raw []byte) {
 		return
 	}
 	f := &h.fields[s.role%MaxRoles]
+	switch { // not here: who waits for what is read may hold what these need
+	case s.sent:
+		go f.giveUp()
+		return
+	case s.trouble:
+		go h.expectReset()
+		return
+	}
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	if s.early && !f.early.adopted {
-		f.early.add(s, time.Now())
+		f.early.add(s)
 		return
 	}
 	if f.kept+len(s.data) > h.limit {
@@ -588,6 +646,9 @@ func (h *Harvester) Close() error {
 		return nil
 	}
 	h.closed = true
+	if h.trouble != nil {
+		h.trouble.Stop()
+	}
 	err := errors.Join(h.detach(), h.reader.Close())
 	<-h.stopped
 	return errors.Join(err, h.unload())

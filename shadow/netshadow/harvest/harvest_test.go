@@ -10,6 +10,7 @@ import (
 	"math/rand/v2"
 	"slices"
 	"testing"
+	"time"
 
 	"github.com/cilium/ebpf/btf"
 	"github.com/google/go-cmp/cmp"
@@ -262,5 +263,29 @@ func TestProgramsMatchParser(t *testing.T) {
 	}
 	if d := cmp.Diff(want, got); d != "" {
 		t.Error(d)
+	}
+}
+
+// TestOrderAfterResets has a driver free two rings before the harvest was armed, and one
+// since.
+func TestOrderAfterResets(t *testing.T) {
+	const reset = uint64(5 * time.Second)
+	var in []sample
+	for _, s := range []struct {
+		early bool
+		at    uint64
+		id    uint16
+	}{
+		{true, 10, 4}, {true, 11, 5}, {true, 12, 3}, // wrapped
+		{true, 10 + reset, 6}, {true, 11 + reset, 7}, // begun anew
+		{false, 0, 9}, {false, 1, 8},
+	} {
+		in = append(in, sample{early: s.early, number: s.at, data: udp4(1, s.id)})
+	}
+	rand.Shuffle(len(in), func(i, j int) { in[i], in[j] = in[j], in[i] })
+	for i, s := range order(in) {
+		if want := udp4(1, uint16(3+i)); !slices.Equal(s.data, want) {
+			t.Errorf("frame %d is % x, want % x", i, s.data[:20], want[:20])
+		}
 	}
 }

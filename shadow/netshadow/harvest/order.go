@@ -8,6 +8,7 @@ import (
 	"cmp"
 	"encoding/binary"
 	"slices"
+	"time"
 )
 
 // order sorts freed frames into the order in which they would have been sent.
@@ -29,7 +30,7 @@ func order(samples []sample) []sample {
 	})
 	for rest := samples; len(rest) > 0; {
 		n := 1
-		for n < len(rest) && sameRing(rest[0], rest[n]) {
+		for n < len(rest) && sameRing(rest[n-1], rest[n]) {
 			n++
 		}
 		if rest[0].origin == fromDriver {
@@ -60,8 +61,14 @@ func compareQueue(a, b sample) int {
 	return cmp.Compare(a.queue, b.queue)
 }
 
+// betweenResets is less than what passes from one reset of a device to the next, and more
+// than its driver takes to free what was in the ring.
+const betweenResets = time.Second
+
+// sameRing reports whether b, next to a in order, was in a ring with it.
 func sameRing(a, b sample) bool {
-	return a.origin == b.origin && a.behind == b.behind && a.queue == b.queue
+	return a.origin == b.origin && a.behind == b.behind && a.early == b.early && a.queue == b.queue &&
+		(!a.early || b.lost()-a.lost() < betweenResets)
 }
 
 // unrotate puts a ring that was freed from index 0 on into the order of age, in

@@ -6,7 +6,6 @@ package harvest
 
 import (
 	"errors"
-	"fmt"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -22,14 +21,18 @@ import (
 // they see, but they are counted.
 func WithPins(dir string) Option { return func(h *Harvester) { h.pins = dir } }
 
-// Names of the pins. Links are numbered from 0 on.
+// Names of the pins.
 const (
 	pinConsumed = "consumed"
 	pinDropped  = "dropped"
 	pinSamples  = "samples"
 	pinAims     = "aims"
 	pinSeen     = "seen"
-	pinLink     = "link-"
+	pinWatched  = "watched"
+	pinListen   = "listening"
+
+	pinConsumedLink = "consumed-link"
+	pinDroppedLink  = "dropped-link"
 )
 
 // inherit takes over what a predecessor has pinned, if it is complete.
@@ -46,7 +49,7 @@ func (h *Harvester) inherit() bool {
 		return false
 	}
 	h.kernel = o
-	h.links = h.pinnedLinks()
+	h.consumed, h.dropped = h.pinnedLinks()
 	return true
 }
 
@@ -64,37 +67,30 @@ func (h *Harvester) pinned() (objects, error) {
 	}
 	o := objects{
 		Consumed: prog(pinConsumed), Dropped: prog(pinDropped),
-		Samples: array(pinSamples), Aims: array(pinAims), Seen: array(pinSeen),
+		Samples: array(pinSamples), Aims: array(pinAims), Seen: array(pinSeen), Watched: array(pinWatched), Listening: array(pinListen),
 	}
 	return o, errors.Join(errs...)
 }
 
-// pinnedLinks returns the links that a predecessor has left: all, or none. One that
+// pinnedLinks returns the links that a predecessor has left: both, or none. One that
 // was killed between the two pins has attached both programs and left one.
-func (h *Harvester) pinnedLinks() (links []link.Link) {
-	for i := range programs {
-		l, err := link.LoadPinnedLink(h.pinOf(i), nil)
+func (h *Harvester) pinnedLinks() (consumed, dropped link.Link) {
+	for name, l := range map[string]*link.Link{pinConsumedLink: &consumed, pinDroppedLink: &dropped} {
+		pinned, err := link.LoadPinnedLink(filepath.Join(h.pins, name), nil)
 		if err == nil {
-			links = append(links, l)
+			*l = pinned
 		} else if !errors.Is(err, fs.ErrNotExist) {
 			h.log.Warn("harvest: programs of a predecessor not taken over", "err", err)
 		}
 	}
-	if len(links) == programs {
-		return links
+	if consumed != nil && dropped != nil {
+		return consumed, dropped
 	}
-	for _, l := range links {
-		if err := errors.Join(l.Unpin(), l.Close()); err != nil {
-			h.log.Warn("harvest: programs of a predecessor not detached", "err", err)
-		}
+	if err := errors.Join(toggle(&consumed, nil, false), toggle(&dropped, nil, false)); err != nil {
+		h.log.Warn("harvest: programs of a predecessor not detached", "err", err)
 	}
-	return nil
+	return nil, nil
 }
-
-// programs is how many programs are attached.
-const programs = 2
-
-func (h *Harvester) pinOf(i int) string { return filepath.Join(h.pins, fmt.Sprint(pinLink, i)) }
 
 // leave pins what is loaded, in place of what a predecessor left incomplete.
 // Without pins a harvest works all the same.
@@ -105,7 +101,7 @@ func (h *Harvester) leave() {
 	err := errors.Join(os.RemoveAll(h.pins), os.MkdirAll(h.pins, 0o700))
 	for name, p := range map[string]pin.Pinner{
 		pinConsumed: h.kernel.Consumed, pinDropped: h.kernel.Dropped,
-		pinSamples: h.kernel.Samples, pinAims: h.kernel.Aims, pinSeen: h.kernel.Seen,
+		pinSamples: h.kernel.Samples, pinAims: h.kernel.Aims, pinSeen: h.kernel.Seen, pinWatched: h.kernel.Watched, pinListen: h.kernel.Listening,
 	} {
 		if err == nil {
 			err = p.Pin(filepath.Join(h.pins, name))
@@ -116,15 +112,24 @@ func (h *Harvester) leave() {
 	}
 }
 
-// pinLinks pins what is attached.
-func (h *Harvester) pinLinks() {
+// pinLinks has what is attached outlive this process, or not.
+func (h *Harvester) pinLinks(on bool) error {
 	if h.pins == "" {
-		return
+		return nil
 	}
-	for i, l := range h.links {
-		if err := l.Pin(h.pinOf(i)); err != nil {
-			h.log.Warn("harvest: frames that are freed after the death of this process will not be counted", "err", err)
-			return
+	for name, l := range map[string]link.Link{pinConsumedLink: h.consumed, pinDroppedLink: h.dropped} {
+		switch path := filepath.Join(h.pins, name); {
+		case l == nil:
+		case !on:
+			if err := l.Unpin(); err != nil {
+				return err
+			}
+		default: // once more is no error
+			if err := l.Pin(path); err != nil {
+				h.log.Warn("harvest: frames that are freed after the death of this process will not be counted", "err", err)
+				return nil
+			}
 		}
 	}
+	return nil
 }

@@ -17,14 +17,17 @@ import (
 // Used for safe lookups in a Collection or CollectionSpec.
 const (
 	programsMapAims         = "aims"
+	programsMapListening    = "listening"
 	programsMapSamples      = "samples"
 	programsMapSeen         = "seen"
 	programsMapWatched      = "watched"
+	programsProgCarrierOff  = "carrier_off"
 	programsProgConsumed    = "consumed"
 	programsProgDropped     = "dropped"
 	programsProgPurged      = "purged"
 	programsProgRefused     = "refused"
 	programsProgReset       = "reset"
+	programsProgTimedOut    = "timed_out"
 	programsVarSampleLayout = "sample_layout"
 )
 
@@ -70,21 +73,24 @@ type programsSpecs struct {
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type programsProgramSpecs struct {
-	Consumed *ebpf.ProgramSpec `ebpf:"consumed"`
-	Dropped  *ebpf.ProgramSpec `ebpf:"dropped"`
-	Purged   *ebpf.ProgramSpec `ebpf:"purged"`
-	Refused  *ebpf.ProgramSpec `ebpf:"refused"`
-	Reset    *ebpf.ProgramSpec `ebpf:"reset"`
+	CarrierOff *ebpf.ProgramSpec `ebpf:"carrier_off"`
+	Consumed   *ebpf.ProgramSpec `ebpf:"consumed"`
+	Dropped    *ebpf.ProgramSpec `ebpf:"dropped"`
+	Purged     *ebpf.ProgramSpec `ebpf:"purged"`
+	Refused    *ebpf.ProgramSpec `ebpf:"refused"`
+	Reset      *ebpf.ProgramSpec `ebpf:"reset"`
+	TimedOut   *ebpf.ProgramSpec `ebpf:"timed_out"`
 }
 
 // programsMapSpecs contains maps before they are loaded into the kernel.
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type programsMapSpecs struct {
-	Aims    *ebpf.MapSpec `ebpf:"aims"`
-	Samples *ebpf.MapSpec `ebpf:"samples"`
-	Seen    *ebpf.MapSpec `ebpf:"seen"`
-	Watched *ebpf.MapSpec `ebpf:"watched"`
+	Aims      *ebpf.MapSpec `ebpf:"aims"`
+	Listening *ebpf.MapSpec `ebpf:"listening"`
+	Samples   *ebpf.MapSpec `ebpf:"samples"`
+	Seen      *ebpf.MapSpec `ebpf:"seen"`
+	Watched   *ebpf.MapSpec `ebpf:"watched"`
 }
 
 // programsVariableSpecs contains global variables before they are loaded into the kernel.
@@ -114,15 +120,17 @@ func (o *programsObjects) Close() error {
 //
 // It can be passed to loadProgramsObjects or ebpf.CollectionSpec.LoadAndAssign.
 type programsMaps struct {
-	Aims    *ebpf.Map `ebpf:"aims"`
-	Samples *ebpf.Map `ebpf:"samples"`
-	Seen    *ebpf.Map `ebpf:"seen"`
-	Watched *ebpf.Map `ebpf:"watched"`
+	Aims      *ebpf.Map `ebpf:"aims"`
+	Listening *ebpf.Map `ebpf:"listening"`
+	Samples   *ebpf.Map `ebpf:"samples"`
+	Seen      *ebpf.Map `ebpf:"seen"`
+	Watched   *ebpf.Map `ebpf:"watched"`
 }
 
 func (m *programsMaps) Close() error {
 	return _ProgramsClose(
 		m.Aims,
+		m.Listening,
 		m.Samples,
 		m.Seen,
 		m.Watched,
@@ -140,20 +148,24 @@ type programsVariables struct {
 //
 // It can be passed to loadProgramsObjects or ebpf.CollectionSpec.LoadAndAssign.
 type programsPrograms struct {
-	Consumed *ebpf.Program `ebpf:"consumed"`
-	Dropped  *ebpf.Program `ebpf:"dropped"`
-	Purged   *ebpf.Program `ebpf:"purged"`
-	Refused  *ebpf.Program `ebpf:"refused"`
-	Reset    *ebpf.Program `ebpf:"reset"`
+	CarrierOff *ebpf.Program `ebpf:"carrier_off"`
+	Consumed   *ebpf.Program `ebpf:"consumed"`
+	Dropped    *ebpf.Program `ebpf:"dropped"`
+	Purged     *ebpf.Program `ebpf:"purged"`
+	Refused    *ebpf.Program `ebpf:"refused"`
+	Reset      *ebpf.Program `ebpf:"reset"`
+	TimedOut   *ebpf.Program `ebpf:"timed_out"`
 }
 
 func (p *programsPrograms) Close() error {
 	return _ProgramsClose(
+		p.CarrierOff,
 		p.Consumed,
 		p.Dropped,
 		p.Purged,
 		p.Refused,
 		p.Reset,
+		p.TimedOut,
 	)
 }
 

@@ -40,21 +40,26 @@ func (o origin) String() string {
 // sample is one freed frame.
 type sample struct {
 	role   uint8
-	number uint64 // counts the role's freed frames, over all CPUs
+	number uint64 // counts the role's freed frames, over all CPUs; if early, when it was freed
 	origin origin
-	behind bool   // freed on the proxy or the port, so it left after all others
-	early  bool   // freed before the field was armed; number is a count of its own
-	queue  uint16 // transmit queue of the interface
-	skb    frame.SKB
-	data   []byte
+	behind bool // freed on the proxy or the port, so it left after all others
+	early  bool // freed before the field was armed; number is CLOCK_MONOTONIC in ns
+	sent   bool // with early: no loss, the driver frees so what it has sent
+	// trouble is with early: no frame, but the device may be reset now.
+	trouble bool
+	queue   uint16 // transmit queue of the interface
+	skb     frame.SKB
+	data    []byte
 }
 
 // Bits of sample.flags in bpf/harvest.c, SAMPLE_*.
 const (
-	flagVLAN   = 1 << 0
-	flagCRC    = 1 << 1
-	flagBehind = 1 << 2
-	flagEarly  = 1 << 3
+	flagVLAN    = 1 << 0
+	flagCRC     = 1 << 1
+	flagBehind  = 1 << 2
+	flagEarly   = 1 << 3
+	flagSent    = 1 << 4
+	flagTrouble = 1 << 5
 )
 
 // sampleLen is the size in bytes of struct sample in bpf/harvest.c.
@@ -69,12 +74,14 @@ func parseSample(b []byte) (sample, error) {
 	le := binary.LittleEndian
 	n, pull := le.Uint32(b[8:]), le.Uint32(b[12:])
 	s := sample{
-		number: le.Uint64(b),
-		queue:  le.Uint16(b[34:]),
-		origin: origin(b[38]),
-		role:   b[39],
-		behind: b[36]&flagBehind != 0,
-		early:  b[36]&flagEarly != 0,
+		number:  le.Uint64(b),
+		queue:   le.Uint16(b[34:]),
+		origin:  origin(b[38]),
+		role:    b[39],
+		behind:  b[36]&flagBehind != 0,
+		early:   b[36]&flagEarly != 0,
+		sent:    b[36]&flagSent != 0,
+		trouble: b[36]&flagTrouble != 0,
 		skb: frame.SKB{
 			GSOType:    le.Uint32(b[16:]),
 			Priority:   le.Uint32(b[20:]),

@@ -12,11 +12,14 @@ import (
 	"errors"
 	"io"
 	"net"
+	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
 	"time"
 
+	"github.com/cilium/ebpf/link"
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 
@@ -176,6 +179,131 @@ func TestGuestHarvestEarly(t *testing.T) {
 	wantHarvested(t, frames, first)
 	send(t, living.Attrs().Index, frames)
 	wantEach(t, c, first, sent)
+}
+
+// TestGuestHarvestReset has the kernel's watchdog find that a dead device sends nothing. Its
+// driver resets it, and frees what is in its ring, before the harvest is armed.
+func TestGuestHarvestReset(t *testing.T) {
+	living, seen := nic(t, "e1000"), nic(t, "virtio_net")
+	for _, tt := range []struct {
+		driver, carrier string
+		attempts        int // of which one has to succeed
+	}{
+		{"8139cp", "1", 1}, // frees as dropped what it gives up
+		// It frees that as consumed: the harvest is in a race with its worker. Nothing tells
+		// it afterwards that it has a link.
+		{"e1000e", "0", 3},
+	} {
+		t.Run(tt.driver, func(t *testing.T) {
+			c := capture(t, seen.Attrs().Index, unix.ETH_P_IP)
+			const lost = 400 // more than either ring takes
+			var frames []frame.Frame
+			for n := 0; n < tt.attempts && len(frames) != lost; n++ {
+				t.Run("attempt", func(t *testing.T) { frames = harvestReset(t, nic(t, tt.driver), tt.carrier, lost) })
+			}
+			if len(frames) != lost {
+				t.Fatalf("%d frames are had, of %d that were lost", len(frames), lost)
+			}
+			wantHarvested(t, frames, 0)
+			send(t, living.Attrs().Index, frames)
+			wantEach(t, c, 0, lost)
+		})
+	}
+}
+
+// harvestReset sends as many frames, has the device reset, and returns what is harvested. Its
+// carrier is what it has then.
+func harvestReset(t *testing.T, dying netlink.Link, carrier string, frames int) []frame.Frame {
+	t.Helper()
+	h := newField(t)
+	index := dying.Attrs().Index
+	if err := h.Watch(index); err != nil {
+		t.Fatal(err)
+	}
+	timeouts := attribute(t, dying, "queues/tx-0/tx_timeout")
+	kill(t, dying)
+	transmit(t, index, 0, frames, 64)
+	waitFor(t, dying, "queues/tx-0/tx_timeout", func(now string) bool { return now != timeouts })
+	waitFor(t, dying, "carrier", func(now string) bool { return now == carrier })
+	if _, err := netlink.LinkByIndex(index); err != nil { // waits for the lock that a reset may hold
+		t.Fatal(err)
+	}
+	arm(t, h, harvest.Target{Device: index})
+	linkDown(t, dying)
+	disarm(t, h)
+	return take(t, h)
+}
+
+// attribute returns the text of an interface's file in sysfs.
+func attribute(t *testing.T, l netlink.Link, name string) string {
+	t.Helper()
+	b, err := os.ReadFile(filepath.Join("/sys/class/net", l.Attrs().Name, name))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return strings.TrimSpace(string(b))
+}
+
+// waitFor waits until such a file says what is wanted.
+func waitFor(t *testing.T, l netlink.Link, name string, wanted func(string) bool) {
+	t.Helper()
+	for end := time.Now().Add(time.Minute); !wanted(attribute(t, l, name)); time.Sleep(50 * time.Millisecond) {
+		if time.Now().After(end) {
+			t.Fatalf("%s: %s has been %q for a minute", l.Attrs().Name, name, attribute(t, l, name))
+		}
+	}
+}
+
+// TestGuestHarvestLeavesSentAlone watches a driver that frees what it has sent as others
+// free what they give up: nothing of it is taken, and soon nothing is attached that its
+// packets would pay for.
+func TestGuestHarvestLeavesSentAlone(t *testing.T) {
+	sending := nic(t, "vmxnet3")
+	h := newField(t)
+	attached := tracing(t)
+	if err := h.Watch(sending.Attrs().Index); err != nil {
+		t.Fatal(err)
+	}
+	if n := tracing(t); n != attached+1 {
+		t.Errorf("%d programs are attached to watch a driver, want one", n-attached)
+	}
+	// One by one, as a driver frees what it has sent when it is told, or sends more.
+	const sent = 50
+	for i := range sent {
+		transmit(t, sending.Attrs().Index, i, i+1, 64)
+		time.Sleep(10 * time.Millisecond)
+	}
+	for end := time.Now().Add(time.Minute); tracing(t) != attached; time.Sleep(50 * time.Millisecond) {
+		if time.Now().After(end) {
+			t.Fatalf("after %d packets the program is still attached", sent)
+		}
+	}
+	arm(t, h, harvest.Target{Device: sending.Attrs().Index})
+	linkDown(t, sending)
+	disarm(t, h)
+	if frames := take(t, h); len(frames) > 0 {
+		t.Errorf("%d frames that were sent are taken for lost", len(frames))
+	}
+}
+
+// tracing counts the programs that are attached to tracepoints and functions.
+func tracing(t *testing.T) (n int) {
+	t.Helper()
+	var it link.Iterator
+	defer it.Close()
+	for it.Next() {
+		info, err := it.Link.Info()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if info.Type == link.TracingType || info.Type == link.RawTracepointType {
+			n++
+		}
+	}
+	if err := it.Err(); err != nil {
+		t.Fatal(err)
+	}
+	return n
 }
 
 // TestGuestHarvestSuccessor has a process die after Arm. Nobody can have the frames

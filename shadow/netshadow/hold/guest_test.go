@@ -360,7 +360,11 @@ func field(t *testing.T, h *harvest.Harvester) *harvest.Field {
 func arm(t *testing.T, h *harvest.Field, target harvest.Target) {
 	t.Helper()
 	start := time.Now()
-	if err := h.Arm(testContext(t), target); err != nil {
+	var now unix.Timespec
+	if err := unix.ClockGettime(unix.CLOCK_MONOTONIC, &now); err != nil {
+		t.Fatal(err)
+	}
+	if err := h.Arm(testContext(t), target, time.Duration(now.Nano())); err != nil {
 		t.Fatal(err)
 	}
 	t.Logf("armed in %v", time.Since(start))

@@ -18,7 +18,10 @@ char LICENSE[] SEC("license") = "Dual BSD/GPL";
 #define PACKET_LOOPBACK 5
 #define MAC_HEADER_UNSET 0xffff /* skb_mac_header_was_set() */
 #define TCQ_F_BUILTIN 1        /* net/sch_generic.h */
-#define LINK_STATE_START 1UL   /* bit __LINK_STATE_START of net_device.state */
+#define LINK_STATE_START (1UL << 0)     /* of net_device.state: enum netdev_state_t */
+#define LINK_STATE_NOCARRIER (1UL << 2)
+#define QUEUE_STATE_ANY_XOFF 3UL /* of netdev_queue.state: stopped by driver or byte limit */
+#define FEATURE_LLTX (1ULL << 12) /* of net_device.features: NETIF_F_LLTX_BIT, until 6.11 */
 
 /*
  * A perf record's size is a __u16 (struct perf_event_header), and the kernel
@@ -81,6 +84,23 @@ struct {
 	__type(value, struct aim);
 } aims SEC(".maps");
 
+/* An interface that nothing is harvested of now: see Field.Watch. */
+struct watch {
+	__u64 since;
+	__u32 taken; /* since then */
+	__u16 sent;  /* since then */
+	__u8 role;
+	__u8 mixes; /* the driver frees what it sent as it frees what it gives up */
+	__u64 trouble; /* when it began last */
+};
+
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, ROLES);
+	__type(key, __u32); /* ifindex */
+	__type(value, struct watch);
+} watched SEC(".maps");
+
 /* Unsent frames that were freed. Those that do not reach user space are lost. */
 struct {
 	__uint(type, BPF_MAP_TYPE_ARRAY);
@@ -92,10 +112,12 @@ struct {
 #define SAMPLE_VLAN (1 << 0)   /* a tag is in vlan_proto and vlan_tci */
 #define SAMPLE_CRC (1 << 1)    /* the checksum is a CRC32c */
 #define SAMPLE_BEHIND (1 << 2) /* freed on proxy or port: left after all others */
-#define SAMPLE_EARLY (1 << 3)  /* freed while nothing was harvested; number is a count of its own */
+#define SAMPLE_EARLY (1 << 3)  /* freed while nothing was harvested; number is the time, in ns */
+#define SAMPLE_SENT (1 << 4)   /* with EARLY: no loss, the driver frees what it sent so */
+#define SAMPLE_TROUBLE (1 << 5) /* with EARLY: no frame, the device may be reset now */
 
 struct sample {
-	__u64 number; /* of the role's freed frame, in order over all CPUs */
+	__u64 number; /* of the role's freed frame, in order over all CPUs; see SAMPLE_EARLY */
 	__u32 len;
 	__u32 pull; /* bytes in front of the Ethernet header */
 	__u32 gso_type;
@@ -171,6 +193,13 @@ static __always_inline bool outgoing(struct sk_buff *skb, int ifindex)
 	return skb->data <= skb->head + mac;
 }
 
+static __always_inline struct netdev_queue *queue_of(struct net_device *dev, __u16 queue)
+{
+	char *queues = (char *)BPF_CORE_READ(dev, _tx);
+
+	return (void *)(queues + queue * bpf_core_type_size(struct netdev_queue));
+}
+
 /*
  * While an interface's queueing discipline is exchanged, it has the one that
  * refuses everything (dev_deactivate_many(), net/sched/sch_generic.c), and what is
@@ -180,12 +209,8 @@ static __always_inline bool outgoing(struct sk_buff *skb, int ifindex)
  */
 static __always_inline bool in_exchange(struct net_device *dev, __u16 queue)
 {
-	char *queues = (char *)BPF_CORE_READ(dev, _tx);
-	struct netdev_queue *q;
-	struct Qdisc *qdisc;
+	struct Qdisc *qdisc = BPF_CORE_READ(queue_of(dev, queue), qdisc);
 
-	q = (void *)(queues + queue * bpf_core_type_size(struct netdev_queue));
-	qdisc = BPF_CORE_READ(q, qdisc);
 	return (BPF_CORE_READ(qdisc, flags) & TCQ_F_BUILTIN) ||
 	       BPF_CORE_READ(qdisc, qstats.drops) == 0;
 }
@@ -264,45 +289,29 @@ static __always_inline int freed(struct sk_buff *skb, void *location)
 	return 0;
 }
 
-SEC("tp_btf/consume_skb")
-int BPF_PROG(consumed, struct sk_buff *skb)
-{
-	return freed(skb, 0);
-}
-
-SEC("tp_btf/kfree_skb")
-int BPF_PROG(dropped, struct sk_buff *skb, void *location)
-{
-	return freed(skb, location);
-}
-
 /*
  * What is lost before anything is harvested: a driver that watches its link takes
  * dead hardware for a pulled cable, and without a carrier the kernel empties the
  * interface's queue and refuses what comes (net/sched/sch_generic.c,
- * dev_deactivate_many()). The functions below run then, and else never; nobody pays
- * for programs on them.
+ * dev_deactivate_many()). And the kernel watches the queue: if nothing has been sent
+ * for seconds it has the driver reset the device, which empties its ring. The
+ * programs on these functions run then, and else never; nobody pays for them.
  */
 
 #define EARLY_WINDOW 2000000000ULL /* ns: of a cable that stays out, the first ... */
 #define EARLY_FRAMES 1024	   /* ... frames in that time are copied */
+#define EARLY_SENT 16 /* dropped frames in that time, of a device that works, are no accident */
 
-struct watch {
-	__u64 since;
-	__u64 number;
-	__u32 taken; /* since then */
-	__u8 role;
-	__u8 unused[3];
-};
-
+/* Whether dropped() is attached. */
 struct {
-	__uint(type, BPF_MAP_TYPE_HASH);
-	__uint(max_entries, ROLES);
-	__type(key, __u32); /* ifindex */
-	__type(value, struct watch);
-} watched SEC(".maps");
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, 1);
+	__type(key, __u32);
+	__type(value, __u32);
+} listening SEC(".maps");
 
-static __always_inline void early(struct sk_buff *skb, enum origin origin)
+/* The entry of the interface that the frame was to leave by, its window the present one. */
+static __always_inline struct watch *watch_of(struct sk_buff *skb)
 {
 	struct net_device *dev = skb->dev;
 	__u32 ifindex = BPF_CORE_READ(dev, ifindex);
@@ -310,23 +319,49 @@ static __always_inline void early(struct sk_buff *skb, enum origin origin)
 	__u64 now;
 
 	if (!w || !outgoing(skb, ifindex))
-		return;
+		return 0;
 	now = bpf_ktime_get_ns();
 	if (now - w->since > EARLY_WINDOW) {
 		w->since = now;
 		w->taken = 0;
+		w->sent = 0;
 	}
-	if (w->taken >= EARLY_FRAMES)
+	return w;
+}
+
+static __always_inline void early(struct sk_buff *skb, struct watch *w, enum origin origin)
+{
+	if (!w || w->taken >= EARLY_FRAMES)
 		return;
 	w->taken++;
-	copy(skb, w->role, w->number++, SAMPLE_EARLY, origin);
+	copy(skb, w->role, bpf_ktime_get_ns(), SAMPLE_EARLY, origin);
 }
 
 SEC("fentry/noop_enqueue")
 int BPF_PROG(refused, struct sk_buff *skb)
 {
-	early(skb, ORIGIN_REFUSED);
+	early(skb, watch_of(skb), ORIGIN_REFUSED);
 	return 0;
+}
+
+#define TROUBLE 10000000000ULL /* ns: how long after a sign of it a reset may begin */
+
+static __always_inline bool in_trouble(struct watch *w)
+{
+	return w->trouble && bpf_ktime_get_ns() - w->trouble < TROUBLE;
+}
+
+/*
+ * Does dropped() look at the frames of this interface? It sees them later than the functions that
+ * take them off a queue, and it may be for the harvest by then: one of the two has
+ * to have them.
+ */
+static __always_inline bool seen_when_freed(struct watch *w)
+{
+	__u32 zero = 0;
+	__u32 *on = bpf_map_lookup_elem(&listening, &zero);
+
+	return on && *on && (!w->mixes || in_trouble(w));
 }
 
 struct purge {
@@ -338,10 +373,13 @@ struct purge {
 static long purge_one(__u32 i, struct purge *p)
 {
 	struct sk_buff *skb = p->next;
+	struct watch *w;
 
 	if (!skb)
 		return 1;
-	early(skb, p->origin);
+	w = watch_of(skb);
+	if (w && !seen_when_freed(w))
+		early(skb, w, p->origin);
 	p->next = skb->next;
 	return skb == p->tail;
 }
@@ -365,5 +403,102 @@ int BPF_PROG(reset, struct Qdisc *qdisc)
 
 	bpf_loop(qdisc->gso_skb.qlen, purge_one, &requeued, 0);
 	bpf_loop(qdisc->skb_bad_txq.qlen, purge_one, &bad, 0);
+	return 0;
+}
+
+/*
+ * Has the queue come to a standstill? A driver that resets its device takes the
+ * carrier away first, or stops its queues. One that does it at once when the kernel
+ * says so (ndo_tx_timeout) may have started them again by the time its frames are freed:
+ * then nothing has been sent for as long as dev_watchdog() waits. Where the driver does the
+ * locking, nobody keeps that time for it (txq_trans_update()).
+ */
+static __always_inline bool at_rest(struct net_device *dev, __u16 queue)
+{
+	struct netdev_queue *q = queue_of(dev, queue);
+	int patience = BPF_CORE_READ(dev, watchdog_timeo);
+	bool own_lock;
+
+	if ((BPF_CORE_READ(dev, state) & LINK_STATE_NOCARRIER) ||
+	    (BPF_CORE_READ(q, state) & QUEUE_STATE_ANY_XOFF))
+		return true;
+	own_lock = bpf_core_field_exists(dev->lltx) ? BPF_CORE_READ_BITFIELD_PROBED(dev, lltx)
+						    : BPF_CORE_READ(dev, features) & FEATURE_LLTX;
+	return !own_lock && patience > 0 &&
+	       bpf_jiffies64() - BPF_CORE_READ(q, trans_start) > (__u64)patience / 2;
+}
+
+/*
+ * What a driver gives up when it resets its device, of an interface that nothing is harvested of
+ * yet. If the driver frees as dropped only what it gives up, a packet that is sent never
+ * comes by here, and pays nothing. One that does not tell the two apart
+ * is found out by its first packets, for they are freed here while all is well.
+ */
+static __always_inline void given_up(struct sk_buff *skb, struct watch *w, void *location)
+{
+	enum origin origin;
+
+	if (w->mixes && !in_trouble(w))
+		return;
+	origin = origin_of(location);
+	if (origin == ORIGIN_REFUSED)
+		return; /* see refused() */
+	if (origin != ORIGIN_DRIVER || at_rest(skb->dev, skb->queue_mapping)) {
+		early(skb, w, origin);
+	} else if (!w->mixes && ++w->sent >= EARLY_SENT) {
+		w->mixes = 1;
+		copy(skb, w->role, 0, SAMPLE_EARLY | SAMPLE_SENT, ORIGIN_DRIVER);
+	}
+}
+
+SEC("tp_btf/kfree_skb")
+int BPF_PROG(dropped, struct sk_buff *skb, void *location)
+{
+	struct watch *w = watch_of(skb);
+
+	if (!w)
+		return freed(skb, location);
+	given_up(skb, w, location);
+	return 0;
+}
+
+SEC("tp_btf/consume_skb")
+int BPF_PROG(consumed, struct sk_buff *skb)
+{
+	struct watch *w = watch_of(skb);
+
+	if (!w)
+		return freed(skb, 0);
+	if (in_trouble(w) && at_rest(skb->dev, skb->queue_mapping))
+		early(skb, w, ORIGIN_DRIVER);
+	return 0;
+}
+
+/* A sign of a reset to come: user space is told. */
+static __always_inline void warn(void *ctx, struct net_device *dev)
+{
+	__u32 ifindex = BPF_CORE_READ(dev, ifindex);
+	struct watch *w = bpf_map_lookup_elem(&watched, &ifindex);
+	struct sample s = {.flags = SAMPLE_EARLY | SAMPLE_TROUBLE};
+
+	if (!w)
+		return;
+	w->trouble = bpf_ktime_get_ns();
+	s.role = w->role;
+	bpf_perf_event_output(ctx, &samples, BPF_F_CURRENT_CPU, &s, sizeof(s));
+}
+
+SEC("tp_btf/net_dev_xmit_timeout")
+int BPF_PROG(timed_out, struct net_device *dev)
+{
+	warn(ctx, dev);
+	return 0;
+}
+
+SEC("fentry/netif_carrier_off")
+int BPF_PROG(carrier_off, struct net_device *dev)
+{
+	if (!(BPF_CORE_READ(dev, state) & LINK_STATE_NOCARRIER))
+		warn(ctx, dev);
 	return 0;
 }

@@ -50,12 +50,17 @@ struct Qdisc {
 
 struct netdev_queue {
 	struct Qdisc *qdisc;
+	unsigned long trans_start; /* jiffies */
+	unsigned long state;
 };
 
 struct net_device {
 	struct netdev_queue *_tx;
 	int ifindex;
+	int watchdog_timeo; /* jiffies */
 	unsigned long state;
+	__u64 features;
+	unsigned long lltx : 1; /* since 6.12 */
 };
 
 struct sock;
