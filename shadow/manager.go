@@ -47,6 +47,9 @@ type Signal struct {
 	// Removed, if not empty, is the bus address of a device that the kernel has
 	// given up. What is there from now on is another.
 	Removed string
+	// Stalled says that the guest may have stood still, for which there are other
+	// reasons than a migration.
+	Stalled bool
 	// Quiet marks a signal that repeats by itself: devices that failed
 	// before are not tried again because of it.
 	Quiet bool
@@ -297,11 +300,12 @@ func (m *Manager) Run(ctx context.Context, signals <-chan Signal) error {
 	}
 }
 
-// alert has the classes get ready while it is found out which devices are gone: after a
-// migration, and when hardware comes of which nobody was told; not when a recovery has looked for it.
+// alert has the classes get ready while it is found out which devices are gone: after what is
+// or may be a migration, and when hardware comes of which nobody was told; not when a
+// recovery has looked for it.
 func (m *Manager) alert(sig Signal, idle bool) {
 	plugged := sig.Cause == ctl.CauseHotplug && sig.Removed == ""
-	if sig.Cause != ctl.CauseMigration && !(idle && plugged) {
+	if sig.Cause != ctl.CauseMigration && !sig.Stalled && !(idle && plugged) {
 		return
 	}
 	for _, c := range m.opt.Classes {

@@ -540,6 +540,7 @@ func TestAlert(t *testing.T) {
 		{"a card that comes", Signal{Cause: ctl.CauseHotplug}, true, true},
 		{"one that a recovery may have found", Signal{Cause: ctl.CauseHotplug}, false, false},
 		{"one that went, which tells who it was", Signal{Cause: ctl.CauseHotplug, Removed: slot2}, true, false},
+		{"a guest that stood still", Signal{Cause: "stall", Stalled: true, Quiet: true}, true, true},
 		{"a check that found something", Signal{Cause: "identity check", Quiet: true}, true, false},
 		{"a wish of the host's", Signal{Cause: ctl.CauseUnplug, Unplug: slot2}, true, false},
 	} {

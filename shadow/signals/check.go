@@ -20,6 +20,10 @@ const DefaultPeriod = 850 * time.Millisecond
 // random, so that the guests of one host do not all read at once.
 const Jitter = 0.1
 
+// StallTime is by how much a check has to be late for the guest to have stood still. A
+// hypervisor whose clocks go on while a guest is moved, as Xen's, tells it so at least that.
+const StallTime = 5 * time.Second
+
 // Check verifies one device.
 type Check struct {
 	// Device names it in signals and logs, e.g. a role.
@@ -31,7 +35,7 @@ type Check struct {
 
 // Poll is a [Watcher] that runs checks on a period, each waited for by the next. It
 // signals when a check's answer turns from false to true, not again while it stays
-// true.
+// true, and before the checks, as [Stall], when their time has come late by [StallTime].
 type Poll struct {
 	log    *slog.Logger
 	period time.Duration
@@ -57,12 +61,16 @@ func (p *Poll) Watch(ctx context.Context, emit func(Migrated)) error {
 	moved := make([]bool, len(p.checks))
 	failing := make([]bool, len(p.checks))
 	for {
-		t := time.NewTimer(jittered(p.period, rand.Float64()))
+		wait, start := jittered(p.period, rand.Float64()), time.Now()
+		t := time.NewTimer(wait)
 		select {
 		case <-t.C:
 		case <-ctx.Done():
 			t.Stop()
 			return nil
+		}
+		if late := time.Since(start) - wait; late >= StallTime {
+			emit(Migrated{Source: Stall, At: Now(), Detail: "late by " + late.Round(time.Second).String()})
 		}
 		for i, c := range p.checks {
 			now, err := c.Moved(ctx)

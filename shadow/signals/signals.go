@@ -32,6 +32,7 @@ const (
 	XenStore   Source = "xenstore" // Xen's toolstack or kernel says so
 	Uevent     Source = "uevent"   // a device came or went
 	Identity   Source = "check"    // a device is no longer the device it was
+	Stall      Source = "stall"    // the guest stood still for seconds, or was that busy
 	Host       Source = "host"     // a message of the host's
 	Operator   Source = "manual"   // a command given in the guest
 )

@@ -280,10 +280,13 @@ func listen(ctx context.Context, opt Options, m *shadow.Manager, host *signals.M
 					return
 				}
 				sig = signalOf(s)
-				if sig.Cause == ctl.CauseMigration {
+				switch {
+				case sig.Cause == ctl.CauseMigration:
 					log.Info("told of a migration", "by", string(s.Source))
+				case sig.Stalled:
+					log.Info("stood still, or had no time", "check", s.Detail)
 				}
-				if sig.Cause == ctl.CauseMigration || s.Source == signals.Identity {
+				if sig.Cause == ctl.CauseMigration || s.Source == signals.Identity || sig.Stalled {
 					opt.Moved()
 				}
 			case sig = <-reloads:
@@ -304,6 +307,8 @@ func signalOf(s signals.Migrated) shadow.Signal {
 		return shadow.Signal{Cause: ctl.CauseMigration, At: shadow.Now(), Resumed: s.At}
 	case signals.Generation, signals.XenStore:
 		return shadow.Signal{Cause: ctl.CauseMigration, At: s.At}
+	case signals.Stall:
+		return shadow.Signal{Cause: string(s.Source), At: s.At, Stalled: true, Quiet: true}
 	case signals.Uevent:
 		sig := shadow.Signal{Cause: ctl.CauseHotplug, At: s.At}
 		if s.Detail == "remove" {
