@@ -161,7 +161,8 @@ type parts struct {
 	tools    string // path of the debug tools, if there are any
 	// files are those of the image by their path in it, each with its source.
 	files map[string]string
-	stub  *stub // if there is an output that needs it
+	stub  *stub       // if there is an output that needs it
+	bios  *biosLoader // if a BIOS is to start the image
 }
 
 // prepare gets hold of what takes long, side by side.
@@ -183,7 +184,10 @@ func (c *Config) prepare(ctx context.Context, work string, opts Options) (*parts
 		return err
 	})
 	g.Go(func() (err error) {
-		p.stub, err = c.fetchStub(ctx, opts)
+		if p.stub, err = c.fetchStub(ctx, opts); err != nil {
+			return err
+		}
+		p.bios, err = c.fetchBIOSLoader(ctx, opts)
 		return err
 	})
 	g.Go(func() error {

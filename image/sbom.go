@@ -54,6 +54,11 @@ func (c *Config) writeSBOM(p *parts, name string) (err error) {
 	if p.stub != nil {
 		in.Components = append(in.Components, debianComponent(from, p.stub.pkg, "amd64"))
 	}
+	if p.bios != nil {
+		for _, pkg := range p.bios.pkgs {
+			in.Components = append(in.Components, debianComponent(from, pkg, "all"))
+		}
+	}
 	for at, source := range p.files {
 		if !ofPackage[source] {
 			in.Files = append(in.Files, sbom.File{Path: at, Source: source})

@@ -99,6 +99,30 @@ func TestOutputsBoot(t *testing.T) {
 	}
 }
 
+// TestBIOSBoots: a BIOS starts disk and ISO, if the description wants it to, and UEFI
+// firmware goes on to do so.
+func TestBIOSBoots(t *testing.T) {
+	needsFlag(t)
+	ctx := vmtest.Context(t)
+	b := build(t, "bios = true\ndata_mb = 16\n"+`outputs = ["disk", "iso"]`, "[data]\npartition = \"my data\"\n")
+	for _, tt := range []struct {
+		from     image.Output
+		by, with string
+		machine  machine.Type
+	}{
+		{image.Disk, image.BIOS, "a BIOS", machine.PC},
+		{image.Disk, firmware, "UEFI firmware", machine.Q35},
+		{image.ISO, image.BIOS, "a BIOS", machine.Q35},
+		{image.ISO, firmware, "UEFI firmware", machine.PC},
+	} {
+		t.Run(fmt.Sprintf("%s by %s on %s", tt.from, tt.with, tt.machine), func(t *testing.T) {
+			m := from(t, b, tt.from, tt.by)
+			m.Type = tt.machine
+			boots(ctx, t, m)
+		})
+	}
+}
+
 // secure makes the firmware one that starts only what is signed with the key.
 func secure(m machine.Machine) machine.Machine {
 	m.Firmware, m.Type = "", machine.Q35

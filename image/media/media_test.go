@@ -46,7 +46,9 @@ func open(t *testing.T, name string) backend.Storage {
 	return b
 }
 
-func writeDisk(dst, program, id string) error { return WriteDisk(dst, Program(program), id) }
+func writeDisk(dst, program, id string) error { return WriteDisk(dst, Program(program), nil, id) }
+
+func writeISOOf(dst, program, id string) error { return WriteISO(dst, program, nil, id) }
 
 // bootFile reads BootFile from the file system at that place.
 func bootFile(t *testing.T, b backend.Storage, start, size int64) []byte {
@@ -83,7 +85,7 @@ func TestDiskHasTheProgramWhereFirmwareLooks(t *testing.T) {
 		t.Run(tt.name, func(t *testing.T) {
 			src, content := program(t, tt.size)
 			disk := src + ".raw"
-			if err := WriteDisk(disk, Program(src), "id"); err != nil {
+			if err := WriteDisk(disk, Program(src), nil, "id"); err != nil {
 				t.Fatal(err)
 			}
 			b := open(t, disk)
@@ -126,7 +128,7 @@ func TestDiskWithSeveralFiles(t *testing.T) {
 		esp.Files = append(esp.Files, File{name, source})
 	}
 	disk := filepath.Join(dir, "disk")
-	if err := WriteDisk(disk, esp, "id"); err != nil {
+	if err := WriteDisk(disk, esp, nil, "id"); err != nil {
 		t.Fatal(err)
 	}
 	b := open(t, disk)
@@ -148,7 +150,7 @@ func TestDiskWithSeveralFiles(t *testing.T) {
 func TestISOLeadsFirmwareToTheProgram(t *testing.T) {
 	src, content := program(t, 100_000)
 	iso := src + ".iso"
-	if err := WriteISO(iso, src, "id"); err != nil {
+	if err := WriteISO(iso, src, nil, "id"); err != nil {
 		t.Fatal(err)
 	}
 	b := open(t, iso)
@@ -191,7 +193,7 @@ func TestTheSameProgramGivesTheSameBytes(t *testing.T) {
 	for _, tt := range []struct {
 		name string
 		make func(dst, program, id string) error
-	}{{"disk", writeDisk}, {"ISO", WriteISO}} {
+	}{{"disk", writeDisk}, {"ISO", writeISOOf}} {
 		t.Run(tt.name, func(t *testing.T) {
 			var made [3][]byte
 			for i, id := range []string{"one", "one", "other"} {
@@ -225,7 +227,7 @@ func TestTheSameProgramGivesTheSameBytes(t *testing.T) {
 
 func TestNothingIsMadeOfNothing(t *testing.T) {
 	dir := t.TempDir()
-	for _, write := range []func(dst, program, id string) error{writeDisk, WriteISO} {
+	for _, write := range []func(dst, program, id string) error{writeDisk, writeISOOf} {
 		err := write(filepath.Join(dir, "out"), filepath.Join(dir, "none"), "id")
 		if !errors.Is(err, os.ErrNotExist) || !strings.Contains(err.Error(), "none") {
 			t.Errorf("error %v, want one that names the file", err)
