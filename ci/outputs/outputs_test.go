@@ -136,15 +136,25 @@ func secure(m machine.Machine) machine.Machine {
 	return m
 }
 
+// trustedKey is the key that the firmware trusts, without its word.
+func trustedKey(t *testing.T) string {
+	t.Helper()
+	key := filepath.Join(t.TempDir(), "key")
+	run(t, "openssl", "rsa", "-in", secureKey, "-passin", "pass:"+secureWord, "-out", key)
+	return key
+}
+
+// signLine is the line of a description that signs with a key.
+func signLine(key, cert string) string {
+	return fmt.Sprintf(`sign = ["sbsign", "--key", %q, "--cert", %q, "--output", "{out}", "{in}"]`, key, cert)
+}
+
 // TestSecureBoot: firmware that enforces signatures starts the image that the user has
 // signed, and no other.
 func TestSecureBoot(t *testing.T) {
 	needsFlag(t)
 	ctx := vmtest.Context(t)
-	key := filepath.Join(t.TempDir(), "key")
-	run(t, "openssl", "rsa", "-in", secureKey, "-passin", "pass:"+secureWord, "-out", key)
-	signed := build(t, fmt.Sprintf(`outputs = ["uki", "disk"]
-sign = ["sbsign", "--key", %q, "--cert", %q, "--output", "{out}", "{in}"]`, key, secureCert))
+	signed := build(t, `outputs = ["uki", "disk"]`+"\n"+signLine(trustedKey(t), secureCert))
 	program := filepath.Join(signed.Dir, image.UKI.File(signed.Name))
 	run(t, "sbverify", "--cert", secureCert, program)
 	for _, part := range []string{signed.Cmdline, signed.Kernel.Release + " (", "\x28\xb5\x2f\xfd"} { // the last is how zstd begins
