@@ -21,6 +21,7 @@ import (
 	"github.com/umbra-vm/umbra/drivers/modinfo"
 	"github.com/umbra-vm/umbra/image/initramfs"
 	"github.com/umbra-vm/umbra/image/kernel"
+	"github.com/umbra-vm/umbra/image/sbom"
 	"github.com/umbra-vm/umbra/init/config"
 	"golang.org/x/sync/errgroup"
 )
@@ -159,6 +160,8 @@ type parts struct {
 	// programs are those of services that are given as Go packages.
 	programs []fileSpec
 	tools    string // path of the debug tools, if there are any
+	// toolModules are the modules that they are compiled of.
+	toolModules []sbom.Component
 	// files are those of the image by their path in it, each with its source.
 	files map[string]string
 	stub  *stub       // if there is an output that needs it
@@ -205,7 +208,10 @@ func (c *Config) prepare(ctx context.Context, work string, opts Options) (*parts
 			return nil
 		}
 		var err error
-		p.tools, err = busybox(ctx, opts)
+		if p.tools, err = busybox(ctx, opts); err != nil {
+			return err
+		}
+		p.toolModules, err = toolModules(ctx, opts)
 		return err
 	})
 	g.Go(func() (err error) {

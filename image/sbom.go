@@ -60,9 +60,14 @@ func (c *Config) writeSBOM(p *parts, name string) (err error) {
 		}
 	}
 	for at, source := range p.files {
-		if !ofPackage[source] {
-			in.Files = append(in.Files, sbom.File{Path: at, Source: source})
+		if ofPackage[source] {
+			continue
 		}
+		f := sbom.File{Path: at, Source: source}
+		if source == p.tools {
+			f.Modules = p.toolModules
+		}
+		in.Files = append(in.Files, f)
 	}
 	f, err := os.OpenFile(name, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o644)
 	if err != nil {

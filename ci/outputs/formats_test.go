@@ -6,6 +6,7 @@ package outputs
 
 import (
 	"archive/tar"
+	"fmt"
 	"io"
 	"os"
 	"os/exec"
@@ -18,6 +19,7 @@ import (
 	"github.com/umbra-vm/umbra/image"
 	"github.com/umbra-vm/umbra/image/apt"
 	"github.com/umbra-vm/umbra/image/deb"
+	"github.com/umbra-vm/umbra/image/sbom/sbomtest"
 )
 
 // TestFormats has the tools of those who made the formats look at the outputs.
@@ -64,6 +66,29 @@ func cut(t *testing.T, dst, src string, start, size int64) {
 	defer out.Close()
 	if _, err := io.Copy(out, io.NewSectionReader(in, start, size)); err != nil {
 		t.Fatal(err)
+	}
+}
+
+// TestSBOM holds that of an image with Debian's packages and Go programs to the rules of
+// SPDX 2.3.
+func TestSBOM(t *testing.T) {
+	needsFlag(t)
+	here, err := filepath.Abs("internal/updater")
+	if err != nil {
+		t.Fatal(err)
+	}
+	b := build(t, "debug = true\nbios = true\n"+`outputs = ["iso"]`, fmt.Sprintf("[packages]\nnames = [\"nftables\"]\n[[service]]\nname = \"updater\"\ngo = %q\n", here))
+	text, err := os.ReadFile(filepath.Join(b.Dir, b.Name+".spdx.json"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := sbomtest.Check(text); err != nil {
+		t.Error(err)
+	}
+	for _, want := range []string{`"nftables"`, `"isolinux"`, `"systemd-boot-efi"`, `"./usr/bin/updater"`, `"stdlib"`, `"github.com/u-root/u-root"`} {
+		if !strings.Contains(string(text), want) {
+			t.Errorf("the SBOM does not have %s", want)
+		}
 	}
 }
 
