@@ -119,7 +119,7 @@ func WriteDisk(dst string, esp ESP, bios *BIOS, id string, more ...Partition) (e
 		})
 	}
 	total := end + mib // the copy of the table is at the end
-	b, err := newDisk(dst, total)
+	b, err := newDisk(dst, total, bios != nil)
 	if err != nil {
 		return err
 	}
@@ -150,9 +150,14 @@ func WriteDisk(dst string, esp ESP, bios *BIOS, id string, more ...Partition) (e
 	return esp.write(w, start, size, id)
 }
 
-// newDisk opens the file for a disk of that size, which may hold what a BIOS starts.
-func newDisk(dst string, size int64) (backend.Storage, error) {
-	f, err := os.OpenFile(dst, os.O_RDWR|os.O_CREATE, 0o644)
+// newDisk opens the file for a disk of that size: a new one, or one that was begun with what
+// a BIOS starts.
+func newDisk(dst string, size int64, begun bool) (backend.Storage, error) {
+	mode := os.O_RDWR
+	if !begun {
+		mode |= os.O_CREATE | os.O_EXCL
+	}
+	f, err := os.OpenFile(dst, mode, 0o644)
 	if err != nil {
 		return nil, err
 	}
