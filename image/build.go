@@ -21,6 +21,7 @@ import (
 	"github.com/umbra-vm/umbra/drivers/modinfo"
 	"github.com/umbra-vm/umbra/image/initramfs"
 	"github.com/umbra-vm/umbra/image/kernel"
+	"github.com/umbra-vm/umbra/image/sbom"
 	"github.com/umbra-vm/umbra/init/config"
 	"golang.org/x/sync/errgroup"
 )
@@ -159,9 +160,12 @@ type parts struct {
 	// programs are those of services that are given as Go packages.
 	programs []fileSpec
 	tools    string // path of the debug tools, if there are any
+	// toolModules are the modules that they are compiled of.
+	toolModules []sbom.Component
 	// files are those of the image by their path in it, each with its source.
 	files map[string]string
-	stub  *stub // if there is an output that needs it
+	stub  *stub       // if there is an output that needs it
+	bios  *biosLoader // if a BIOS is to start the image
 }
 
 // prepare gets hold of what takes long, side by side.
@@ -183,7 +187,10 @@ func (c *Config) prepare(ctx context.Context, work string, opts Options) (*parts
 		return err
 	})
 	g.Go(func() (err error) {
-		p.stub, err = c.fetchStub(ctx, opts)
+		if p.stub, err = c.fetchStub(ctx, opts); err != nil {
+			return err
+		}
+		p.bios, err = c.fetchBIOSLoader(ctx, opts)
 		return err
 	})
 	g.Go(func() error {
@@ -201,7 +208,10 @@ func (c *Config) prepare(ctx context.Context, work string, opts Options) (*parts
 			return nil
 		}
 		var err error
-		p.tools, err = busybox(ctx, opts)
+		if p.tools, err = busybox(ctx, opts); err != nil {
+			return err
+		}
+		p.toolModules, err = toolModules(ctx, opts)
 		return err
 	})
 	g.Go(func() (err error) {

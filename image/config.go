@@ -72,6 +72,10 @@ type Image struct {
 	// Outputs are made beside kernel and initramfs.
 	Outputs []Output `toml:"outputs"`
 
+	// BIOS makes disk and ISO start by a BIOS, too, from a second copy of kernel and
+	// initramfs.
+	BIOS bool `toml:"bios"`
+
 	// DataMB is the size in MiB of a partition for data on the disk, of the name that
 	// data.partition gives. Default: there is none.
 	DataMB int `toml:"data_mb"`

@@ -41,6 +41,8 @@ type Manifest struct {
 	Packages []PackageManifest `json:"packages,omitempty"`
 	// Stub is the package that the UEFI program in the outputs is made with.
 	Stub *PackageManifest `json:"stub,omitempty"`
+	// BIOS are the packages of what a BIOS starts from disk and ISO, if it does.
+	BIOS []PackageManifest `json:"bios,omitempty"`
 	// Files are the other files of the bundle, by name.
 	Files map[string]FileManifest `json:"files"`
 }
@@ -108,11 +110,20 @@ func (b *Bundle) VM() machine.Machine {
 	}
 }
 
-// VMFrom is VM for a machine whose UEFI firmware, the file of that path, boots from an
-// output. Errors match [ErrNoBundle].
+// BIOS as a machine's firmware is the one that QEMU has itself.
+const BIOS = "bios"
+
+// VMFrom is VM for a machine whose UEFI firmware, the file of that path, or [BIOS] boots
+// from an output. Errors match [ErrNoBundle].
 func (b *Bundle) VMFrom(o Output, firmware string) (machine.Machine, error) {
 	m := b.VM()
 	m.Kernel, m.Initrd, m.Cmdline, m.Firmware = "", "", "", firmware
+	if firmware == BIOS {
+		if len(b.BIOS) == 0 {
+			return m, fmt.Errorf("%w: what is in %s does not start by a BIOS: see image.bios", ErrNoBundle, b.Dir)
+		}
+		m.Firmware = ""
+	}
 	file := o.File(b.Name)
 	if _, ok := b.Files[file]; !ok {
 		return m, fmt.Errorf("%w: %s holds no %s: name it in image.outputs", ErrNoBundle, b.Dir, file)
@@ -145,6 +156,9 @@ func (c *Config) writeSidecars(ctx context.Context, p *parts, pkgs []PackageMani
 	b.Packages = pkgs
 	if p.stub != nil {
 		b.Stub = &p.stub.pkg
+	}
+	if p.bios != nil {
+		b.BIOS = p.bios.pkgs
 	}
 	b.Boot, b.Prefetch = p.modules.boot, p.modules.prefetch
 	for _, m := range p.modules.modules {

@@ -65,6 +65,7 @@ func (c *Config) validateOutputs() (errs []error) {
 			errs = append(errs, c.fail(fmt.Sprintf("image.outputs[%d]", i), "%q: want some of %v", o, outputs))
 		}
 	}
+	errs = append(errs, c.validateBIOS()...)
 	errs = append(errs, c.validateDataPartition()...)
 	if len(c.Image.Sign) == 0 {
 		return errs
@@ -99,35 +100,44 @@ func (c *Config) fetchStub(ctx context.Context, opts Options) (*stub, error) {
 	if len(c.Image.Outputs) == 0 {
 		return nil, nil
 	}
+	wanted := []string{stubFile}
+	if c.Update.Enabled() {
+		wanted = append(wanted, loaderFile)
+	}
+	pkg, files, err := fetchFiles(ctx, opts, stubPackage, wanted...)
+	if err != nil {
+		return nil, err
+	}
+	return &stub{pkg: pkg, program: files[stubFile], loader: files[loaderFile]}, nil
+}
+
+// fetchFiles returns what is in files of a package, by their names.
+func fetchFiles(ctx context.Context, opts Options, name string, wanted ...string) (m PackageManifest, files map[string][]byte, err error) {
 	client := apt.Client{CacheDir: opts.CacheDir, Progress: opts.Progress}
-	pkg, err := client.Show(ctx, stubPackage)
+	pkg, err := client.Show(ctx, name)
 	if err != nil {
-		return nil, fmt.Errorf("package %s: %w", stubPackage, err)
+		return m, nil, fmt.Errorf("package %s: %w", name, err)
 	}
-	files, err := client.Fetch(ctx, pkg)
+	local, err := client.Fetch(ctx, pkg)
 	if err != nil {
-		return nil, fmt.Errorf("package %s: %w", stubPackage, err)
+		return m, nil, fmt.Errorf("package %s: %w", name, err)
 	}
-	s := &stub{pkg: PackageManifest{Name: pkg.Name, Version: pkg.Version, SHA256: pkg.SHA256}}
-	_, err = deb.Read(ctx, files[0], func(h *tar.Header, content io.Reader) (err error) {
-		switch path.Clean("/" + h.Name) {
-		case stubFile:
-			s.program, err = io.ReadAll(content)
-		case loaderFile:
-			s.loader, err = io.ReadAll(content)
+	files = make(map[string][]byte)
+	_, err = deb.Read(ctx, local[0], func(h *tar.Header, content io.Reader) (err error) {
+		if at := path.Clean("/" + h.Name); slices.Contains(wanted, at) {
+			files[at], err = io.ReadAll(content)
 		}
 		return err
 	})
-	switch {
-	case err == nil && s.program == nil:
-		err = fmt.Errorf("it has no %s", stubFile)
-	case err == nil && s.loader == nil && c.Update.Enabled():
-		err = fmt.Errorf("it has no %s", loaderFile)
+	for _, at := range wanted {
+		if err == nil && files[at] == nil {
+			err = fmt.Errorf("it has no %s", at)
+		}
 	}
 	if err != nil {
-		return nil, fmt.Errorf("package %s %s: %w", stubPackage, pkg.Version, err)
+		return m, nil, fmt.Errorf("package %s %s: %w", name, pkg.Version, err)
 	}
-	return s, nil
+	return PackageManifest{Name: pkg.Name, Version: pkg.Version, SHA256: pkg.SHA256}, files, nil
 }
 
 // writeOutputs writes the outputs of the description into dir, where kernel and
@@ -158,9 +168,9 @@ func (c *Config) writeOutputs(ctx context.Context, p *parts, dir string, opts Op
 		of   []Output // that are made of it
 		make func() error
 	}{
-		{Disk, []Output{Disk, QCOW2}, func() error { return c.writeDisk(ctx, p, place(Disk), place(UKI), id, opts) }},
+		{Disk, []Output{Disk, QCOW2}, func() error { return c.writeDisk(ctx, p, dir, place(Disk), place(UKI), id, opts) }},
 		{QCOW2, []Output{QCOW2}, func() error { return qcow2.Convert(place(QCOW2), place(Disk)) }},
-		{ISO, []Output{ISO}, func() error { return media.WriteISO(place(ISO), place(UKI), id) }},
+		{ISO, []Output{ISO}, func() error { return media.WriteISO(place(ISO), place(UKI), c.bios(p, dir), id) }},
 	} {
 		if !wants(step.of...) {
 			continue
@@ -182,8 +192,8 @@ func (c *Config) writeOutputs(ctx context.Context, p *parts, dir string, opts Op
 }
 
 // writeDisk writes the disk of the unified kernel image to the file dst. The id says what
-// that is.
-func (c *Config) writeDisk(ctx context.Context, p *parts, dst, uki, id string, opts Options) error {
+// that is; dir has kernel and initramfs.
+func (c *Config) writeDisk(ctx context.Context, p *parts, dir, dst, uki, id string, opts Options) error {
 	loader, err := c.writeLoader(ctx, p, opts)
 	if err != nil {
 		return err
@@ -196,7 +206,7 @@ func (c *Config) writeDisk(ctx context.Context, p *parts, dst, uki, id string, o
 	if err != nil {
 		return err
 	}
-	return media.WriteDisk(dst, esp, id, data...)
+	return media.WriteDisk(dst, esp, c.bios(p, dir), id, data...)
 }
 
 // writeUKI writes the unified kernel image, signed if the description says how.

@@ -25,12 +25,12 @@ func withImage(lines string) string { return "[image]\n" + lines + "\n" + simple
 
 const allOutputs = `outputs = ["uki", "disk", "qcow2", "iso"]`
 
-// stubArchive lets apt know the package of the stub.
-func stubArchive(t *testing.T) {
+// stubArchive lets apt know the package of the stub, and some more.
+func stubArchive(t *testing.T, more ...apttest.Package) {
 	t.Helper()
-	apttest.Archive(t, apttest.Package{Name: stubPackage, Version: "252.1-1", Files: []debtest.File{
+	apttest.Archive(t, append(more, apttest.Package{Name: stubPackage, Version: "252.1-1", Files: []debtest.File{
 		{Name: "." + stubFile, Content: string(ukitest.Stub())}, {Name: "." + loaderFile, Content: "systemd-boot"},
-	}})
+	}})...)
 }
 
 // sections returns what a unified kernel image holds.

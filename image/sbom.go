@@ -54,10 +54,20 @@ func (c *Config) writeSBOM(p *parts, name string) (err error) {
 	if p.stub != nil {
 		in.Components = append(in.Components, debianComponent(from, p.stub.pkg, "amd64"))
 	}
-	for at, source := range p.files {
-		if !ofPackage[source] {
-			in.Files = append(in.Files, sbom.File{Path: at, Source: source})
+	if p.bios != nil {
+		for _, pkg := range p.bios.pkgs {
+			in.Components = append(in.Components, debianComponent(from, pkg, "all"))
 		}
+	}
+	for at, source := range p.files {
+		if ofPackage[source] {
+			continue
+		}
+		f := sbom.File{Path: at, Source: source}
+		if source == p.tools {
+			f.Modules = p.toolModules
+		}
+		in.Files = append(in.Files, f)
 	}
 	f, err := os.OpenFile(name, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o644)
 	if err != nil {

@@ -13,6 +13,7 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 	"github.com/umbra-vm/umbra/image/kernel/kerneltest"
+	"github.com/umbra-vm/umbra/image/sbom/sbomtest"
 )
 
 // bom is what is read of an SBOM here.
@@ -33,6 +34,9 @@ func readSBOM(t *testing.T, b *Bundle) (out bom) {
 	text, err := os.ReadFile(filepath.Join(b.Dir, b.Name+".spdx.json"))
 	if err != nil {
 		t.Fatal(err)
+	}
+	if err := sbomtest.Check(text); err != nil {
+		t.Errorf("the SBOM is no document of SPDX: %v", err)
 	}
 	if err := json.Unmarshal(text, &out); err != nil {
 		t.Fatal(err)
@@ -67,7 +71,7 @@ func TestSBOM(t *testing.T) {
 	}
 	files := make(map[string]string)
 	for _, f := range got.Files {
-		files[f.FileName] = f.Checksums[len(f.Checksums)-1].ChecksumValue
+		files[strings.TrimPrefix(f.FileName, ".")] = f.Checksums[len(f.Checksums)-1].ChecksumValue
 	}
 	if files["/bin/app"] != app.SHA256 {
 		t.Errorf("the user's program has SHA-256 %q, want %s", files["/bin/app"], app.SHA256)

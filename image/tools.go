@@ -12,6 +12,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 
 	"github.com/u-root/gobusybox/src/pkg/golang"
@@ -19,6 +20,7 @@ import (
 	uinit "github.com/u-root/mkuimage/uimage/initramfs"
 	"github.com/u-root/uio/llog"
 	"github.com/umbra-vm/umbra/image/initramfs"
+	"github.com/umbra-vm/umbra/image/sbom"
 )
 
 // debugTools are the u-root commands of a debug image, a shell first.
@@ -54,6 +56,31 @@ func addTools(a *initramfs.Archive, bb string) error {
 	return link("/bin/sh", "gosh")
 }
 
+// listTools returns the words of go list, with these options, about the tools.
+func listTools(ctx context.Context, opts Options, options ...string) ([]string, error) {
+	args := append([]string{"list", "-tags=" + strings.Join(debugTags, ",")}, options...)
+	for _, tool := range debugTools {
+		args = append(args, uroot+"/cmds/core/"+tool)
+	}
+	out, err := goCommand(ctx, opts.Source, args...)
+	return strings.Fields(string(out)), err
+}
+
+// toolModules returns the modules that the tools are compiled of: they are made one program
+// by being written anew, which then does not say.
+func toolModules(ctx context.Context, opts Options) (all []sbom.Component, err error) {
+	words, err := listTools(ctx, opts, "-deps", "-f", "{{with .Module}}{{.Path}}@{{.Version}}{{end}}")
+	if err != nil {
+		return nil, fmt.Errorf("modules of the debug tools: %w", err)
+	}
+	slices.Sort(words)
+	for _, word := range slices.Compact(words) {
+		name, version, _ := strings.Cut(word, "@")
+		all = append(all, sbom.Component{Name: name, Version: version, PURL: sbom.GoPURL(name, version)})
+	}
+	return all, nil
+}
+
 // busybox compiles the tools, once for a version of Go and of u-root, and
 // returns the path of the program.
 func busybox(ctx context.Context, opts Options) (program string, err error) {
@@ -77,11 +104,7 @@ func busybox(ctx context.Context, opts Options) (program string, err error) {
 		return program, nil
 	}
 	opts.Progress("compiling debug tools")
-	var pkgs []string
-	for _, tool := range debugTools {
-		pkgs = append(pkgs, uroot+"/cmds/core/"+tool)
-	}
-	out, err := goCommand(ctx, opts.Source, append([]string{"list", "-tags=" + strings.Join(debugTags, ","), "-f", "{{.Dir}}"}, pkgs...)...)
+	dirs, err := listTools(ctx, opts, "-f", "{{.Dir}}")
 	if err != nil {
 		return "", err
 	}
@@ -99,7 +122,7 @@ func busybox(ctx context.Context, opts Options) (program string, err error) {
 		Env: env,
 		// The builder's own flags rebuild the standard library each time.
 		BuildOpts: &golang.BuildOpts{EnableInlining: true, ExtraArgs: []string{"-a=false", "-buildvcs=false"}},
-		Packages:  strings.Fields(string(out)),
+		Packages:  dirs,
 		TempDir:   tmp,
 		BinaryDir: "bin",
 	})

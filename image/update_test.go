@@ -92,7 +92,7 @@ func TestADiskWithAPartitionForData(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	if err := media.WriteDisk(disk, media.Program(esp), "id", media.Partition{Name: "my data", Source: data}); err != nil {
+	if err := media.WriteDisk(disk, media.Program(esp), nil, "id", media.Partition{Name: "my data", Source: data}); err != nil {
 		t.Fatal(err)
 	}
 	raw, err := os.ReadFile(disk)

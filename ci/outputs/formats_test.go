@@ -6,23 +6,26 @@ package outputs
 
 import (
 	"archive/tar"
+	"fmt"
 	"io"
 	"os"
 	"os/exec"
 	"path"
 	"path/filepath"
+	"regexp"
 	"strings"
 	"testing"
 
 	"github.com/umbra-vm/umbra/image"
 	"github.com/umbra-vm/umbra/image/apt"
 	"github.com/umbra-vm/umbra/image/deb"
+	"github.com/umbra-vm/umbra/image/sbom/sbomtest"
 )
 
 // TestFormats has the tools of those who made the formats look at the outputs.
 func TestFormats(t *testing.T) {
 	needsFlag(t)
-	b := build(t, `outputs = ["uki", "disk", "qcow2", "iso"]`)
+	b := build(t, "bios = true\n"+`outputs = ["uki", "disk", "qcow2", "iso"]`)
 	file := func(o image.Output) string { return filepath.Join(b.Dir, o.File(b.Name)) }
 	t.Run("qemu-img finds no error in the qcow2, and the disk in it", func(t *testing.T) {
 		run(t, "qemu-img", "check", file(image.QCOW2))
@@ -30,21 +33,21 @@ func TestFormats(t *testing.T) {
 	})
 	t.Run("sgdisk finds no problem in the partition table", func(t *testing.T) {
 		out := run(t, "sgdisk", "--verify", "--print", file(image.Disk))
-		if !strings.Contains(out, "No problems found") || !strings.Contains(out, "EF00") {
+		if !strings.Contains(out, "No problems found") || !strings.Contains(out, "EF00") || !strings.Contains(out, "EF02") {
 			t.Errorf("sgdisk says:\n%s", out)
 		}
 	})
 	t.Run("fsck.fat finds none in the file system", func(t *testing.T) {
-		const start, end = 1 << 20, 1 << 20 // what is not the partition's
-		esp := filepath.Join(t.TempDir(), "esp")
-		cut(t, esp, file(image.Disk), start, b.Files[image.Disk.File(b.Name)].Size-start-end)
-		if out := run(t, "fsck.fat", "-n", "-v", esp); !strings.Contains(out, "4 files") {
-			t.Errorf("fsck.fat says:\n%s", out)
+		if said := checkSlots(t, file(image.Disk)); !strings.Contains(said, "4 files") {
+			t.Errorf("fsck.fat says:\n%s", said)
 		}
 	})
-	t.Run("xorriso finds the entry for UEFI in the ISO", func(t *testing.T) {
-		if out := run(t, "xorriso", "-indev", file(image.ISO), "-report_el_torito", "plain"); !strings.Contains(out, "UEFI") {
-			t.Errorf("xorriso says:\n%s", out)
+	t.Run("xorriso finds the entries for a BIOS and for UEFI in the ISO", func(t *testing.T) {
+		out := run(t, "xorriso", "-indev", file(image.ISO), "-report_el_torito", "plain")
+		for _, want := range []string{`(?m)boot img.* BIOS .*`, `(?m)boot img.* UEFI .*`, `isohybrid-suitable`} {
+			if !regexp.MustCompile(want).MatchString(out) {
+				t.Errorf("xorriso says nothing like %s:\n%s", want, out)
+			}
 		}
 	})
 }
@@ -63,6 +66,29 @@ func cut(t *testing.T, dst, src string, start, size int64) {
 	defer out.Close()
 	if _, err := io.Copy(out, io.NewSectionReader(in, start, size)); err != nil {
 		t.Fatal(err)
+	}
+}
+
+// TestSBOM holds that of an image with Debian's packages and Go programs to the rules of
+// SPDX 2.3.
+func TestSBOM(t *testing.T) {
+	needsFlag(t)
+	here, err := filepath.Abs("internal/updater")
+	if err != nil {
+		t.Fatal(err)
+	}
+	b := build(t, "debug = true\nbios = true\n"+`outputs = ["iso"]`, fmt.Sprintf("[packages]\nnames = [\"nftables\"]\n[[service]]\nname = \"updater\"\ngo = %q\n", here))
+	text, err := os.ReadFile(filepath.Join(b.Dir, b.Name+".spdx.json"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := sbomtest.Check(text); err != nil {
+		t.Error(err)
+	}
+	for _, want := range []string{`"nftables"`, `"isolinux"`, `"systemd-boot-efi"`, `"./usr/bin/updater"`, `"stdlib"`, `"github.com/u-root/u-root"`} {
+		if !strings.Contains(string(text), want) {
+			t.Errorf("the SBOM does not have %s", want)
+		}
 	}
 }
 

@@ -99,6 +99,30 @@ func TestOutputsBoot(t *testing.T) {
 	}
 }
 
+// TestBIOSBoots: a BIOS starts disk and ISO, if the description wants it to, and UEFI
+// firmware goes on to do so.
+func TestBIOSBoots(t *testing.T) {
+	needsFlag(t)
+	ctx := vmtest.Context(t)
+	b := build(t, "bios = true\ndata_mb = 16\n"+`outputs = ["disk", "iso"]`, "[data]\npartition = \"my data\"\n")
+	for _, tt := range []struct {
+		from     image.Output
+		by, with string
+		machine  machine.Type
+	}{
+		{image.Disk, image.BIOS, "a BIOS", machine.PC},
+		{image.Disk, firmware, "UEFI firmware", machine.Q35},
+		{image.ISO, image.BIOS, "a BIOS", machine.Q35},
+		{image.ISO, firmware, "UEFI firmware", machine.PC},
+	} {
+		t.Run(fmt.Sprintf("%s by %s on %s", tt.from, tt.with, tt.machine), func(t *testing.T) {
+			m := from(t, b, tt.from, tt.by)
+			m.Type = tt.machine
+			boots(ctx, t, m)
+		})
+	}
+}
+
 // secure makes the firmware one that starts only what is signed with the key.
 func secure(m machine.Machine) machine.Machine {
 	m.Firmware, m.Type = "", machine.Q35
@@ -112,15 +136,25 @@ func secure(m machine.Machine) machine.Machine {
 	return m
 }
 
+// trustedKey is the key that the firmware trusts, without its word.
+func trustedKey(t *testing.T) string {
+	t.Helper()
+	key := filepath.Join(t.TempDir(), "key")
+	run(t, "openssl", "rsa", "-in", secureKey, "-passin", "pass:"+secureWord, "-out", key)
+	return key
+}
+
+// signLine is the line of a description that signs with a key.
+func signLine(key, cert string) string {
+	return fmt.Sprintf(`sign = ["sbsign", "--key", %q, "--cert", %q, "--output", "{out}", "{in}"]`, key, cert)
+}
+
 // TestSecureBoot: firmware that enforces signatures starts the image that the user has
 // signed, and no other.
 func TestSecureBoot(t *testing.T) {
 	needsFlag(t)
 	ctx := vmtest.Context(t)
-	key := filepath.Join(t.TempDir(), "key")
-	run(t, "openssl", "rsa", "-in", secureKey, "-passin", "pass:"+secureWord, "-out", key)
-	signed := build(t, fmt.Sprintf(`outputs = ["uki", "disk"]
-sign = ["sbsign", "--key", %q, "--cert", %q, "--output", "{out}", "{in}"]`, key, secureCert))
+	signed := build(t, `outputs = ["uki", "disk"]`+"\n"+signLine(trustedKey(t), secureCert))
 	program := filepath.Join(signed.Dir, image.UKI.File(signed.Name))
 	run(t, "sbverify", "--cert", secureCert, program)
 	for _, part := range []string{signed.Cmdline, signed.Kernel.Release + " (", "\x28\xb5\x2f\xfd"} { // the last is how zstd begins

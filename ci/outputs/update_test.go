@@ -155,14 +155,16 @@ func (f *fleet) waitBoots(ctx context.Context, t *testing.T, n int) {
 	}
 }
 
-// buildVersion builds a version of the appliance, which asks the fleet.
-func buildVersion(t *testing.T, f *fleet, version, more string) *image.Bundle {
+// buildVersion builds a version of the appliance, which asks the fleet, with these further
+// lines in its section [image].
+func buildVersion(t *testing.T, f *fleet, version, more string, lines ...string) *image.Bundle {
 	t.Helper()
 	here, err := filepath.Abs("internal/updater")
 	if err != nil {
 		t.Fatal(err)
 	}
-	return build(t, "outputs = [\"uki\", \"disk\"]\ndata_mb = 16", fmt.Sprintf("[[service]]\nname = \"updater\"\ngo = %q\nexec = [\"/bin/updater\", %q, \"/data/starts\"]\n"+
+	lines = append([]string{`outputs = ["uki", "disk"]`, "data_mb = 16"}, lines...)
+	return build(t, strings.Join(lines, "\n"), fmt.Sprintf("[[service]]\nname = \"updater\"\ngo = %q\nexec = [\"/bin/updater\", %q, \"/data/starts\"]\n"+
 		"needs = [\"net0\", \"data\"]\n[data]\npartition = \"my data\"\n[update]\nversion = %q\n%s\n", here, f.url(t), version, more))
 }
 
@@ -220,14 +222,7 @@ func TestUpdate(t *testing.T) {
 	// Long enough for a move to come in between.
 	first, good := buildVersion(t, f, "1.9", ""), buildVersion(t, f, "1.10", "settle_s = 30")
 	bad := buildVersion(t, f, "2", "settle_s = 5\ntimeout_s = 90")
-	disk := filepath.Join(t.TempDir(), "disk.raw")
-	content, err := os.ReadFile(filepath.Join(first.Dir, image.Disk.File(first.Name)))
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := os.WriteFile(disk, content, 0o600); err != nil {
-		t.Fatal(err)
-	}
+	disk := diskOf(t, first)
 
 	a := vmtest.Start(ctx, t, appliance(t, "A", first, disk, "e1000", ""))
 	wantUpdate(ctx, t, a, ctl.Update{State: "confirmed", Version: "1.9"})
@@ -267,6 +262,20 @@ func TestUpdate(t *testing.T) {
 	if said := checkSlots(t, disk); strings.Contains(said, "share clusters") || strings.Contains(said, "Contains a free cluster") {
 		t.Errorf("fsck.fat says:\n%s", said)
 	}
+}
+
+// diskOf is a copy of a version's disk, to write to.
+func diskOf(t *testing.T, b *image.Bundle) string {
+	t.Helper()
+	disk := filepath.Join(t.TempDir(), "disk.raw")
+	content, err := os.ReadFile(filepath.Join(b.Dir, image.Disk.File(b.Name)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(disk, content, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	return disk
 }
 
 // moveOnTrial moves a guest whose version is on trial to a host with another NIC, and waits

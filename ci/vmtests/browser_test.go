@@ -89,6 +89,7 @@ func worst(r *recording) {
 	long := strings.Repeat("a-very-long-word-without-a-space-", 8)
 	vacant := ctl.RoleStatus{Name: "net1", Class: "net", Mode: ctl.ModeActive, Held: 65536, Message: "no device fits its rules: " + long}
 	r.Status.Roles = append(r.Status.Roles, vacant)
+	r.Status.Update = &ctl.Update{State: ctl.UpdateOnTrial, Version: "1.4.3", TriesLeft: 2, Next: "1.4.4", Failed: "1.4.2", Message: long}
 	r.Log = append(r.Log, ctl.LogEntry{Role: "net0", Key: "net.ring.rx", Value: long, Deferred: long})
 	last := r.Timelines[len(r.Timelines)-1]
 	last.Error, last.Deferred = long, []ctl.Deferred{{Op: long, Reason: long}}

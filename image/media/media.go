@@ -3,7 +3,8 @@
 // license that can be found in the LICENSE file.
 
 // Package media makes what UEFI firmware starts a program from: a disk with an EFI
-// system partition, and an ISO with one in it (UEFI specification, 13.3).
+// system partition, and an ISO with one in it (UEFI specification, 13.3). A BIOS starts
+// a loader from the same media, if there is to be one.
 //
 // The same program gives the same bytes, wherever and whenever. The package must
 // never know what the program is.
@@ -20,6 +21,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/diskfs/go-diskfs/backend"
 	"github.com/diskfs/go-diskfs/backend/file"
 	"github.com/diskfs/go-diskfs/partition/gpt"
 	"github.com/google/uuid"
@@ -33,7 +35,8 @@ const (
 	mib        = 1 << 20
 	sectorSize = 512
 
-	// partitionStart is where the partition begins: what tools of today choose.
+	// partitionStart is where the first partition begins at the earliest: what tools of
+	// today choose.
 	partitionStart = mib
 
 	// minESP is the least size of an EFI system partition: a FAT32 has 65525
@@ -83,14 +86,20 @@ type Partition struct {
 }
 
 // WriteDisk writes a disk to the new file dst: a GPT with the partitions, in this order.
-// Its GUIDs follow from id, which says what is in it.
-func WriteDisk(dst string, esp ESP, id string, more ...Partition) (err error) {
+// Its GUIDs follow from id, which says what is in it. What a BIOS starts, nil if nothing,
+// is before them, as an ISO 9660 file system from the disk's first byte on: such a file
+// system leaves its first 32 KiB to others, and the table needs no more.
+func WriteDisk(dst string, esp ESP, bios *BIOS, id string, more ...Partition) (err error) {
 	defer wrap(&err, "disk with %s", esp)
 	size, err := esp.size()
 	if err != nil {
 		return err
 	}
-	end := partitionStart + size
+	start, err := bios.writeArea(dst)
+	if err != nil {
+		return err
+	}
+	end := start + size
 	var others []*gpt.Partition
 	for _, p := range more {
 		info, err := os.Stat(p.Source)
@@ -103,8 +112,14 @@ func WriteDisk(dst string, esp ESP, id string, more ...Partition) (err error) {
 		})
 		end += info.Size()
 	}
+	if bios != nil {
+		others = append(others, &gpt.Partition{
+			Index: 2 + len(others), Type: gpt.BIOSBoot, Name: "BIOS", GUID: guid("BIOS", id),
+			Start: isoStart / sectorSize, Size: uint64(start - isoStart),
+		})
+	}
 	total := end + mib // the copy of the table is at the end
-	b, err := file.CreateFromPath(dst, total)
+	b, err := newDisk(dst, total, bios != nil)
 	if err != nil {
 		return err
 	}
@@ -114,7 +129,7 @@ func WriteDisk(dst string, esp ESP, id string, more ...Partition) (err error) {
 		GUID: guid("disk", id),
 		Partitions: append([]*gpt.Partition{{
 			Index: 1, Type: gpt.EFISystemPartition, Name: cmp.Or(esp.Name, "ESP"), GUID: guid("ESP", id),
-			Start: partitionStart / sectorSize, Size: uint64(size),
+			Start: uint64(start) / sectorSize, Size: uint64(size),
 		}}, others...),
 	}
 	w, err := b.Writable()
@@ -124,12 +139,32 @@ func WriteDisk(dst string, esp ESP, id string, more ...Partition) (err error) {
 	if err := table.Write(w, total); err != nil {
 		return err
 	}
+	if err := bios.writeMBR(w); err != nil {
+		return err
+	}
 	for i, p := range more {
 		if err := copyTo(io.NewOffsetWriter(w, others[i].GetStart()), p.Source); err != nil {
 			return err
 		}
 	}
-	return esp.write(w, partitionStart, size, id)
+	return esp.write(w, start, size, id)
+}
+
+// newDisk opens the file for a disk of that size: a new one, or one that was begun with what
+// a BIOS starts.
+func newDisk(dst string, size int64, begun bool) (backend.Storage, error) {
+	mode := os.O_RDWR
+	if !begun {
+		mode |= os.O_CREATE | os.O_EXCL
+	}
+	f, err := os.OpenFile(dst, mode, 0o644)
+	if err != nil {
+		return nil, err
+	}
+	if err := f.Truncate(size); err != nil {
+		return nil, errors.Join(err, f.Close())
+	}
+	return file.New(f, false), nil
 }
 
 // copyTo copies a file, without what is zero in whole MiB: it is so already.

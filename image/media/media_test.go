@@ -46,7 +46,9 @@ func open(t *testing.T, name string) backend.Storage {
 	return b
 }
 
-func writeDisk(dst, program, id string) error { return WriteDisk(dst, Program(program), id) }
+func writeDisk(dst, program, id string) error { return WriteDisk(dst, Program(program), nil, id) }
+
+func writeISOOf(dst, program, id string) error { return WriteISO(dst, program, nil, id) }
 
 // bootFile reads BootFile from the file system at that place.
 func bootFile(t *testing.T, b backend.Storage, start, size int64) []byte {
@@ -83,7 +85,7 @@ func TestDiskHasTheProgramWhereFirmwareLooks(t *testing.T) {
 		t.Run(tt.name, func(t *testing.T) {
 			src, content := program(t, tt.size)
 			disk := src + ".raw"
-			if err := WriteDisk(disk, Program(src), "id"); err != nil {
+			if err := WriteDisk(disk, Program(src), nil, "id"); err != nil {
 				t.Fatal(err)
 			}
 			b := open(t, disk)
@@ -126,7 +128,7 @@ func TestDiskWithSeveralFiles(t *testing.T) {
 		esp.Files = append(esp.Files, File{name, source})
 	}
 	disk := filepath.Join(dir, "disk")
-	if err := WriteDisk(disk, esp, "id"); err != nil {
+	if err := WriteDisk(disk, esp, nil, "id"); err != nil {
 		t.Fatal(err)
 	}
 	b := open(t, disk)
@@ -148,7 +150,7 @@ func TestDiskWithSeveralFiles(t *testing.T) {
 func TestISOLeadsFirmwareToTheProgram(t *testing.T) {
 	src, content := program(t, 100_000)
 	iso := src + ".iso"
-	if err := WriteISO(iso, src, "id"); err != nil {
+	if err := WriteISO(iso, src, nil, "id"); err != nil {
 		t.Fatal(err)
 	}
 	b := open(t, iso)
@@ -191,7 +193,11 @@ func TestTheSameProgramGivesTheSameBytes(t *testing.T) {
 	for _, tt := range []struct {
 		name string
 		make func(dst, program, id string) error
-	}{{"disk", writeDisk}, {"ISO", WriteISO}} {
+	}{
+		{"disk", writeDisk}, {"ISO", writeISOOf},
+		{"disk that a BIOS starts", func(dst, program, id string) error { return WriteDisk(dst, Program(program), legacy(t, 1000), id) }},
+		{"ISO that a BIOS starts", func(dst, program, id string) error { return WriteISO(dst, program, legacy(t, 1000), id) }},
+	} {
 		t.Run(tt.name, func(t *testing.T) {
 			var made [3][]byte
 			for i, id := range []string{"one", "one", "other"} {
@@ -225,7 +231,7 @@ func TestTheSameProgramGivesTheSameBytes(t *testing.T) {
 
 func TestNothingIsMadeOfNothing(t *testing.T) {
 	dir := t.TempDir()
-	for _, write := range []func(dst, program, id string) error{writeDisk, WriteISO} {
+	for _, write := range []func(dst, program, id string) error{writeDisk, writeISOOf} {
 		err := write(filepath.Join(dir, "out"), filepath.Join(dir, "none"), "id")
 		if !errors.Is(err, os.ErrNotExist) || !strings.Contains(err.Error(), "none") {
 			t.Errorf("error %v, want one that names the file", err)
@@ -255,5 +261,147 @@ func TestFATRefusesWhatDoesNotFit(t *testing.T) {
 	}
 	if err := f.write(w, fatFile{BootFile, strings.NewReader("short"), 1000}); err == nil {
 		t.Error("a file that is shorter than it was said is taken")
+	}
+}
+
+// legacy is what a BIOS starts, with a file of that size.
+func legacy(t *testing.T, size int) *BIOS {
+	t.Helper()
+	kernel, _ := program(t, size)
+	loader := bytes.Repeat([]byte("isolinux"), 500)
+	binary.LittleEndian.PutUint32(loader[hybridAt:], hybridMagic)
+	return &BIOS{
+		Loader: loader, MBR: bytes.Repeat([]byte{0x90}, mbrCode),
+		Files: []File{{"KERNEL", kernel}}, Texts: map[string]string{"ISOLINUX.CFG": "LINUX /KERNEL"},
+	}
+}
+
+// wantBootTable wants the loader at that place to have been told where it is, and what it
+// is by its check sum (El Torito; isolinux.txt).
+func wantBootTable(t *testing.T, raw []byte, at int, bios *BIOS) {
+	t.Helper()
+	got, want := raw[at:at+len(bios.Loader)], bytes.Clone(bios.Loader)
+	var sum uint32
+	for i := 64; i < len(want); i += 4 {
+		sum += binary.LittleEndian.Uint32(want[i:])
+	}
+	for i, v := range []uint32{16, uint32(at) / isoSector, uint32(len(want)), sum} {
+		binary.LittleEndian.PutUint32(want[8+4*i:], v)
+	}
+	clear(want[24:64])
+	if !bytes.Equal(got, want) {
+		t.Errorf("at %#x is % x ..., want the loader with its boot table, % x ...", at, got[:32], want[:32])
+	}
+}
+
+func TestISOLeadsABIOSToTheLoader(t *testing.T) {
+	src, content := program(t, 100_000)
+	iso, bios := src+".iso", legacy(t, 5000)
+	if err := WriteISO(iso, src, bios, "id"); err != nil {
+		t.Fatal(err)
+	}
+	raw, err := os.ReadFile(iso)
+	if err != nil {
+		t.Fatal(err)
+	}
+	catalogue := raw[int(binary.LittleEndian.Uint32(raw[17*isoSector+71:]))*isoSector:]
+	first, section, second := catalogue[32:], catalogue[64:], catalogue[96:]
+	if catalogue[1] != 0 || first[0] != 0x88 || first[1] != 0 || section[0] != 0x91 || section[1] != 0xef || second[0] != 0x88 {
+		t.Fatalf("catalogue % x: want an entry for a BIOS, then one for UEFI", catalogue[:128])
+	}
+	wantBootTable(t, raw, int(binary.LittleEndian.Uint32(first[8:]))*isoSector, bios)
+	b := open(t, iso)
+	start := int64(binary.LittleEndian.Uint32(second[8:])) * isoSector
+	if !bytes.Equal(bootFile(t, b, start, int64(len(raw))-start), content) {
+		t.Error("another program for UEFI")
+	}
+	wantLoaderFiles(t, b, bios)
+}
+
+// wantLoaderFiles wants the loader's files in the ISO 9660 file system of a medium.
+func wantLoaderFiles(t *testing.T, b backend.Storage, bios *BIOS) {
+	t.Helper()
+	fs, err := iso9660.Read(b, 0, 0, isoSector)
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := maps.Clone(bios.Texts)
+	for _, f := range bios.Files {
+		content, err := os.ReadFile(f.Source)
+		if err != nil {
+			t.Fatal(err)
+		}
+		want[f.Path] = string(content)
+	}
+	for name, content := range want {
+		f, err := fs.OpenFile("/"+name, os.O_RDONLY)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got, err := io.ReadAll(f); err != nil || string(got) != content {
+			t.Errorf("%s has %d bytes, and not what it should (%v)", name, len(got), err)
+		}
+	}
+}
+
+func TestDiskLeadsABIOSToTheLoader(t *testing.T) {
+	src, content := program(t, 100_000)
+	data := filepath.Join(t.TempDir(), "data")
+	if err := os.WriteFile(data, bytes.Repeat([]byte("data"), mib/4), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	disk, bios := src+".raw", legacy(t, 3*mib)
+	if err := WriteDisk(disk, Program(src), bios, "id", Partition{"my data", data}); err != nil {
+		t.Fatal(err)
+	}
+	raw, err := os.ReadFile(disk)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !bytes.Equal(raw[:mbrCode], bios.MBR) {
+		t.Error("the first sector has other code")
+	}
+	wantBootTable(t, raw, int(binary.LittleEndian.Uint64(raw[mbrCode:]))*sectorSize, bios)
+	b := open(t, disk)
+	wantLoaderFiles(t, b, bios)
+	table, err := gpt.Read(b, sectorSize, sectorSize)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := table.Verify(b, uint64(len(raw))); err != nil || !table.ProtectiveMBR {
+		t.Errorf("partition table and its copy: %v; for tools that know none: %t", err, table.ProtectiveMBR)
+	}
+	esp, mine, area := table.Partitions[0], table.Partitions[1], table.Partitions[2]
+	if esp.Type != gpt.EFISystemPartition || mine.Name != "my data" || area.Type != gpt.BIOSBoot {
+		t.Fatalf("partitions %+v, %+v, %+v", esp, mine, area)
+	}
+	if area.GetStart() < 34*sectorSize || area.GetStart()+area.GetSize() > esp.GetStart() || esp.GetStart()%mib != 0 {
+		t.Errorf("the loader's partition has %d bytes at %d, the next one is at %d", area.GetSize(), area.GetStart(), esp.GetStart())
+	}
+	if !bytes.Equal(bootFile(t, b, esp.GetStart(), esp.GetSize()), content) {
+		t.Error("another program for UEFI")
+	}
+	if at := mine.GetStart(); !bytes.Equal(raw[at:at+mib], bytes.Repeat([]byte("data"), mib/4)) {
+		t.Error("the data is not in its partition")
+	}
+}
+
+func TestLoadersThatStartFromNoDiskAreRefused(t *testing.T) {
+	for name, spoil := range map[string]func(*BIOS){
+		"it is not isolinux":         func(b *BIOS) { b.Loader = bytes.Repeat([]byte("x"), 4000) },
+		"it is cut off":              func(b *BIOS) { b.Loader = b.Loader[:10] },
+		"the first sector's is none": func(b *BIOS) { b.MBR = b.MBR[1:] },
+	} {
+		t.Run(name, func(t *testing.T) {
+			src, _ := program(t, 1000)
+			bios := legacy(t, 100)
+			spoil(bios)
+			if err := WriteISO(src+".iso", src, bios, "id"); !errors.Is(err, ErrLoader) {
+				t.Errorf("ISO: %v", err)
+			}
+			if err := WriteDisk(src+".raw", Program(src), bios, "id"); !errors.Is(err, ErrLoader) {
+				t.Errorf("disk: %v", err)
+			}
+		})
 	}
 }

@@ -56,6 +56,9 @@ type Component struct {
 type File struct {
 	Path   string // in the image, absolute
 	Source string // this machine's file with its content
+
+	// Modules are Go modules that it is compiled of and does not name itself.
+	Modules []Component
 }
 
 // Write writes the document.
@@ -83,7 +86,7 @@ func (i Inventory) Write(w io.Writer) error {
 		if err != nil {
 			return fmt.Errorf("SBOM: Go modules of %s: %w", f.Path, err)
 		}
-		for _, m := range modules {
+		for _, m := range append(modules, f.Modules...) {
 			d.relate(id, common.TypeRelationshipStaticLink, d.component(m))
 		}
 	}
@@ -136,7 +139,8 @@ func (d *document) component(c Component) common.ElementID {
 	return id
 }
 
-// file adds a file and returns its id. SPDX wants SHA-1 of each (2.3, 8.4).
+// file adds a file and returns its id. SPDX wants SHA-1 of each (2.3, 8.4), and a name that
+// is relative to the root of what it is in (8.1).
 func (d *document) file(f File) (common.ElementID, error) {
 	sums, err := checksums(f.Source)
 	if err != nil {
@@ -144,7 +148,7 @@ func (d *document) file(f File) (common.ElementID, error) {
 	}
 	id := d.id("File" + f.Path)
 	d.Files = append(d.Files, &v2_3.File{
-		FileName: f.Path, FileSPDXIdentifier: id, Checksums: sums,
+		FileName: "." + f.Path, FileSPDXIdentifier: id, Checksums: sums,
 		LicenseConcluded: unknown, LicenseInfoInFiles: []string{unknown}, FileCopyrightText: unknown,
 	})
 	return id, nil

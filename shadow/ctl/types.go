@@ -97,9 +97,16 @@ type Status struct {
 	Update       *Update   `json:"update,omitempty"` // nil if it was not booted from a slot
 }
 
+// The states of the version that runs.
+const (
+	UpdateConfirmed = "confirmed" // it has proved itself
+	UpdateOnTrial   = "on trial"
+	UpdateNoSlot    = "no slot" // nothing is known of it on a disk with slots
+)
+
 // Update is what is known of the versions of the image on the guest's disk.
 type Update struct {
-	State   string `json:"state"` // "confirmed", "on trial" or "no slot"
+	State   string `json:"state"`
 	Version string `json:"version,omitempty"`
 	// TriesLeft are those of the version that runs, if it is on trial.
 	TriesLeft int    `json:"tries_left,omitempty"`

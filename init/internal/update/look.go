@@ -12,13 +12,14 @@ import (
 
 	"github.com/umbra-vm/umbra/init/config/slot"
 	"github.com/umbra-vm/umbra/init/internal/onestep"
+	"github.com/umbra-vm/umbra/shadow/ctl"
 )
 
 // The states of the version that runs.
 const (
-	Confirmed = "confirmed" // it has proved itself
-	OnTrial   = "on trial"
-	NoSlot    = "no slot" // nothing is known of it on a disk with slots
+	Confirmed = ctl.UpdateConfirmed
+	OnTrial   = ctl.UpdateOnTrial
+	NoSlot    = ctl.UpdateNoSlot
 )
 
 // Status is what is known of the versions on the disk.

@@ -22,6 +22,9 @@ var (
 	descUp        = desc("up", "Whether the agent answered; without it there is nothing else.")
 	descInfo      = desc("info", "The guest's umbra and kernel.", "version", "kernel", "shadow", "hostname")
 	descUptime    = desc("uptime_seconds", "Since the guest booted, by CLOCK_BOOTTIME.")
+	descSlot      = desc("slot_info", "Which version of the image runs, which is booted next if it is another, and which has not proved itself.", "version", "next", "failed")
+	descConfirmed = desc("slot_confirmed", "Whether the version that runs has proved itself.")
+	descTries     = desc("slot_tries_left", "The tries that the version that runs has left, if it is on trial.")
 	descRole      = desc("role_info", "What serves a role now.", "role", "class", "device", "driver", "standby")
 	descPassive   = desc("role_passive", "Whether a driver serves the role: 0 is active mode.", "role")
 	descOnStandby = desc("role_on_standby", "Whether the standby carries what the role sends.", "role")
@@ -43,7 +46,7 @@ func desc(name, help string, labels ...string) *prometheus.Desc {
 }
 
 var descs = []*prometheus.Desc{
-	descUp, descInfo, descUptime, descRole, descPassive, descOnStandby, descCarrier, descMode, descHeld, descLog, descDeferred,
+	descUp, descInfo, descUptime, descSlot, descConfirmed, descTries, descRole, descPassive, descOnStandby, descCarrier, descMode, descHeld, descLog, descDeferred,
 	descCount, descLast, descFailed, descFrames, descRunning, descStarts,
 }
 
@@ -76,6 +79,13 @@ func (c *collector) Collect(out chan<- prometheus.Metric) {
 	st := s.Status
 	m.gauge(descInfo, 1, st.Version, st.Kernel, st.Shadow, st.Hostname)
 	m.gauge(descUptime, float64(st.Boottime)/1e9)
+	if u := st.Update; u != nil {
+		m.gauge(descSlot, 1, u.Version, u.Next, u.Failed)
+		m.gauge(descConfirmed, truth(u.State == ctl.UpdateConfirmed))
+		if u.State == ctl.UpdateOnTrial {
+			m.gauge(descTries, float64(u.TriesLeft))
+		}
+	}
 	for _, r := range st.Roles {
 		m.role(r, st.Boottime)
 		m.recoveries(r.Name, s)

@@ -9,6 +9,7 @@ import (
 	"errors"
 	"io"
 	"log/slog"
+	"maps"
 	"net/http"
 	"net/http/httptest"
 	"os"
@@ -48,6 +49,7 @@ func whole() *state.State {
 	return &state.State{
 		At: time.Unix(1000, 0),
 		Status: ctl.Status{
+			Update:  &ctl.Update{State: ctl.UpdateOnTrial, Version: "1.4.3", TriesLeft: 2, Next: "1.5" + evil, Failed: "1.4.2", Message: "1.4.2 did not prove itself" + evil},
 			Version: "devel", Shadow: "on", Hostname: "guest" + evil, Kernel: "6.1.0" + evil, Boottime: 100e9, Recoveries: 1,
 			Roles: []ctl.RoleStatus{
 				{Name: "net0", Class: "net", Mode: ctl.ModePassive, Proxy: "net0", Device: "0000:00:02.0", Driver: "8139cp", Iface: "e0",
@@ -131,7 +133,8 @@ func TestPageTellsAll(t *testing.T) {
 	_, words := elements(t, body(t, r))
 	words = strings.Join(strings.Fields(words), " ")
 	for _, want := range []string{
-		"up 1m40s", "net0 passive mode", "net1 active mode", "no device", "net2 over the standby", "Device 0000:00:02.0", "Driver 8139cp",
+		"up 1m40s", "Version of the image 1.4.3 on trial 1.4.2 did not prove itself", "Next boot 1.5", "Tries left 2", "Has not proved itself 1.4.2",
+		"net0 passive mode", "net1 active mode", "no device", "net2 over the standby", "Device 0000:00:02.0", "Driver 8139cp",
 		"Link yes", "Frames held 7", "enter active mode 61.0 ms probe 479.0 ms", "net.ring.rx=512", "the device has none",
 		"net0 #2: migration 640.0 ms", "→ 8139cp 0000:00:02.0", "334 held, 12 harvested, 11 re-sent, 1 dropped", "a fault",
 		"probed probe 540.0 ms", "net1 #3: hot-plug under way", "no device → no device",
@@ -218,6 +221,25 @@ func TestPageIsAccessible(t *testing.T) {
 	}
 }
 
+// A version that has proved itself has no tries, and one of no slot is not spoken of.
+func TestVersions(t *testing.T) {
+	s := whole()
+	s.Status.Update = &ctl.Update{State: ctl.UpdateConfirmed, Version: "1.4.3"}
+	_, words := elements(t, body(t, get(t, source{state: s}, "GET", "/")))
+	if words = strings.Join(strings.Fields(words), " "); !strings.Contains(words, "1.4.3 confirmed Next boot 1.4.3 Roles") {
+		t.Errorf("the page says %s", words)
+	}
+	got := values(t, body(t, get(t, source{state: s}, "GET", "/metrics")))
+	if _, tries := got["umbra_slot_tries_left"]; tries || got["umbra_slot_confirmed"] != 1 || got["umbra_slot_info failed= next= version=1.4.3"] != 1 {
+		t.Errorf("metrics %v", got)
+	}
+	s.Status.Update = nil
+	page, text := body(t, get(t, source{state: s}, "GET", "/")), body(t, get(t, source{state: s}, "GET", "/metrics"))
+	if strings.Contains(page, "Version of the image") || strings.Contains(text, "umbra_slot") {
+		t.Errorf("a guest that is on no disk with slots has versions: %s\n%s", page, text)
+	}
+}
+
 func TestAnAgentThatIsAwayIsSaidToBe(t *testing.T) {
 	away := source{err: errors.New("connection refused" + evil)}
 	r := get(t, away, "GET", "/")
@@ -298,6 +320,8 @@ func TestMetrics(t *testing.T) {
 	for name, want := range map[string]float64{
 		"umbra_up":                     1,
 		"umbra_uptime_seconds":         100,
+		"umbra_slot_confirmed":         0,
+		"umbra_slot_tries_left":        2,
 		"umbra_role_passive role=net0": 1, "umbra_role_passive role=net1": 0,
 		"umbra_role_on_standby role=net2": 1, "umbra_role_carrier role=net0": 1, "umbra_role_mode_seconds role=net0": 10,
 		"umbra_role_held_frames role=net1": 7, "umbra_role_log_operations role=net0": 12, "umbra_role_deferred_operations role=net0": 1,
@@ -310,6 +334,11 @@ func TestMetrics(t *testing.T) {
 		if v, ok := got[name]; !ok || v != want {
 			t.Errorf("%s is %v (%t), want %v", name, v, ok, want)
 		}
+	}
+	if !slices.ContainsFunc(slices.Collect(maps.Keys(got)), func(name string) bool {
+		return strings.HasPrefix(name, "umbra_slot_info failed=1.4.2 next=1.5") && strings.HasSuffix(name, " version=1.4.3")
+	}) {
+		t.Errorf("no version of the image among %v", got)
 	}
 	if _, ok := got["umbra_role_last_recovery_seconds cause=hot-plug role=net1"]; ok {
 		t.Error("a recovery that is not over has a length")

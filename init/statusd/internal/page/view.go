@@ -30,6 +30,7 @@ type view struct {
 	Trouble    string // why there is nothing else
 	Every      int    // seconds; 0 for never
 	At         string
+	Versions   []version // of the image, one if there are slots
 	Roles      []role
 	Recoveries []recovery
 	Programs   []program
@@ -46,6 +47,13 @@ type role struct {
 	Message  string
 	Facts    []fact
 	Deferred []fact // operations, and why
+}
+
+type version struct {
+	Name    string
+	Badge   badge
+	Message string
+	Facts   []fact
 }
 
 type recovery struct {
@@ -91,6 +99,9 @@ func newView(s *state.State, err error) *view {
 			"umbra " + plain(st.Version), "Linux " + plain(st.Kernel), "up " + seconds(st.Boottime), "shadow " + plain(st.Shadow),
 		},
 	}
+	if st.Update != nil {
+		v.Versions = []version{newVersion(*st.Update)}
+	}
 	for _, r := range st.Roles {
 		v.Roles = append(v.Roles, newRole(r, st.Boottime, s.Log))
 	}
@@ -100,6 +111,25 @@ func newView(s *state.State, err error) *view {
 		}
 	}
 	v.Programs = programs(s)
+	return v
+}
+
+func newVersion(u ctl.Update) version {
+	v := version{Name: dash(u.Version), Message: plain(u.Message), Badge: badge{plain(u.State), "warn"}}
+	if u.State == ctl.UpdateConfirmed {
+		v.Badge.Class = "good"
+	}
+	next := u.Version // which is booted again
+	if u.Next != "" {
+		next = u.Next
+	}
+	v.Facts = []fact{{"Next boot", dash(next)}}
+	if u.State == ctl.UpdateOnTrial {
+		v.Facts = append(v.Facts, fact{"Tries left", fmt.Sprint(u.TriesLeft)})
+	}
+	if u.Failed != "" {
+		v.Facts = append(v.Facts, fact{"Has not proved itself", plain(u.Failed)})
+	}
 	return v
 }
 
