@@ -35,7 +35,7 @@ type Check struct {
 
 // Poll is a [Watcher] that runs checks on a period, each waited for by the next. It
 // signals when a check's answer turns from false to true, not again while it stays
-// true, and before the checks, as [Stall], when their time has come late by [StallTime].
+// true; and, as [Stall], when checks come late by [StallTime].
 type Poll struct {
 	log    *slog.Logger
 	period time.Duration
@@ -60,8 +60,9 @@ func (p *Poll) Source() Source { return Identity }
 func (p *Poll) Watch(ctx context.Context, emit func(Migrated)) error {
 	moved := make([]bool, len(p.checks))
 	failing := make([]bool, len(p.checks))
+	last := time.Now() // when checks began, which may have stood still themselves
 	for {
-		wait, start := jittered(p.period, rand.Float64()), time.Now()
+		wait := jittered(p.period, rand.Float64())
 		t := time.NewTimer(wait)
 		select {
 		case <-t.C:
@@ -69,9 +70,10 @@ func (p *Poll) Watch(ctx context.Context, emit func(Migrated)) error {
 			t.Stop()
 			return nil
 		}
-		if late := time.Since(start) - wait; late >= StallTime {
+		if late := time.Since(last) - wait; late >= StallTime {
 			emit(Migrated{Source: Stall, At: Now(), Detail: "late by " + late.Round(time.Second).String()})
 		}
+		last = time.Now()
 		for i, c := range p.checks {
 			now, err := c.Moved(ctx)
 			if err != nil {

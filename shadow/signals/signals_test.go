@@ -146,6 +146,45 @@ func TestPoll(t *testing.T) {
 	}
 }
 
+// TestPollStall has a check take as long as a guest stands still.
+func TestPollStall(t *testing.T) {
+	for _, tt := range []struct {
+		name  string
+		takes time.Duration
+		want  int
+	}{
+		{"a guest that is busy", StallTime - time.Second, 0},
+		{"a guest that stood still", StallTime, 1},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				ctx, cancel := context.WithCancel(t.Context())
+				n := 0
+				check := Check{Device: "net0", Moved: func(context.Context) (bool, error) {
+					if n++; n == 2 {
+						time.Sleep(tt.takes)
+					} else if n == 5 {
+						cancel()
+					}
+					return false, nil
+				}}
+				var got []Migrated
+				if err := NewPoll(nil, time.Second, check).Watch(ctx, func(m Migrated) { got = append(got, m) }); err != nil {
+					t.Error(err)
+				}
+				if len(got) != tt.want {
+					t.Fatalf("signals %+v, want %d", got, tt.want)
+				}
+				for _, m := range got {
+					if m.Source != Stall || m.At == 0 || m.Detail != "late by 5s" {
+						t.Errorf("got %+v", m)
+					}
+				}
+			})
+		})
+	}
+}
+
 func TestJitter(t *testing.T) {
 	for r, want := range map[float64]time.Duration{0: 900 * time.Millisecond, 0.5: time.Second, 1: 1100 * time.Millisecond} {
 		if got := jittered(time.Second, r).Round(time.Microsecond); got != want {
