@@ -41,7 +41,7 @@ func TestNobodyTransfersAtLineRateBeforeAllHaveWithout(t *testing.T) {
 		if len(started) != 0 {
 			t.Fatal("a guest has its turn before there is a rate")
 		}
-		tr.setRate(1)
+		tr.start(1)
 		if err := <-started; err != nil {
 			t.Fatal(err)
 		}

@@ -22,8 +22,8 @@ import (
 const (
 	// transfer is the size in MiB of what is timed as one: long against the way to the
 	// peer and back that ends it.
-	transfer  = 32
-	transfers = 12 // each way, after one to warm up
+	transfer  = 16
+	transfers = 16 // each way, after one to warm up
 )
 
 // throughput takes the time of streams to a sink, which says when it has everything, and
@@ -47,16 +47,19 @@ func throughput(sink, source string) error {
 	receive := func() error {
 		return errors.Join(announce(in, transfer), readStream(in, block, transfer<<20))
 	}
+	turn := func(question uint32, kind record.Kind, f func() error) (record.Record, error) {
+		if err := errors.Join(announce(out, question), readStream(out, block, 1)); err != nil {
+			return record.Record{}, fmt.Errorf("turn: %w", err)
+		}
+		return timed(kind, f)
+	}
 	series := func(question uint32, sends, receives record.Kind) error {
 		for n := range 1 + transfers {
-			if err := errors.Join(announce(out, question), readStream(out, block, 1)); err != nil {
-				return fmt.Errorf("turn: %w", err)
-			}
-			sent, err := timed(sends, send)
+			sent, err := turn(question, sends, send)
 			if err != nil {
 				return err
 			}
-			received, err := timed(receives, receive)
+			received, err := turn(question, receives, receive)
 			if err != nil {
 				return err
 			}

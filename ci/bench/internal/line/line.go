@@ -14,6 +14,7 @@ import (
 	"context"
 	"fmt"
 	"sync/atomic"
+	"time"
 
 	"golang.org/x/time/rate"
 )
@@ -23,8 +24,8 @@ const Unlimited = 0
 
 // slack is for how long, in seconds, a link that was idle, or was not run by its
 // host's scheduler, may catch up. It is what makes the rate a mean that a busy machine
-// keeps too; a switch has buffers for as much.
-const slack = 0.02
+// keeps too.
+const slack = 0.1
 
 // longest is the longest frame that passes, in bytes: QEMU's NET_BUFSIZE.
 const longest = 64*1024 + 4096
@@ -45,14 +46,18 @@ type Link struct {
 func New(inner Inner) *Link { return &Link{Inner: inner} }
 
 // SetRate makes r, in bytes of frames per second, what passes in each direction from
-// now on; Unlimited or less takes the limit away. It may be called from any goroutine.
+// now on, with nothing to catch up; Unlimited or less takes the limit away. It may be
+// called from any goroutine.
 func (l *Link) SetRate(r float64) {
 	for _, b := range []*atomic.Pointer[rate.Limiter]{&l.in, &l.out} {
 		if r <= Unlimited {
 			b.Store(nil)
 			continue
 		}
-		b.Store(rate.NewLimiter(rate.Limit(r), max(int(r*slack), longest)))
+		burst := max(int(r*slack), longest)
+		limiter := rate.NewLimiter(rate.Limit(r), burst)
+		limiter.AllowN(time.Now(), burst) // a new one is full
+		b.Store(limiter)
 	}
 }
 
