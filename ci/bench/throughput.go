@@ -149,9 +149,11 @@ func (t *track) next(ctx context.Context, guest string, lined bool) error {
 	}
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	if l := t.links[guest]; l != nil {
-		l.SetRate(t.rate)
+	l, ok := t.links[guest]
+	if !ok {
+		return fmt.Errorf("%s has its turn before its link is known", guest)
 	}
+	l.SetRate(t.rate)
 	return nil
 }
 

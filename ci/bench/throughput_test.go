@@ -13,12 +13,16 @@ import (
 	"testing"
 	"testing/synctest"
 
+	"github.com/umbra-vm/umbra/ci/bench/internal/line"
 	"github.com/umbra-vm/umbra/ci/bench/internal/record"
 )
 
 func TestNobodyTransfersAtLineRateBeforeAllHaveWithout(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		tr := newTrack([]string{"a", "b"})
+		for _, guest := range []string{"a", "b"} {
+			tr.add(guest, line.New(nil))
+		}
 		if err := tr.next(t.Context(), "a", false); err != nil {
 			t.Fatal(err)
 		}
