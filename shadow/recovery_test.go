@@ -7,8 +7,6 @@ package shadow
 import (
 	"slices"
 	"testing"
-	"testing/synctest"
-	"time"
 
 	"github.com/umbra-vm/umbra/drivers"
 	"github.com/umbra-vm/umbra/shadow/ctl"
@@ -50,37 +48,6 @@ func TestDeviceNeedsNoLoadOnceAllOfItIsBound(t *testing.T) {
 			if got := complete(tc.dev); got != tc.want {
 				t.Errorf("complete = %v, want %v", got, tc.want)
 			}
-		})
-	}
-}
-
-func TestNobodyStartsBeforeAllAreReady(t *testing.T) {
-	for _, tc := range []struct {
-		name  string
-		ready []time.Duration // when each is
-		want  time.Duration   // when they start
-	}{
-		{"one alone does not wait", []time.Duration{0}, 0},
-		{"the last to be ready is waited for", []time.Duration{0, 20 * time.Millisecond, 5 * time.Millisecond}, 20 * time.Millisecond},
-		{"but not one that takes too long", []time.Duration{0, time.Minute}, musterLimit},
-	} {
-		t.Run(tc.name, func(t *testing.T) {
-			synctest.Test(t, func(t *testing.T) {
-				s := newMuster(len(tc.ready))
-				began := time.Now()
-				for _, d := range tc.ready[1:] {
-					go func() {
-						time.Sleep(d)
-						s.done()
-					}()
-				}
-				s.done()
-				s.wait()
-				if took := time.Since(began); took != tc.want {
-					t.Errorf("started after %v, want %v", took, tc.want)
-				}
-				<-s.all // whoever was late
-			})
 		})
 	}
 }

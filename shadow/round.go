@@ -12,8 +12,6 @@ import (
 	"maps"
 	"slices"
 	"sync"
-	"sync/atomic"
-	"time"
 
 	"github.com/umbra-vm/umbra/drivers"
 	"github.com/umbra-vm/umbra/shadow/ctl"
@@ -216,9 +214,8 @@ func (m *Manager) fill(ctx context.Context, sig Signal) error {
 		}
 		m.mu.Unlock()
 	}
-	opens := newMuster(len(todo))
 	parallel(todo, func(r *role) {
-		if err := m.complete(ctx, r, sig, opens); err != nil {
+		if err := m.complete(ctx, r, sig); err != nil {
 			mu.Lock()
 			errs = append(errs, err)
 			mu.Unlock()
@@ -337,41 +334,8 @@ func (m *Manager) classOf(dev drivers.Device) Class {
 	return nil
 }
 
-// A muster is where roles that recover together wait for each other: the new devices of all
-// are opened before an old one is given up, which keeps the kernel busy for as long as
-// several opens. Most of what a device takes, it takes after its open, to get a link.
-type muster struct {
-	left atomic.Int32
-	all  chan struct{} // closed when none is left
-}
-
-// musterLimit is how long one that is ready waits at most: a sick device is not to hold up
-// the others.
-const musterLimit = 250 * time.Millisecond
-
-func newMuster(roles int) *muster {
-	s := &muster{all: make(chan struct{})}
-	s.left.Store(int32(roles))
-	return s
-}
-
-// done says that a role is ready. Each says it once.
-func (s *muster) done() {
-	if s.left.Add(-1) == 0 {
-		close(s.all)
-	}
-}
-
-// wait returns when all roles are ready, or after musterLimit.
-func (s *muster) wait() {
-	select {
-	case <-s.all:
-	case <-time.After(musterLimit):
-	}
-}
-
 // complete takes a role that has a device to passive mode.
-func (m *Manager) complete(ctx context.Context, r *role, sig Signal, opens *muster) error {
+func (m *Manager) complete(ctx context.Context, r *role, sig Signal) error {
 	m.mu.Lock()
 	if r.rec == nil {
 		r.rec = NewRecovery(r.Name, sig.Cause, m.follow(r))
@@ -381,15 +345,10 @@ func (m *Manager) complete(ctx context.Context, r *role, sig Signal, opens *must
 	m.mu.Unlock()
 
 	whole := context.WithoutCancel(ctx)
-	err := r.shadow.Open(whole, dev, rec)
-	opens.done()
-	if err != nil {
+	if err := r.shadow.Open(whole, dev, rec); err != nil {
 		return m.fail(r, &RoleError{r.Name, "open", dev.Address, err})
 	}
 	rec.Stamp(ctl.StampOpened) // of classes that do not say so themselves
-	if len(old) > 0 {
-		opens.wait()
-	}
 	for _, d := range old {
 		m.detach(whole, r, d, rec)
 	}

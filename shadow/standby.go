@@ -51,7 +51,7 @@ func (m *Manager) failOver(ctx context.Context, sig Signal, r *role) {
 	m.note(r.Name, r.journal.Fact(factDevice, standby))
 	ctx, cancel := context.WithTimeout(ctx, failOverLimit)
 	defer cancel()
-	_ = m.complete(ctx, r, sig, newMuster(1)) // it has told
+	_ = m.complete(ctx, r, sig) // it has told
 }
 
 // failOverLimit is how long a round waits for a standby that has just lost its link, before
