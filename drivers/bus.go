@@ -59,10 +59,7 @@ func (pciBus) compare(a, b string) int {
 }
 
 func (pciBus) describe(dev *Device) (err error) {
-	if dev.IDs, err = pci.ReadIDs(dev.Path); err != nil {
-		return err
-	}
-	dev.Class, err = pci.ReadClass(dev.Path)
+	dev.IDs, dev.Class, err = pci.ReadIDs(dev.Path, dev.Modalias)
 	return err
 }
 

@@ -314,7 +314,7 @@ func TestLoadOfADeviceThatIsGone(t *testing.T) {
 }
 
 func TestDeviceWhoseFilesAreGoingIsGone(t *testing.T) {
-	for _, file := range []string{"vendor", "config"} {
+	for _, file := range []string{"modalias", "revision", "config"} {
 		_, tree := machine(t, []drivertest.Module{modE1000}, e1000)
 		dev := device(t, tree, e1000.Address)
 		if err := os.Remove(filepath.Join(dev.Path, file)); err != nil {

@@ -131,7 +131,9 @@ func (t *Tree) fill(dev *Device) error {
 	} else {
 		describeChild(dev)
 	}
-	dev.Children, err = t.children(dev.Path)
+	if dev.Driver != "" { // which is what makes them
+		dev.Children, err = t.children(dev.Path)
+	}
 	return err
 }
 

@@ -49,13 +49,7 @@ func (r *Recovery) Stamp(name string) { r.StampAt(name, Now()) }
 
 // StampAt records a step reached at a known CLOCK_MONOTONIC time in ns.
 func (r *Recovery) StampAt(name string, at int64) {
-	r.update(func(tl *ctl.Timeline) {
-		if slices.ContainsFunc(tl.Stamps, func(s ctl.Stamp) bool { return s.Name == name }) {
-			return
-		}
-		tl.Stamps = append(tl.Stamps, ctl.Stamp{Name: name, At: at})
-		slices.SortStableFunc(tl.Stamps, ctl.CompareStamps)
-	})
+	r.update(func(tl *ctl.Timeline) { stamp(tl, ctl.Stamp{Name: name, At: at}) })
 }
 
 // Count adds to the recovery's frame counters.
@@ -78,8 +72,9 @@ func (r *Recovery) Defer(d ...ctl.Deferred) {
 // Fail records why the recovery could not end, in words for a person.
 func (r *Recovery) Fail(err error) { r.update(func(tl *ctl.Timeline) { tl.Error = err.Error() }) }
 
-// Between sets the names of the old and the new device.
-func (r *Recovery) Between(from, to string) {
+// Between sets the names of the old and the new device, and records what was reached
+// with that: the journal follows once.
+func (r *Recovery) Between(from, to string, reached ...ctl.Stamp) {
 	r.update(func(tl *ctl.Timeline) {
 		if from != "" {
 			tl.From = from
@@ -88,7 +83,19 @@ func (r *Recovery) Between(from, to string) {
 			tl.To = to
 		}
 		tl.Error = ""
+		for _, s := range reached {
+			stamp(tl, s)
+		}
 	})
+}
+
+// stamp adds a stamp to a timeline, unless that has one of the name.
+func stamp(tl *ctl.Timeline, s ctl.Stamp) {
+	if slices.ContainsFunc(tl.Stamps, func(t ctl.Stamp) bool { return t.Name == s.Name }) {
+		return
+	}
+	tl.Stamps = append(tl.Stamps, s)
+	slices.SortStableFunc(tl.Stamps, ctl.CompareStamps)
 }
 
 // number gives the recovery its place among the role's recoveries, from 1.

@@ -57,7 +57,7 @@ func (m *Manager) round(ctx context.Context, sig Signal) error {
 	if ctx.Err() != nil {
 		return ErrSuperseded
 	}
-	m.makeRoom(whole)
+	m.makeRoom(whole, lost)
 	return m.fill(ctx, sig)
 }
 
@@ -70,14 +70,18 @@ func moved(sig Signal, lost []loss) bool {
 
 // makeRoom gives up the devices that were left for after the recovery and whose
 // address holds something again, as it may when a migration overtakes another:
-// a bus scan does not see what is there while the kernel believes in the old.
-func (m *Manager) makeRoom(ctx context.Context) {
+// a bus scan does not see what is there while the kernel believes in the old. What this
+// round itself has lost it has just looked at: with a migration since, another follows.
+func (m *Manager) makeRoom(ctx context.Context, lost []loss) {
 	found := false
 	for _, r := range m.all() {
 		m.mu.Lock()
 		olds, rec := slices.Clone(r.old), r.rec
 		m.mu.Unlock()
 		for _, old := range olds {
+			if slices.ContainsFunc(lost, func(l loss) bool { return l.role == r && l.address == old.Address }) {
+				continue
+			}
 			v, err := m.hw.Verify(ctx, old.Device)
 			if err != nil || rec == nil || (v != drivers.Replaced && v != drivers.Reset) {
 				continue
@@ -283,7 +287,13 @@ func (m *Manager) loadFree(ctx context.Context, sig Signal, devs []drivers.Devic
 		if class == nil || class != m.opt.Generic && dev.Driver != "" && !m.works(ctx, dev) {
 			return
 		}
-		if dev.Driver == "" || class != m.opt.Generic {
+		switch {
+		case class == m.opt.Generic && dev.Driver != "":
+		case complete(dev):
+			m.mu.Lock()
+			delete(m.refused, dev.Address)
+			m.mu.Unlock()
+		default:
 			bound, err := m.Load(ctx, dev)
 			if err != nil {
 				// A role that waits for such a device says so itself.
@@ -301,6 +311,13 @@ func (m *Manager) loadFree(ctx context.Context, sig Signal, devs []drivers.Devic
 		}
 	}
 	return bound
+}
+
+// complete reports whether a device, and every child that its driver made, has a driver.
+func complete(dev drivers.Device) bool {
+	return dev.Driver != "" && !slices.ContainsFunc(dev.Children, func(c drivers.Device) bool {
+		return c.Modalias != "" && !complete(c)
+	})
 }
 
 // classOf returns the class that shadows dev, nil if nothing does: a bridge

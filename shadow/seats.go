@@ -120,8 +120,7 @@ func (m *Manager) seatOn(ctx context.Context, r *role, dev drivers.Device, sig S
 	}
 	r.dev, r.opening = dev, true
 	if r.rec != nil {
-		r.rec.Stamp(ctl.StampProbed)
-		r.rec.Between("", describe(dev))
+		r.rec.Between("", describe(dev), ctl.Stamp{Name: ctl.StampProbed, At: Now()})
 	}
 	m.mu.Unlock()
 	m.note(r.Name, r.journal.Fact(factDevice, dev))

@@ -5,6 +5,7 @@
 package shadow
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"slices"
@@ -20,6 +21,7 @@ type loss struct {
 	verdict drivers.Verdict
 	gone    bool // the kernel has given the device up already
 	known   bool // it has been told of
+	address string
 }
 
 // examine compares each role's device with what its address holds now, and claims the
@@ -111,7 +113,7 @@ func (m *Manager) lost(ctx context.Context, sig Signal, claim func(*role) bool) 
 		}
 		mu.Lock()
 		defer mu.Unlock()
-		lost = append(lost, loss{r, verdict, errors.Is(err, drivers.ErrNoDevice), known})
+		lost = append(lost, loss{r, verdict, errors.Is(err, drivers.ErrNoDevice), known, dev.Address})
 	})
 	return lost
 }
@@ -194,22 +196,23 @@ func (m *Manager) enter(ctx context.Context, sig Signal, l loss) (*Recovery, dri
 	r := l.role
 	m.mu.Lock()
 	served := r.rec == nil
+	var reached []ctl.Stamp
 	if served {
 		r.rec = NewRecovery(r.Name, sig.Cause, m.follow(r))
-		if sig.At != 0 {
-			r.rec.StampAt(ctl.StampDetected, sig.At)
-		} else {
-			r.rec.Stamp(ctl.StampDetected)
-		}
+		reached = append(reached, ctl.Stamp{Name: ctl.StampDetected, At: cmp.Or(sig.At, Now())})
 	}
 	// The host may have told of the resumption before this recovery began. What a
 	// recovery was told from is the migration before.
-	if at := began(r.rec.Timeline()); m.lastResumed != r.resumed && at+clockSlack >= m.lastResumed && at-m.lastResumed < resumedKept {
-		r.rec.StampAt(ctl.StampResumed, min(at, m.lastResumed))
+	at := began(r.rec.Timeline())
+	if served {
+		at = reached[0].At
+	}
+	if m.lastResumed != r.resumed && at+clockSlack >= m.lastResumed && at-m.lastResumed < resumedKept {
+		reached = append(reached, ctl.Stamp{Name: ctl.StampResumed, At: min(at, m.lastResumed)})
 		r.resumed = m.lastResumed
 	}
 	rec, dev := r.rec, r.dev
-	rec.Between(describe(dev), "")
+	rec.Between(describe(dev), "", reached...)
 	r.carried = false
 	if dev.Address == r.standby.Address {
 		r.standby = drivers.Device{}

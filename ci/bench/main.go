@@ -7,8 +7,9 @@
 //
 //   - steady: instructions of the guest for sending and for receiving, proxy
 //     against bare NIC;
-//   - throughput: TCP streams both ways by the wall clock, proxy against bare NIC, to
-//     stand beside what the steady state says of a guest that its processor bounds;
+//   - throughput: TCP streams both ways by the wall clock, proxy against bare NIC, over a
+//     link with a line rate, and as fast as they go, to stand beside what the steady state
+//     says of a guest that its processor bounds;
 //   - recovery: resumed until the first frame on the new NIC, against what its
 //     driver, and in the same slot the old one, needs alone;
 //   - eight: the recovery of eight roles at once against that of one;

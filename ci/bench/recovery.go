@@ -19,6 +19,7 @@ import (
 	"github.com/umbra-vm/umbra/ci/bench/internal/record"
 	"github.com/umbra-vm/umbra/ci/rig"
 	"github.com/umbra-vm/umbra/ci/testbed"
+	"github.com/umbra-vm/umbra/ci/testbed/peer"
 	"github.com/umbra-vm/umbra/ci/testbed/vswitch"
 	"github.com/umbra-vm/umbra/shadow/ctl"
 )
@@ -141,7 +142,7 @@ type guest struct {
 	bed *testbed.Bed
 	log io.Closer
 	// listener hears what the guest sends to discardAddr; nil for nobody.
-	listener io.Closer
+	listener *peer.Host
 }
 
 func (g *guest) close() {

@@ -32,6 +32,8 @@ type Report struct {
 	Peers []PeerMove `json:"peers,omitempty"`
 
 	Throughput []Throughput `json:"throughput,omitempty"`
+	// LineRate is that of the link whose throughput has a target, in MiB per second.
+	LineRate float64 `json:"line_rate_mib,omitempty"`
 
 	Detection []Detection `json:"detection,omitempty"`
 

@@ -173,7 +173,7 @@ func TestChain(t *testing.T) {
 	}
 }
 
-func TestThroughputIsTheInverseOfWhatStreamsCost(t *testing.T) {
+func TestThroughputBoundByTheProcessorIsTheInverseOfWhatStreamsCost(t *testing.T) {
 	var r Report
 	for _, x := range []struct {
 		clock         Clock
@@ -188,21 +188,62 @@ func TestThroughputIsTheInverseOfWhatStreamsCost(t *testing.T) {
 	} {
 		r.round(x.clock, x.guest, record.Record{Kind: x.kind, Count: 32, Work: x.work, Elapsed: int64(x.elapsed)})
 	}
-	var b strings.Builder
-	r.Render(&b)
-	if len(r.Throughput) != 2 || len(r.Results) != 2 {
-		t.Fatalf("%d ways and %d results, want both ways, and the sent bytes' cost and throughput", len(r.Throughput), len(r.Results))
+	r.sum()
+	if len(r.Throughput) != 2 || len(r.Results) != 1 {
+		t.Fatalf("%d ways and %d results, want both ways, and what sent bytes cost", len(r.Throughput), len(r.Results))
 	}
-	if x := r.Throughput[0]; x.Bound != 0.8 || x.Proxy.Median != 16 || x.Bare.Median != 4 {
+	if x := r.Throughput[0]; x.Bound != 0.8 || x.Proxy.Median != 16 || x.Bare.Median != 4 || x.Line != nil {
 		t.Errorf("%+v; want 0.8 of the bytes per instruction, and 16 and 4 MiB/s", x)
 	}
-	if x := r.Results[1]; x.Value != 0.8 || !x.Floor || !x.Missed {
-		t.Errorf("%+v; want 0.8, which is too little", x)
+}
+
+func TestThroughputAtLineRateHasATarget(t *testing.T) {
+	r := Report{LineRate: 16}
+	for _, x := range []struct {
+		guest           string
+		kind            record.Kind
+		seconds, idling float64
+	}{
+		{guestBare, record.LineSend, 2, 1}, {guestBare, record.LineSend, 2, 1}, {guestBare, record.LineSend, 9, 1},
+		{guestProxy, record.LineSend, 2.5, 0.5}, {guestProxy, record.LineSend, 2.5, 0.5}, {guestProxy, record.LineSend, 1, 0.5},
+		{guestBare, record.LineReceive, 2, 1}, {guestProxy, record.LineReceive, 2.004, 1},
+	} {
+		r.round(WallClock, x.guest, record.Record{Kind: x.kind, Count: 32, Elapsed: int64(x.seconds * 1e9), Idle: int64(x.idling * 1e9)})
 	}
-	for _, want := range []string{"≥ 0.997", "under target"} {
+	var b strings.Builder
+	r.Render(&b)
+	if len(r.Results) != 2 {
+		t.Fatalf("%d results, want one each way: %+v", len(r.Results), r.Results)
+	}
+	if x := r.Results[0]; x.Value != 0.8 || !x.Floor || !x.Missed {
+		t.Errorf("send: %+v; want 0.8 of the bare NIC's by the median, which is too little", x)
+	}
+	if x := r.Results[1]; x.Missed || x.Value < 0.997 || x.Value > 0.999 {
+		t.Errorf("receive: %+v; want 0.998, which is enough", x)
+	}
+	if l := r.Throughput[0].Line; l.BareIdle != 0.5 || l.ProxyIdle != 0.2 {
+		t.Errorf("idle: %+v; want a half and a fifth", l)
+	}
+	for _, want := range []string{"≥ 0.997", "under target", "a link of 16.0 MiB", "12.800 ±0.00%"} {
 		if !strings.Contains(b.String(), want) {
 			t.Errorf("the report does not say %q:\n%s", want, &b)
 		}
+	}
+}
+
+func TestLineRateIsAShareOfTheSlowerDirection(t *testing.T) {
+	var r Report
+	for _, x := range []struct {
+		guest   string
+		kind    record.Kind
+		seconds int64
+	}{
+		{guestBare, record.Send, 1}, {guestBare, record.Receive, 2}, {guestProxy, record.Send, 8}, {guestProxy, record.Receive, 8},
+	} {
+		r.round(WallClock, x.guest, record.Record{Kind: x.kind, Count: 32, Elapsed: x.seconds * 1e9})
+	}
+	if got := r.lineRate(); got != 4 {
+		t.Errorf("%v MiB/s, want 4: a quarter of what the bare NIC's guest receives", got)
 	}
 }
 

@@ -8,20 +8,34 @@ import (
 	"encoding/binary"
 	"io"
 	"net"
+
+	"github.com/umbra-vm/umbra/ci/bench/internal/record"
 )
 
 // sourceDatagram is the size in bytes of the datagrams that a source sends.
 const sourceDatagram = 64
 
+// A turn is asked when a guest wants to go on, and returns when it may; lined if that is
+// with the link's rate.
+type turn func(lined bool) error
+
 // confirmStream reads as many MiB as a number of 4 bytes says, says with a byte that it
-// has them, and waits for the next number, until either side ends.
-func confirmStream(c net.Conn) {
+// has them, and waits for the next number, until either side ends. A number that is a
+// question is answered when next returns.
+func confirmStream(c net.Conn, next turn) {
 	var size [4]byte
 	for {
 		if _, err := io.ReadFull(c, size[:]); err != nil {
 			return
 		}
-		if _, err := io.CopyN(io.Discard, c, int64(binary.BigEndian.Uint32(size[:]))<<20); err != nil {
+		var err error
+		switch n := binary.BigEndian.Uint32(size[:]); n {
+		case record.AskTurn, record.AskLine:
+			err = next(n == record.AskLine)
+		default:
+			_, err = io.CopyN(io.Discard, c, int64(n)<<20)
+		}
+		if err != nil {
 			return
 		}
 		if _, err := c.Write(size[:1]); err != nil {

@@ -16,6 +16,7 @@ import (
 	"time"
 
 	"github.com/umbra-vm/umbra/ci/bench/internal/answer"
+	"github.com/umbra-vm/umbra/ci/bench/internal/line"
 	"github.com/umbra-vm/umbra/ci/bench/internal/record"
 	"github.com/umbra-vm/umbra/ci/rig"
 	"github.com/umbra-vm/umbra/ci/testbed"
@@ -92,6 +93,11 @@ func (b *bench) collect(ctx context.Context, name string, opts rig.Options, kind
 		return err
 	}
 	defer g.close()
+	return g.records(ctx, kinds, take)
+}
+
+// records reads a guest's records to the end of its program, and passes on those of the kinds.
+func (g *guest) records(ctx context.Context, kinds []record.Kind, take func(record.Record)) error {
 	for from := 0; ; {
 		r, behind, err := next(ctx, g.Host, from, kinds...)
 		if errors.Is(err, errDone) {
@@ -107,33 +113,39 @@ func (b *bench) collect(ctx context.Context, name string, opts rig.Options, kind
 
 // startHeard starts a guest on a network with a host that it can send to.
 func (b *bench) startHeard(ctx context.Context, name string, opts rig.Options, nic rig.NIC) (*guest, error) {
-	g, err := b.start(ctx, name, opts, nic)
-	if err != nil {
-		return nil, err
-	}
-	h, err := discard(g.bed)
-	if err != nil {
-		g.close()
-		return nil, err
-	}
-	g.listener = h
-	return g, nil
+	g, _, err := b.startLined(ctx, name, opts, nic, func(bool) error { return nil })
+	return g, err
 }
 
-// discard adds a host to the network that reads and forgets, and sends when asked.
-func discard(bed *testbed.Bed) (*peer.Host, error) {
-	port, err := bed.Switch.Attach("discard", true)
+// startLined is startHeard with the host's link, and with a function that is asked for turns.
+func (b *bench) startLined(ctx context.Context, name string, opts rig.Options, nic rig.NIC, next turn) (*guest, *line.Link, error) {
+	g, err := b.start(ctx, name, opts, nic)
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
-	h, err := peer.New(answer.New(port), peer.Config{
+	port, err := g.bed.Switch.Attach("discard", true)
+	if err != nil {
+		g.close()
+		return nil, nil, err
+	}
+	l := line.New(port)
+	if g.listener, err = discard(l, next); err != nil {
+		g.close()
+		return nil, nil, err
+	}
+	return g, l, nil
+}
+
+// discard is a host that reads and forgets, and sends when asked.
+func discard(link peer.Link, next turn) (*peer.Host, error) {
+	h, err := peer.New(answer.New(link), peer.Config{
 		MAC: discardMAC, Addresses: []netip.Prefix{netip.PrefixFrom(discardAddr.Addr(), testbed.Subnet4.Bits())},
 	})
 	if err != nil {
 		return nil, err
 	}
 	err = errors.Join(serve(h, discardAddr, swallowStream, swallowDatagrams), serve(h, sourceAddr, supplyStream, supplyDatagrams),
-		serve(h, sinkAddr, confirmStream, swallowDatagrams))
+		serve(h, sinkAddr, func(c net.Conn) { confirmStream(c, next) }, swallowDatagrams))
 	if err != nil {
 		h.Close()
 		return nil, err

@@ -18,6 +18,7 @@ import (
 	"errors"
 	"fmt"
 	"iter"
+	"strconv"
 )
 
 // Sizes of configuration space, in bytes. An unprivileged reader of sysfs gets
@@ -80,6 +81,24 @@ func (i IDs) String() string { return fmt.Sprintf("%04x:%04x", i.Vendor, i.Devic
 func Modalias(ids IDs, class uint32) string {
 	return fmt.Sprintf("pci:v%08Xd%08Xsv%08Xsd%08Xbc%02Xsc%02Xi%02X",
 		ids.Vendor, ids.Device, ids.SubsystemVendor, ids.SubsystemDevice, class>>16, class>>8&0xff, class&0xff)
+}
+
+// ParseModalias returns what a modalias was made of, without the revision, which is not
+// in it; false if it is none of a PCI function.
+func ParseModalias(modalias string) (ids IDs, class uint32, ok bool) {
+	var n [7]uint64
+	for i, at := range [...][2]int{{5, 13}, {14, 22}, {24, 32}, {34, 42}, {44, 46}, {48, 50}, {51, 53}} {
+		if len(modalias) < at[1] {
+			return IDs{}, 0, false
+		}
+		var err error
+		if n[i], err = strconv.ParseUint(modalias[at[0]:at[1]], 16, 32); err != nil {
+			return IDs{}, 0, false
+		}
+	}
+	ids = IDs{Vendor: uint16(n[0]), Device: uint16(n[1]), SubsystemVendor: uint16(n[2]), SubsystemDevice: uint16(n[3])}
+	class = uint32(n[4]<<16 | n[5]<<8 | n[6])
+	return ids, class, Modalias(ids, class) == modalias
 }
 
 // A Config is the content of a function's configuration space.

@@ -254,6 +254,32 @@ func FuzzParseConfig(f *testing.F) {
 	})
 }
 
+func TestParseModalias(t *testing.T) {
+	ids := IDs{Vendor: 0x8086, Device: 0x100e, SubsystemVendor: 0x1af4, SubsystemDevice: 0x1100}
+	good := Modalias(ids, 0x020001)
+	if got, class, ok := ParseModalias(good); !ok || got != ids || class != 0x020001 {
+		t.Errorf("ParseModalias(%q) = %+v, %#x, %v; want what it was made of", good, got, class, ok)
+	}
+	for _, bad := range []string{
+		"", "pci:", good[:len(good)-1], good + "0", strings.ToLower(good), "usb" + good[3:],
+		strings.Replace(good, "v00008086", "v00018086", 1), strings.Replace(good, "sv", "vs", 1),
+		"virtio:d00000001v00001AF4", strings.Replace(good, "bc02", "bc0x", 1),
+	} {
+		if ids, class, ok := ParseModalias(bad); ok {
+			t.Errorf("ParseModalias(%q) = %+v, %#x, want that it is none", bad, ids, class)
+		}
+	}
+}
+
+func FuzzParseModalias(f *testing.F) {
+	f.Add(Modalias(IDs{Vendor: 1, Device: 2}, 3))
+	f.Fuzz(func(t *testing.T, text string) {
+		if ids, class, ok := ParseModalias(text); ok && Modalias(ids, class) != text {
+			t.Errorf("%q is %+v of class %#x, whose modalias is %q", text, ids, class, Modalias(ids, class))
+		}
+	})
+}
+
 func FuzzParseResources(f *testing.F) {
 	f.Add(strings.Repeat("0x00000000febc0000 0x00000000febdffff 0x0000000000040200\n", 7))
 	f.Add("0x0 0x0\n")

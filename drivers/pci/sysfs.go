@@ -57,28 +57,23 @@ func readConfig(dir string) ([]byte, error) {
 	return b[:n], nil
 }
 
-// ReadIDs reads the ids that the kernel keeps of the function whose sysfs
-// directory is dir.
-func ReadIDs(dir string) (IDs, error) {
-	var ids IDs
-	for _, f := range []struct {
-		name string
-		to   *uint16
-	}{
-		{"vendor", &ids.Vendor},
-		{"device", &ids.Device},
-		{"subsystem_vendor", &ids.SubsystemVendor},
-		{"subsystem_device", &ids.SubsystemDevice},
-	} {
-		v, err := readNumber(dir, f.name, 16)
-		if err != nil {
-			return IDs{}, err
+// ReadIDs reads the ids and the 24-bit class code that the kernel keeps of the function
+// whose sysfs directory is dir. modalias is what its file of that name says, which has
+// nearly all of it, or "" if that has not been read. An id a file takes twice as long, and
+// every recovery waits for it.
+func ReadIDs(dir, modalias string) (ids IDs, class uint32, err error) {
+	if modalias == "" {
+		if modalias, err = sysfs.Read(dir, "modalias"); err != nil {
+			return IDs{}, 0, err
 		}
-		*f.to = uint16(v)
+	}
+	ids, class, ok := ParseModalias(modalias)
+	if !ok {
+		return IDs{}, 0, fmt.Errorf("%s: %q is not of a PCI function", filepath.Join(dir, "modalias"), modalias)
 	}
 	rev, err := readNumber(dir, "revision", 8)
 	ids.Revision = uint8(rev)
-	return ids, err
+	return ids, class, err
 }
 
 // ReadClass reads the 24-bit class code that the kernel keeps.
@@ -92,7 +87,7 @@ func ReadClass(dir string) (uint32, error) {
 func ReadBelief(dir string) (Belief, error) {
 	var b Belief
 	var err error
-	if b.IDs, err = ReadIDs(dir); err != nil {
+	if b.IDs, _, err = ReadIDs(dir, ""); err != nil {
 		return Belief{}, err
 	}
 	resources, err := sysfs.Read(dir, "resource")

@@ -26,7 +26,7 @@ func (s *netShadow) mac(bond *netlink.Bond, l netlink.Link) (net.HardwareAddr, e
 		return l.Attrs().HardwareAddr, nil
 	}
 	mac := s.recorder.mac(bond.HardwareAddr)
-	tap, err := netlink.LinkByName(s.proxy.tap)
+	tap, err := s.proxy.nl.LinkByName(s.proxy.tap)
 	if err != nil {
 		return nil, fmt.Errorf("port %s of %s: %w", s.proxy.tap, s.proxy.name, err)
 	}
@@ -63,7 +63,7 @@ func (s *netShadow) join(dev drivers.Device, bond *netlink.Bond, l netlink.Link,
 	if err != nil {
 		return nil, err
 	}
-	l, err = netlink.LinkByName(iface)
+	l, err = s.proxy.nl.LinkByName(iface)
 	if err != nil {
 		return nil, fmt.Errorf("port %s of %s: %w", iface, s.proxy.name, err)
 	}
@@ -76,7 +76,7 @@ func (s *netShadow) join(dev drivers.Device, bond *netlink.Bond, l netlink.Link,
 		return mac, nil
 	}
 	s.log.Warn("the device receives for its own MAC only: it is promiscuous now", "iface", iface, "mac", mac)
-	if err := netlink.SetPromiscOn(l); err != nil {
+	if err := s.proxy.nl.SetPromiscOn(l); err != nil {
 		return nil, fmt.Errorf("make %s promiscuous: %w", iface, err)
 	}
 	return mac, nil

@@ -61,6 +61,7 @@ const forgotten = 3 * time.Second
 // ipvlans: those entries only age, and to pin them is all they need.
 type neighbours struct {
 	proxy   string
+	nl      *netlink.Handle
 	room    int // bytes that an entry's queue takes in active mode
 	journal *journal.Journal
 	log     *slog.Logger
@@ -73,8 +74,8 @@ type neighbours struct {
 	follow sync.Once
 }
 
-func newNeighbours(proxy string, room int, j *journal.Journal, log *slog.Logger) (*neighbours, error) {
-	n := &neighbours{proxy: proxy, room: room, journal: j, log: log, known: make(map[string]neighbour), gone: make(map[string]time.Time)}
+func newNeighbours(p proxy, room int, j *journal.Journal, log *slog.Logger) (*neighbours, error) {
+	n := &neighbours{proxy: p.name, nl: p.nl, room: room, journal: j, log: log, known: make(map[string]neighbour), gone: make(map[string]time.Time)}
 	_, err := j.State().Fact(factNeighbours, &n.pinned)
 	if err == nil {
 		_, err = j.State().Fact(factQueues, &n.queues)
@@ -178,7 +179,7 @@ func (n *neighbours) collect(index int) []neighbour {
 // table returns the entries of an interface that frames are sent with.
 func (n *neighbours) table(index int) (out []neighbour) {
 	for _, family := range []int{unix.AF_INET, unix.AF_INET6} {
-		list, err := netlink.NeighList(index, family)
+		list, err := n.nl.NeighList(index, family)
 		if err != nil {
 			n.log.Warn("neighbours not read", "err", err)
 			continue
@@ -259,7 +260,7 @@ func (n *neighbours) resize(file, size string) {
 }
 
 func (n *neighbours) set(e neighbour, state int) {
-	err := netlink.NeighSet(&netlink.Neigh{
+	err := n.nl.NeighSet(&netlink.Neigh{
 		LinkIndex: e.Index, Family: e.Family, IP: e.IP, HardwareAddr: e.MAC, State: state, Flags: e.Flags,
 	})
 	if err != nil && !errors.Is(err, unix.ENODEV) {

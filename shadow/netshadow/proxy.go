@@ -12,6 +12,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"time"
 
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
@@ -26,6 +27,7 @@ import (
 type proxy struct {
 	name string
 	tap  string
+	nl   *netlink.Handle // one socket: to open one for each question costs as much as the answer
 }
 
 func newProxy(role string) (proxy, error) {
@@ -34,8 +36,19 @@ func newProxy(role string) (proxy, error) {
 	if len(p.tap) >= unix.IFNAMSIZ {
 		return proxy{}, fmt.Errorf("role name %q: at most %d bytes fit an interface name and its TAP's", role, unix.IFNAMSIZ-1-len("-tap"))
 	}
+	var err error
+	if p.nl, err = netlink.NewHandle(unix.NETLINK_ROUTE); err == nil {
+		err = p.nl.SetSocketTimeout(answerLimit)
+	}
+	if err != nil {
+		return proxy{}, fmt.Errorf("proxy %s: open rtnetlink: %w", role, err)
+	}
 	return p, nil
 }
+
+// answerLimit is how long the kernel may take to take a question, or to answer it: as for
+// sockets that are opened for one question (netlink/nl, SocketTimeoutTv).
+const answerLimit = time.Minute
 
 // exists reports whether the bond is there already.
 func (p proxy) exists() (bool, error) {
@@ -53,7 +66,7 @@ func (p proxy) find() (*netlink.Bond, error) {
 }
 
 func (p proxy) link() (*netlink.Bond, error) {
-	l, err := netlink.LinkByName(p.name)
+	l, err := p.nl.LinkByName(p.name)
 	if err != nil {
 		return nil, fmt.Errorf("proxy %s: %w", p.name, err)
 	}
@@ -87,21 +100,21 @@ func (p proxy) create(mac net.HardwareAddr) (*netlink.Bond, error) {
 	b.AllSlavesActive = 1
 	b.PrimaryReselect = netlink.BOND_PRIMARY_RESELECT_FAILURE
 	b.Miimon = 0
-	if err := netlink.LinkAdd(b); err != nil && !errors.Is(err, os.ErrExist) {
+	if err := p.nl.LinkAdd(b); err != nil && !errors.Is(err, os.ErrExist) {
 		return nil, fmt.Errorf("create bond %s: %w", p.name, err)
 	}
 	bond, err := p.link()
 	if err != nil {
 		return nil, err
 	}
-	tap, err := netlink.LinkByName(p.tap)
+	tap, err := p.nl.LinkByName(p.tap)
 	if err != nil {
 		return nil, fmt.Errorf("port %s of %s: %w", p.tap, p.name, err)
 	}
 	if err := p.enslave(bond, tap, mac); err != nil {
 		return nil, err
 	}
-	if err := netlink.LinkSetUp(bond); err != nil {
+	if err := p.nl.LinkSetUp(bond); err != nil {
 		return nil, fmt.Errorf("set proxy %s up: %w", p.name, err)
 	}
 	return bond, nil
@@ -115,14 +128,14 @@ func (p proxy) enslave(bond *netlink.Bond, l netlink.Link, mac net.HardwareAddr)
 		return nil
 	}
 	if a.Flags&net.FlagUp != 0 { // bond_enslave refuses that
-		if err := netlink.LinkSetDown(l); err != nil {
+		if err := p.nl.LinkSetDown(l); err != nil {
 			return fmt.Errorf("set %s down before it joins %s: %w", a.Name, p.name, err)
 		}
 	}
 	if err := p.wear(l, mac); err != nil {
 		return err
 	}
-	if err := netlink.LinkSetMaster(l, bond); err != nil {
+	if err := p.nl.LinkSetMaster(l, bond); err != nil {
 		return fmt.Errorf("make %s a port of %s: %w", a.Name, p.name, err)
 	}
 	return nil
@@ -135,7 +148,7 @@ func (p proxy) wear(l netlink.Link, mac net.HardwareAddr) error {
 	if bytes.Equal(own, mac) {
 		return nil
 	}
-	err := netlink.LinkSetHardwareAddr(l, mac)
+	err := p.nl.LinkSetHardwareAddr(l, mac)
 	if err == nil {
 		return nil
 	}
@@ -165,7 +178,7 @@ func (p proxy) insist(l netlink.Link, mac net.HardwareAddr) error {
 	if bytes.Equal(l.Attrs().PermHWAddr, mac) {
 		return nil
 	}
-	err := netlink.LinkSetHardwareAddr(l, mac)
+	err := p.nl.LinkSetHardwareAddr(l, mac)
 	if err != nil && !errors.Is(err, unix.EBUSY) && !errors.Is(err, unix.EOPNOTSUPP) {
 		return fmt.Errorf("give %s the MAC %s of %s once more: %w", l.Attrs().Name, mac, p.name, err)
 	}
@@ -191,12 +204,12 @@ func (p proxy) close(iface string) error {
 	if iface == "" {
 		return nil
 	}
-	l, err := netlink.LinkByName(iface)
+	l, err := p.nl.LinkByName(iface)
 	if errors.As(err, new(netlink.LinkNotFoundError)) {
 		return nil
 	}
 	if err == nil {
-		err = netlink.LinkSetDown(l)
+		err = p.nl.LinkSetDown(l)
 	}
 	if err != nil && !errors.Is(err, unix.ENODEV) {
 		return fmt.Errorf("close port %s of %s: %w", iface, p.name, err)
@@ -207,7 +220,7 @@ func (p proxy) close(iface string) error {
 // release takes iface out of the bond, which closes it. An interface that is
 // gone, or no port of this bond, is no error.
 func (p proxy) release(iface string) error {
-	l, err := netlink.LinkByName(iface)
+	l, err := p.nl.LinkByName(iface)
 	if errors.As(err, new(netlink.LinkNotFoundError)) {
 		return nil
 	}
@@ -221,7 +234,7 @@ func (p proxy) release(iface string) error {
 	if l.Attrs().MasterIndex != bond.Index {
 		return nil
 	}
-	if err := netlink.LinkSetNoMaster(l); err != nil && !errors.Is(err, unix.ENODEV) {
+	if err := p.nl.LinkSetNoMaster(l); err != nil && !errors.Is(err, unix.ENODEV) {
 		return fmt.Errorf("take %s out of %s: %w", iface, p.name, err)
 	}
 	return nil
@@ -233,7 +246,7 @@ func (p proxy) activate(iface string) error {
 	if err != nil {
 		return err
 	}
-	l, err := netlink.LinkByName(iface)
+	l, err := p.nl.LinkByName(iface)
 	if err != nil {
 		return fmt.Errorf("port %s of %s: %w", iface, p.name, err)
 	}
@@ -253,7 +266,7 @@ func (p proxy) ports() (names []string, active string, err error) {
 	if err != nil {
 		return nil, "", err
 	}
-	links, err := netlink.LinkList()
+	links, err := p.nl.LinkList()
 	if err != nil {
 		return nil, "", fmt.Errorf("ports of %s: %w", p.name, err)
 	}

@@ -79,7 +79,7 @@ func newShadow(c *Class, p proxy, limits Limits, j *journal.Journal) (*netShadow
 	if limits.Shortcut {
 		s.shortcut = shortcut.New(log, p.name)
 	}
-	s.neighbours, err = newNeighbours(p.name, limits.Hold.Bytes, j, log)
+	s.neighbours, err = newNeighbours(p, limits.Hold.Bytes, j, log)
 	return s, err
 }
 
@@ -389,7 +389,7 @@ func (s *netShadow) fitMTU(ctx context.Context, bond *netlink.Bond, iface string
 	if fit == bond.MTU {
 		return nil
 	}
-	if err := netlink.LinkSetMTU(bond, fit); err != nil {
+	if err := s.proxy.nl.LinkSetMTU(bond, fit); err != nil {
 		return fmt.Errorf("set the MTU of %s to %d: %w", s.proxy.name, fit, err)
 	}
 	return nil

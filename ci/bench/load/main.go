@@ -7,7 +7,7 @@
 //
 // As a service of the guest it says when it was started, and then, with
 // bench.load=steady on the kernel's command line, what sending and receiving cost, with
-// bench.load=streams, how long streams take, or, with bench.load=clock, what time it is.
+// bench.load=streams, how long streams take, one guest at a time, or, with bench.load=clock, what time it is.
 // As process 1 (rdinit=/bin/load) it is a guest without umbra, and says what a NIC's
 // driver costs alone.
 package main

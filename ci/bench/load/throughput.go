@@ -9,6 +9,10 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"os"
+	"runtime"
+	"strconv"
+	"strings"
 
 	"golang.org/x/sys/unix"
 
@@ -18,12 +22,12 @@ import (
 const (
 	// transfer is the size in MiB of what is timed as one: long against the way to the
 	// peer and back that ends it.
-	transfer  = 32
-	transfers = 12 // each way, after one to warm up
+	transfer  = 16
+	transfers = 16 // each way, after one to warm up
 )
 
 // throughput takes the time of streams to a sink, which says when it has everything, and
-// from a source, by turns.
+// from a source, by turns: first as fast as they go, and then over a link with a line rate.
 func throughput(sink, source string) error {
 	if err := expectNoLoss(); err != nil {
 		return err
@@ -37,34 +41,94 @@ func throughput(sink, source string) error {
 		return err
 	}
 	block := bytes.Repeat([]byte{0xa5}, 1<<20)
-	announced := func(fd int, then func() error) func() error {
-		return func() error {
-			return errors.Join(writeStream(fd, binary.BigEndian.AppendUint32(nil, transfer), 1), then())
-		}
+	send := func() error {
+		return errors.Join(announce(out, transfer), writeStream(out, block, transfer), readStream(out, block, 1))
 	}
-	send := announced(out, func() error {
-		return errors.Join(writeStream(out, block, transfer), readStream(out, block, 1))
-	})
-	receive := announced(in, func() error { return readStream(in, block, transfer<<20) })
-	if err := errors.Join(send(), receive()); err != nil {
+	receive := func() error {
+		return errors.Join(announce(in, transfer), readStream(in, block, transfer<<20))
+	}
+	turn := func(question uint32, kind record.Kind, f func() error) (record.Record, error) {
+		if err := errors.Join(announce(out, question), readStream(out, block, 1)); err != nil {
+			return record.Record{}, fmt.Errorf("turn: %w", err)
+		}
+		return timed(kind, f)
+	}
+	series := func(question uint32, sends, receives record.Kind) error {
+		for n := range 1 + transfers {
+			sent, err := turn(question, sends, send)
+			if err != nil {
+				return err
+			}
+			received, err := turn(question, receives, receive)
+			if err != nil {
+				return err
+			}
+			if n > 0 {
+				say(sent)
+				say(received)
+			}
+		}
+		return nil
+	}
+	if err := series(record.AskTurn, record.Send, record.Receive); err != nil {
 		return err
 	}
-	for range transfers {
-		if err := errors.Join(timed(record.Send, send), timed(record.Receive, receive)); err != nil {
-			return err
-		}
-	}
-	return nil
+	say(record.Record{Kind: record.Free})
+	return series(record.AskLine, record.LineSend, record.LineReceive)
+}
+
+// announce says on a stream what is to come, or wanted.
+func announce(fd int, n uint32) error {
+	return writeStream(fd, binary.BigEndian.AppendUint32(nil, n), 1)
 }
 
 // timed runs f and returns how long it took as a record.
-func timed(kind record.Kind, f func() error) error {
+func timed(kind record.Kind, f func() error) (record.Record, error) {
+	idled, err := idle()
+	if err != nil {
+		return record.Record{}, err
+	}
 	t := now(unix.CLOCK_MONOTONIC)
 	if err := f(); err != nil {
-		return fmt.Errorf("%s: %w", kind, err)
+		return record.Record{}, fmt.Errorf("%s: %w", kind, err)
 	}
-	say(record.Record{Kind: kind, Count: transfer, Elapsed: now(unix.CLOCK_MONOTONIC) - t})
-	return nil
+	elapsed := now(unix.CLOCK_MONOTONIC) - t
+	idles, err := idle()
+	return record.Record{Kind: kind, Count: transfer, Elapsed: elapsed, Idle: idles - idled}, err
+}
+
+// tickLength is the unit of /proc/stat in ns: proc(5), USER_HZ, 100 on x86.
+const tickLength = 10_000_000
+
+// idle is how long a processor has had nothing to do since the guest's start, in ns.
+func idle() (int64, error) {
+	b, err := os.ReadFile("/proc/stat")
+	if err != nil {
+		return 0, err
+	}
+	ticks, err := parseIdle(string(b))
+	if err != nil {
+		return 0, fmt.Errorf("/proc/stat: %w", err)
+	}
+	return ticks * tickLength / int64(runtime.NumCPU()), nil
+}
+
+// parseIdle returns the ticks that all processors idled, of what /proc/stat says.
+func parseIdle(stat string) (ticks int64, err error) {
+	line, _, _ := strings.Cut(stat, "\n")
+	// user, nice, system, idle, and waiting for disks, which is idle too
+	f := strings.Fields(line)
+	if len(f) < 6 || f[0] != "cpu" {
+		return 0, fmt.Errorf("%q is no line of all processors", line)
+	}
+	for _, text := range f[4:6] {
+		n, err := strconv.ParseInt(text, 10, 64)
+		if err != nil {
+			return 0, err
+		}
+		ticks += n
+	}
+	return ticks, nil
 }
 
 // openStream connects to addr, with room for no more on its way than the network on the

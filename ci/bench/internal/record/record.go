@@ -14,6 +14,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"math"
 	"strings"
 )
 
@@ -39,12 +40,25 @@ const (
 	// UDPReceive and TCPReceive are rounds of what the peer sends, as UDPCall and TCP.
 	UDPReceive Kind = "udp-receive"
 	TCPReceive Kind = "tcp-receive"
-	// Send and Receive are transfers: Count MiB, and in Elapsed all until the last is there.
+	// Send and Receive are transfers: Count MiB, in Elapsed all until the last is there, Idle.
 	Send    Kind = "send"
 	Receive Kind = "receive"
-	Bare    Kind = "bare" // a driver alone: Device, Driver, Unload, Scan, Probe, Open, Link
-	Done    Kind = "done" // nothing follows
-	Fail    Kind = "fail" // nothing follows; Error
+	Free    Kind = "free" // no more transfers follow that only their ends bound
+	// LineSend and LineReceive are Send and Receive over a link with a line rate.
+	LineSend    Kind = "line-send"
+	LineReceive Kind = "line-receive"
+	Bare        Kind = "bare" // a driver alone: Device, Driver, Unload, Scan, Probe, Open, Link
+	Done        Kind = "done" // nothing follows
+	Fail        Kind = "fail" // nothing follows; Error
+)
+
+// Questions that the sink answers, with a byte, as it answers a number of MiB.
+const (
+	// AskTurn asks for the guest's next turn: guests that are compared transfer one at a time.
+	AskTurn uint32 = 0
+	// AskLine does too, and for the link to have its rate, which is known once every
+	// guest has said Free.
+	AskLine uint32 = math.MaxUint32
 )
 
 // A Record is one measurement. Times are nanoseconds of the guest's clocks.
@@ -55,6 +69,7 @@ type Record struct {
 	Count    int     `json:"count,omitempty"`
 	Work     float64 `json:"work_ns,omitempty"`    // what the guest's processor did for the round
 	Elapsed  int64   `json:"elapsed_ns,omitempty"` // with what it waited
+	Idle     int64   `json:"idle_ns,omitempty"`    // of Elapsed, the guest's processor had nothing to do
 	Sent     int     `json:"sent,omitempty"`       // segments the socket sent in the round
 	Received int     `json:"received,omitempty"`   // and received
 	Spin     float64 `json:"spin_ns,omitempty"`    // one turn of the idle loop
@@ -104,7 +119,7 @@ func Parse(line string) (Record, error) {
 	if r.Kind == "" {
 		return Record{}, fmt.Errorf("%w: no kind", ErrBad)
 	}
-	if r.Count < 0 || r.Elapsed < 0 || r.Boottime < 0 || r.Init < 0 || r.Unload < 0 || r.Scan < 0 || r.Probe < 0 || r.Open < 0 || r.Link < 0 {
+	if r.Count < 0 || r.Elapsed < 0 || r.Idle < 0 || r.Boottime < 0 || r.Init < 0 || r.Unload < 0 || r.Scan < 0 || r.Probe < 0 || r.Open < 0 || r.Link < 0 {
 		return Record{}, fmt.Errorf("%w: %s: negative number", ErrBad, r.Kind)
 	}
 	return r, nil
