@@ -433,7 +433,9 @@ func (m *Manager) restore(ctx context.Context) {
 		}
 		m.restoreStandby(ctx, r, st)
 		intact := false
-		if dev.Address != "" && st.Recovery == nil {
+		// A device that is not there any more would be asked for its settings, and what it
+		// answers be taken for somebody's wish.
+		if dev.Address != "" && st.Recovery == nil && !m.hasGone(ctx, dev) {
 			var err error
 			if intact, err = r.shadow.Intact(ctx, dev); err != nil {
 				m.log.Warn("proxy not readable", "role", r.Name, "err", err)
@@ -451,6 +453,12 @@ func (m *Manager) restore(ctx context.Context) {
 		m.log.Info("taken over from the last agent", "role", r.Name, "device", dev.Address, "passive", intact)
 		m.restoreOld(ctx, r, st, dev)
 	}
+}
+
+// hasGone reports whether dev is known not to be what it was.
+func (m *Manager) hasGone(ctx context.Context, dev drivers.Device) bool {
+	v, err := m.hw.Verify(ctx, dev)
+	return errors.Is(err, drivers.ErrNoDevice) || err == nil && v != drivers.Alive
 }
 
 // restoreOld takes up the devices that a predecessor was about to give up. The

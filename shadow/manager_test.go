@@ -424,7 +424,19 @@ func TestSuccessorFindsAPassiveRoleAsItIs(t *testing.T) {
 	g.passive("e1000")
 	g.signals <- migrated
 	g.signals <- migrated
-	g.calls()
+	g.calls("look at e1000")
+}
+
+func TestSuccessorAsksNothingOfADeviceThatHasGone(t *testing.T) {
+	g := boot(t, e1000(slot2))
+	g.passive("e1000")
+	g.stop()
+	g.class.take()
+	g.class.intact = true
+	g.hw.Plug(rtl8139(slot2)) // the guest has moved, and nobody was there to see it
+	g = start(t, g.hw, g.class, g.dir)
+	g.passive("8139cp")
+	g.calls("activate e1000 replaced", "detach e1000", "open 8139cp "+slot2, "complete 8139cp")
 }
 
 func TestSuccessorGoesOnWithARecovery(t *testing.T) {

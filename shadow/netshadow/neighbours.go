@@ -21,6 +21,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/umbra-vm/umbra/shadow/journal"
+	"github.com/umbra-vm/umbra/shadow/netshadow/dump"
 	"github.com/umbra-vm/umbra/shadow/netshadow/stack"
 )
 
@@ -178,7 +179,7 @@ func (n *neighbours) collect(index int) []neighbour {
 // table returns the entries of an interface that frames are sent with.
 func (n *neighbours) table(index int) (out []neighbour) {
 	for _, family := range []int{unix.AF_INET, unix.AF_INET6} {
-		list, err := netlink.NeighList(index, family)
+		list, err := dump.Neighbours(index, family)
 		if err != nil {
 			n.log.Warn("neighbours not read", "err", err)
 			continue

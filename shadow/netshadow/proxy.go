@@ -15,6 +15,8 @@ import (
 
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
+
+	"github.com/umbra-vm/umbra/shadow/netshadow/dump"
 )
 
 // A proxy is the interface that applications see: an active-backup bond named
@@ -253,7 +255,7 @@ func (p proxy) ports() (names []string, active string, err error) {
 	if err != nil {
 		return nil, "", err
 	}
-	links, err := netlink.LinkList()
+	links, err := dump.Links()
 	if err != nil {
 		return nil, "", fmt.Errorf("ports of %s: %w", p.name, err)
 	}
