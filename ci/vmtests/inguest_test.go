@@ -143,12 +143,16 @@ func TestInGuest(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
+			kernel, err := unpacked(b)
+			if err != nil {
+				t.Fatal(err)
+			}
 			ctx, cancel := context.WithTimeoutCause(vmtest.Context(t), 3*patience, errors.New("the test hangs"))
 			defer cancel()
 			name := filepath.Base(pkg) + ".test"
 			m := machine.Machine{
 				Name:         "tests",
-				Kernel:       filepath.Join(b.Dir, image.KernelFile),
+				Kernel:       kernel,
 				Initrd:       filepath.Join(b.Dir, b.Initramfs),
 				Cmdline:      b.Cmdline + " nemesis=run@" + name,
 				MemoryMB:     512,
