@@ -434,6 +434,19 @@ func (m *Manager) prefetch(ctx context.Context) {
 // factDevice is the journal's fact that names a role's device.
 const factDevice = "device"
 
+// factLast is the journal's fact with what the role's last device is told by.
+const factLast = "last-device"
+
+// identify tells dev. If its driver has let go of it, its MAC can no longer be read, and it is
+// what it was. It needs the Manager's mu.
+func (r *role) identify(dev drivers.Device) Identity {
+	id := r.class.Identify(dev)
+	if id.MAC == "" && id.Address == r.last.Address {
+		return r.last
+	}
+	return id
+}
+
 // factOld is the journal's fact that lists the devices which a recovery has
 // lost and not yet given up: what their drivers still have is to be harvested. After
 // it, they are those that the kernel still believes in.
@@ -450,16 +463,25 @@ func (m *Manager) restore(ctx context.Context) {
 		if dev.Address == "" && st.Recovery == nil {
 			continue
 		}
+		var last Identity
+		if _, err := st.Fact(factLast, &last); err != nil {
+			m.log.Error("journal", "role", r.Name, "err", err)
+		}
 		m.restoreStandby(ctx, r, st)
 		intact := false
-		if dev.Address != "" && st.Recovery == nil {
+		// A device that is not there any more would be asked for its settings, and what it
+		// answers be taken for somebody's wish.
+		if dev.Address != "" && st.Recovery == nil && !m.hasGone(ctx, dev) {
 			var err error
 			if intact, err = r.shadow.Intact(ctx, dev); err != nil {
 				m.log.Warn("proxy not readable", "role", r.Name, "err", err)
 			}
 		}
 		m.mu.Lock()
-		r.dev, r.passive, r.last = dev, intact, r.class.Identify(dev)
+		r.dev, r.passive, r.last = dev, intact, last
+		if !r.vacant() || last.none() { // the next device is to be like the last of its own
+			r.last = r.identify(dev)
+		}
 		r.carried = intact && r.vacant()
 		if st.Recovery != nil {
 			r.rec = NewRecovery(r.Name, st.Recovery.Cause, nil)
@@ -470,6 +492,12 @@ func (m *Manager) restore(ctx context.Context) {
 		m.log.Info("taken over from the last agent", "role", r.Name, "device", dev.Address, "passive", intact)
 		m.restoreOld(ctx, r, st, dev)
 	}
+}
+
+// hasGone reports whether dev is known not to be what it was.
+func (m *Manager) hasGone(ctx context.Context, dev drivers.Device) bool {
+	v, err := m.hw.Verify(ctx, dev)
+	return errors.Is(err, drivers.ErrNoDevice) || err == nil && v != drivers.Alive
 }
 
 // restoreOld takes up the devices that a predecessor was about to give up. The

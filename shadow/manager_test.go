@@ -424,7 +424,58 @@ func TestSuccessorFindsAPassiveRoleAsItIs(t *testing.T) {
 	g.passive("e1000")
 	g.signals <- migrated
 	g.signals <- migrated
-	g.calls()
+	g.calls("look at e1000")
+}
+
+func TestSuccessorAsksNothingOfADeviceThatHasGone(t *testing.T) {
+	g := boot(t, e1000(slot2))
+	g.passive("e1000")
+	g.stop()
+	g.class.take()
+	g.class.intact = true
+	g.hw.Plug(rtl8139(slot2)) // the guest has moved, and nobody was there to see it
+	g = start(t, g.hw, g.class, g.dir)
+	g.passive("8139cp")
+	g.calls("activate e1000 replaced", "detach e1000", "open 8139cp "+slot2, "complete 8139cp")
+}
+
+// macClass reads MACs from interfaces, which are gone once their device is given up.
+type macClass struct {
+	*fakeClass
+	macs map[string]string // by driver and address
+}
+
+func (c *macClass) Identify(d drivers.Device) Identity {
+	id := c.fakeClass.Identify(d)
+	id.MAC = c.macs[d.Driver+" at "+d.Address]
+	return id
+}
+
+func TestSuccessorKnowsTheMACOfADeviceWhoseInterfaceHasGone(t *testing.T) {
+	const macA, macB = "52:54:00:00:00:0a", "52:54:00:00:00:0b"
+	roles := []Role{{Name: "net0", Class: "net"}, {Name: "net1", Class: "net"}}
+	hw := newMachine(t)
+	hw.Plug(e1000(slot2))
+	hw.Plug(rtl8139(slot5))
+	if err := hw.Tree().Rescan(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	before := &macClass{&fakeClass{}, map[string]string{"e1000 at " + slot2: macA, "8139cp at " + slot5: macB}}
+	g := startOn(t, hw.Tree(), hw, before, t.TempDir(), roles...)
+	both := func(first, second string) {
+		t.Helper()
+		g.role("with its device, and the other one too", func(st ctl.RoleStatus) bool {
+			other := g.m.Roles()[1]
+			return st.Mode == ctl.ModePassive && other.Mode == ctl.ModePassive && st.Device == first && other.Device == second
+		})
+	}
+	both(slot2, slot5)
+	g.stop()
+	hw.Plug(rtl8139(slot2)) // they have changed places
+	hw.Plug(e1000(slot5))
+	after := &macClass{&fakeClass{}, map[string]string{"8139cp at " + slot2: macB, "e1000 at " + slot5: macA}}
+	g = startOn(t, hw.Tree(), hw, after, g.dir, roles...)
+	both(slot5, slot2)
 }
 
 func TestSuccessorGoesOnWithARecovery(t *testing.T) {

@@ -137,9 +137,12 @@ func (s *fakeShadow) Complete(ctx context.Context, d drivers.Device, _ *Recovery
 	s.c.note("complete %s", d.Driver)
 	return nil
 }
-func (s *fakeShadow) Intact(context.Context, drivers.Device) (bool, error) { return s.c.intact, nil }
-func (s *fakeShadow) Status(*ctl.RoleStatus)                               {}
-func (s *fakeShadow) Log() []ctl.LogEntry                                  { return nil }
+func (s *fakeShadow) Intact(_ context.Context, d drivers.Device) (bool, error) {
+	s.c.note("look at %s", d.Driver)
+	return s.c.intact, nil
+}
+func (s *fakeShadow) Status(*ctl.RoleStatus) {}
+func (s *fakeShadow) Log() []ctl.LogEntry    { return nil }
 
 // guest is a Manager at work on a fake machine.
 type guest struct {

@@ -378,7 +378,9 @@ func (m *Manager) complete(ctx context.Context, r *role, sig Signal) error {
 	if len(r.done) > doneKept {
 		r.done = r.done[1:]
 	}
+	last := r.last
 	m.mu.Unlock()
+	m.note(r.Name, r.journal.Fact(factLast, last))
 	m.note(r.Name, r.journal.Done(tl))
 	if len(retired) == 0 {
 		m.note(r.Name, r.journal.Fact(factOld, nil))

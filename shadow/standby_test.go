@@ -260,7 +260,7 @@ func TestSuccessorFindsARoleOnItsStandbyAsItIs(t *testing.T) {
 	class.intact = true
 	next := startBeside(t, g.hw, class, g.dir)
 	next.onStandby()
-	next.calls("stand by 8139cp")
+	next.calls("stand by 8139cp", "look at 8139cp")
 	next.hw.Plug(e1000(slot2))
 	next.signals <- Signal{Cause: ctl.CauseHotplug}
 	next.beside("e1000")

@@ -222,7 +222,7 @@ func (m *Manager) enter(ctx context.Context, sig Signal, l loss) (*Recovery, dri
 		r.since = Now()
 		r.message = "active: the device is " + l.verdict.String()
 	}
-	r.last = r.class.Identify(dev)
+	r.last = r.identify(dev)
 	m.mu.Unlock()
 
 	old := m.old(l.verdict, dev)

@@ -91,6 +91,8 @@ type Options struct {
 	Type   machine.Type // PC by default
 	// Slots are those that a NIC can be in, in the order of the bus; 2 to 6 if nil.
 	Slots []string
+	// Kernel is the path of the kernel to start, the image's if empty.
+	Kernel string
 	// Cmdline is added to the image's kernel command line.
 	Cmdline string
 	// NoGeneration leaves the VM generation id device out.
@@ -178,7 +180,7 @@ func (r *Rig) start(ctx context.Context, nics []NIC, incoming string, empty bool
 	r.hosts++
 	m := machine.Machine{
 		Name:     name,
-		Kernel:   filepath.Join(r.Bundle.Dir, image.KernelFile),
+		Kernel:   cmp.Or(r.Kernel, filepath.Join(r.Bundle.Dir, image.KernelFile)),
 		Initrd:   filepath.Join(r.Bundle.Dir, r.Bundle.Initramfs),
 		Cmdline:  r.Bundle.Cmdline + " " + r.Cmdline,
 		MemoryMB: r.Bundle.Machine.MemoryMB,

@@ -8,6 +8,7 @@ import (
 	"testing"
 
 	"github.com/umbra-vm/umbra/ci/rig"
+	"github.com/umbra-vm/umbra/ci/testbed"
 	"github.com/umbra-vm/umbra/shadow/ctl"
 )
 
@@ -61,26 +62,32 @@ func TestCrash(t *testing.T) {
 // recovery, and nothing but datagrams may be missing.
 func (g *guest) outlived(recoveries int) {
 	g.t.Helper()
-	tls, err := g.timelines()
-	if err != nil {
+	if n := g.accounted(rig.Role, g.bed); n != recoveries {
+		g.t.Errorf("%d recoveries, want %d", n, recoveries)
+	}
+}
+
+// accounted ends the run of one role of such a guest, and returns how many recoveries it has had.
+func (g *guest) accounted(role string, bed *testbed.Bed) (recoveries int) {
+	g.t.Helper()
+	var tls []ctl.Timeline
+	if err := g.Call(g.ctx, ctl.CmdTimeline, ctl.RoleArgs{Role: role}, &tls); err != nil {
 		g.t.Fatal(err)
 	}
 	dropped := 0
 	for _, tl := range tls {
 		dropped += tl.Frames.Dropped
 	}
-	if len(tls) != recoveries+1 {
-		g.t.Errorf("%d recoveries, want %d", len(tls)-1, recoveries)
-	}
-	v := g.verdict()
+	v := g.verdictOn(bed)
 	missing := v.UDPOut.Missing
 	v.UDPOut.Missing = 0
 	if err := v.Err(); err != nil {
-		g.t.Error(err)
+		g.t.Errorf("%s: %v", role, err)
 	}
-	g.oneConnection()
+	g.oneConnectionOn(bed)
 	if missing > int64(dropped) {
-		g.t.Errorf("%d datagrams missing, but %d frames reported lost", missing, dropped)
+		g.t.Errorf("%s: %d datagrams missing, but %d frames reported lost", role, missing, dropped)
 	}
-	g.t.Logf("%d datagrams missing, %d frames reported lost", missing, dropped)
+	g.t.Logf("%s: %d datagrams missing, %d frames reported lost", role, missing, dropped)
+	return len(tls) - 1
 }

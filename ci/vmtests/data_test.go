@@ -50,8 +50,8 @@ func TestData(t *testing.T) {
 	tool(t, "mkfs.ext4", "-q", disk)
 	attach := extra("-blockdev", "driver=file,node-name=disk,filename="+disk, "-device", "virtio-blk-pci,drive=disk,serial=keep,addr=0x8")
 
-	alone := []rig.NIC{e1000At2, noNIC} // one guest after the other, not beside other tests
-	g := boot(t, dataImage, nil, alone, attach)
+	nics := []rig.NIC{e1000At2}
+	g := boot(t, dataImage, nil, nics, attach)
 	g.waitConsole("app: found 0 lines")
 	g.waitConsole("app: kept 5 lines")
 	g.wantData("mounted", "vda")
@@ -65,7 +65,7 @@ func TestData(t *testing.T) {
 	}
 	kept := g.kept()
 
-	g = boot(t, dataImage, nil, alone, attach)
+	g = boot(t, dataImage, nil, nics, attach, again)
 	g.waitConsole("data: vda is mounted on /data journal_replayed=true")
 	found := number(t, g.waitConsole(`app: found \d+ lines`))
 	if found < kept {
@@ -93,7 +93,7 @@ func TestData(t *testing.T) {
 	}
 
 	tool(t, "debugfs", "-w", "-R", "set_super_value state 2", disk)
-	g = boot(t, dataImage, nil, alone, attach)
+	g = boot(t, dataImage, nil, nics, attach, again)
 	g.waitConsole("data: services that need it wait: .* vda has errors and is mounted read-only")
 	g.waitRole("passive", func(r ctl.RoleStatus) bool { return r.Mode == ctl.ModePassive && r.Device != "" })
 	g.wantData("read-only", "vda")

@@ -84,6 +84,8 @@ type setup struct {
 	clock    bool   // there is an NTP server
 	peer     witness.PeerOptions
 	patience time.Duration // ends a test that hangs
+	again    bool          // the test has booted a guest before
+	asBuilt  bool          // the kernel is the image's, which unpacks itself
 }
 
 // option changes a setup.
@@ -94,6 +96,16 @@ func cmdline(words string) option { return func(o *setup) { o.Cmdline = words } 
 // mute keeps the host from telling the guest that it moved. A host that talks
 // to an agent that is about to be killed would wait for its answer in vain.
 func mute(o *setup) { o.Mute = true }
+
+// asBuilt starts the image's own kernel, as users do.
+func asBuilt(o *setup) { o.asBuilt = true }
+
+// again is for the second guest of a test.
+func again(o *setup) { o.again = true }
+
+// fewNICs is how many a guest may have that leaves room for another on a machine with two
+// processors.
+const fewNICs = 3
 
 // start boots a guest of the image with nic, waits until its witness is
 // connected, and ends it with the test. The test runs beside others.
@@ -126,19 +138,24 @@ func boot(t *testing.T, bundle func() (*image.Bundle, error), neighbours []testb
 	if testing.Short() {
 		t.Skip("a VM test")
 	}
-	if len(nics) == 1 && len(neighbours) == 0 { // more of them need the machine for themselves
-		t.Parallel()
-	}
-	b, err := bundle()
-	if err != nil {
-		t.Fatalf("build the image: %v", err)
-	}
 	g := &guest{t: t, rec: new(recorder)}
 	logger := slog.New(slog.NewTextHandler(g.rec, &slog.HandlerOptions{Level: slog.LevelDebug}))
 	dir := vmtest.Dir(t)
-	ro := setup{patience: patience, Options: rig.Options{Bundle: b, Dir: dir, Logger: logger, OnLine: g.rec.line}}
+	ro := setup{patience: patience, Options: rig.Options{Dir: dir, Logger: logger, OnLine: g.rec.line}}
 	for _, o := range opts {
 		o(&ro)
+	}
+	if len(nics) <= fewNICs && len(neighbours) == 0 && !ro.again {
+		t.Parallel()
+	}
+	var err error
+	if ro.Bundle, err = bundle(); err != nil {
+		t.Fatalf("build the image: %v", err)
+	}
+	if !ro.asBuilt {
+		if ro.Kernel, err = unpacked(ro.Bundle); err != nil {
+			t.Fatal(err)
+		}
 	}
 	ctx, cancel := context.WithTimeoutCause(vmtest.Context(t), ro.patience, errors.New("the test hangs"))
 	t.Cleanup(cancel)

@@ -6,6 +6,7 @@ package vmtests
 
 import (
 	"context"
+	"crypto/sha256"
 	"fmt"
 	"os"
 	"os/exec"
@@ -14,6 +15,7 @@ import (
 	"testing"
 
 	"github.com/umbra-vm/umbra/ci/rig"
+	"github.com/umbra-vm/umbra/ci/testbed/vmlinux"
 	"github.com/umbra-vm/umbra/ci/testbed/vmtest"
 	"github.com/umbra-vm/umbra/image"
 )
@@ -69,6 +71,29 @@ func build(name string, opts rig.GuestOptions) func() (*image.Bundle, error) {
 			nemesis+":/bin/nemesis", rig.Role)
 		return rig.Build(context.Background(), opts)
 	})
+}
+
+// unpacking is held while a kernel is unpacked.
+var unpacking sync.Mutex
+
+// unpacked returns the kernel of an image as a file that needs not unpack itself, made once
+// for all images that have it.
+func unpacked(b *image.Bundle) (string, error) {
+	unpacking.Lock()
+	defer unpacking.Unlock()
+	packed, err := os.ReadFile(filepath.Join(b.Dir, image.KernelFile))
+	if err != nil {
+		return "", err
+	}
+	name := filepath.Join(workDir, fmt.Sprintf("vmlinux-%x", sha256.Sum256(packed)))
+	if _, err := os.Stat(name); err == nil {
+		return name, nil
+	}
+	kernel, err := vmlinux.Unpack(packed)
+	if err != nil {
+		return "", err
+	}
+	return name, os.WriteFile(name, kernel, 0o644)
 }
 
 // progress says what a build does that takes long, such as a download.

@@ -29,7 +29,7 @@ var inGuest = []string{"shadow/netshadow/hold", "shadow/netshadow/settings", "sh
 
 // testModules are the drivers of the NICs, and what the tests make of them.
 var testModules = []string{
-	"e1000", "e1000e", "8139cp", "virtio_net", "vmxnet3", "macvlan", "8021q", "veth", "bridge",
+	"e1000", "e1000e", "8139cp", "virtio_net", "vmxnet3", "macvlan", "8021q", "veth", "bridge", "nf_tables",
 	"sch_cake", "sch_drr", "sch_ets", "sch_fq", "sch_hfsc", "sch_htb", "sch_ingress", "sch_mqprio", "sch_netem", "sch_prio",
 	"sch_qfq", "sch_red", "sch_sfq", "sch_tbf", "cls_flower", "cls_fw", "cls_matchall", "cls_u32",
 	"act_csum", "act_gact", "act_mirred", "act_police", "act_skbedit",
@@ -143,12 +143,16 @@ func TestInGuest(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
+			kernel, err := unpacked(b)
+			if err != nil {
+				t.Fatal(err)
+			}
 			ctx, cancel := context.WithTimeoutCause(vmtest.Context(t), 3*patience, errors.New("the test hangs"))
 			defer cancel()
 			name := filepath.Base(pkg) + ".test"
 			m := machine.Machine{
 				Name:         "tests",
-				Kernel:       filepath.Join(b.Dir, image.KernelFile),
+				Kernel:       kernel,
 				Initrd:       filepath.Join(b.Dir, b.Initramfs),
 				Cmdline:      b.Cmdline + " nemesis=run@" + name,
 				MemoryMB:     512,

@@ -88,7 +88,7 @@ func writeModules(dir string) error {
 // TestTrust moves a guest whose kernel is in lockdown, and has its root look for more
 // than docs/security.md says he has.
 func TestTrust(t *testing.T) {
-	g := start(t, trustImage, e1000At2, cmdline("nemesis=trust"))
+	g := start(t, trustImage, e1000At2, cmdline("nemesis=trust"), asBuilt)
 	g.traffic()
 	g.waitConsole("nemesis: trust is told")
 	for _, want := range []string{

@@ -49,7 +49,7 @@ func TestReload(t *testing.T) {
 // TestPowerButton presses it: the guest shuts down in order and QEMU ends with
 // status 0.
 func TestPowerButton(t *testing.T) {
-	g := start(t, fullImage, e1000At2)
+	g := start(t, fullImage, e1000At2, asBuilt)
 	g.traffic()
 	g.execute("system_powerdown", nil)
 	if err := g.Host.Wait(g.ctx); err != nil {

@@ -21,11 +21,12 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/umbra-vm/umbra/shadow/journal"
+	"github.com/umbra-vm/umbra/shadow/netshadow/dump"
 	"github.com/umbra-vm/umbra/shadow/netshadow/stack"
 )
 
-// factQueues is the journal's fact with the sizes that neighbours' queues have in
-// passive mode, by the file that sets them.
+// factQueues is the journal's fact with what bounds neighbours' queues in passive mode, by
+// the file that sets it.
 const factQueues = "neighbour-queues"
 
 // factNeighbours is the journal's fact with the neighbours that are pinned.
@@ -57,7 +58,7 @@ const forgotten = 3 * time.Second
 // arp_netdev_event, NETDEV_CHANGEADDR). So the entries are pinned in active mode
 // and put back after each failover. What is sent between the two waits in the
 // kernel's own queue of an entry that it makes anew, which is given room for what
-// may be held. A failover is no change of address for what is stacked, but for
+// may be held, and time: between the two the agent may be killed. A failover is no change of address for what is stacked, but for
 // ipvlans: those entries only age, and to pin them is all they need.
 type neighbours struct {
 	proxy   string
@@ -67,7 +68,7 @@ type neighbours struct {
 	log     *slog.Logger
 
 	mu     sync.Mutex
-	queues map[string]string    // sizes in passive mode, by file; nil in passive mode
+	queues map[string]string    // their bounds in passive mode, by file; nil in passive mode
 	known  map[string]neighbour // while not pinned
 	gone   map[string]time.Time // entries of known that were deleted, and when
 	pinned []neighbour          // with the state they had; nil in passive mode
@@ -179,7 +180,7 @@ func (n *neighbours) collect(index int) []neighbour {
 // table returns the entries of an interface that frames are sent with.
 func (n *neighbours) table(index int) (out []neighbour) {
 	for _, family := range []int{unix.AF_INET, unix.AF_INET6} {
-		list, err := n.nl.NeighList(index, family)
+		list, err := dump.Whole(func() ([]netlink.Neigh, error) { return n.nl.NeighList(index, family) })
 		if err != nil {
 			n.log.Warn("neighbours not read", "err", err)
 			continue
@@ -216,46 +217,55 @@ func (n *neighbours) unpin() {
 	n.narrow()
 }
 
-// queueSizes are the files that bound what waits for one neighbour, in bytes
-// (Documentation/networking/ip-sysctl.rst, unres_qlen_bytes).
-func (n *neighbours) queueSizes() []string {
-	return []string{
-		filepath.Join("/proc/sys/net/ipv4/neigh", n.proxy, "unres_qlen_bytes"),
-		filepath.Join("/proc/sys/net/ipv6/neigh", n.proxy, "unres_qlen_bytes"),
+// patience is how often the kernel asks for a neighbour in active mode before it drops what
+// waits for it, once a second: for longer than a successor of this process needs.
+const patience = 120
+
+// bounds are the files that bound what waits for one neighbour, in bytes and in questions
+// (Documentation/networking/ip-sysctl.rst, unres_qlen_bytes; mcast_solicit is said in
+// net/ipv4/arp.c and net/ipv6/ndisc.c), and what is in them in active mode.
+func (n *neighbours) bounds() map[string]int {
+	out := make(map[string]int)
+	for _, family := range []string{"ipv4", "ipv6"} {
+		dir := filepath.Join("/proc/sys/net", family, "neigh", n.proxy)
+		out[filepath.Join(dir, "unres_qlen_bytes")] = n.room
+		out[filepath.Join(dir, "mcast_solicit")] = patience
 	}
+	return out
 }
 
-// widen makes the queues of entries as large as what may be held.
+// widen makes the queues of entries as large as what may be held, and lets them wait.
 func (n *neighbours) widen() {
 	n.queues = make(map[string]string)
-	for _, file := range n.queueSizes() {
+	wide := n.bounds()
+	for file, bound := range wide {
 		b, err := os.ReadFile(file)
 		if err != nil {
 			continue // a kernel without IPv6
 		}
-		size := strings.TrimSpace(string(b))
-		if now, err := strconv.Atoi(size); err == nil && now < n.room {
-			n.queues[file] = size
+		text := strings.TrimSpace(string(b))
+		if now, err := strconv.Atoi(text); err == nil && now < bound {
+			n.queues[file] = text
 		}
 	}
 	n.note(n.journal.Fact(factQueues, n.queues))
 	for file := range n.queues {
-		n.resize(file, strconv.Itoa(n.room))
+		n.bound(file, strconv.Itoa(wide[file]))
 	}
 }
 
-// narrow gives the queues their size back.
+// narrow gives the queues their bounds back.
 func (n *neighbours) narrow() {
-	for file, size := range n.queues {
-		n.resize(file, size)
+	for file, text := range n.queues {
+		n.bound(file, text)
 	}
 	n.queues = nil
 	n.note(n.journal.Fact(factQueues, nil))
 }
 
-func (n *neighbours) resize(file, size string) {
-	if err := os.WriteFile(file, []byte(size), 0); err != nil {
-		n.log.Warn("neighbours' queues keep their size", "err", err)
+func (n *neighbours) bound(file, text string) {
+	if err := os.WriteFile(file, []byte(text), 0); err != nil {
+		n.log.Warn("neighbours' queues keep their bounds", "err", err)
 	}
 }
 

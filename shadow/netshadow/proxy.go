@@ -16,6 +16,8 @@ import (
 
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
+
+	"github.com/umbra-vm/umbra/shadow/netshadow/dump"
 )
 
 // A proxy is the interface that applications see: an active-backup bond named
@@ -266,7 +268,7 @@ func (p proxy) ports() (names []string, active string, err error) {
 	if err != nil {
 		return nil, "", err
 	}
-	links, err := p.nl.LinkList()
+	links, err := dump.Whole(p.nl.LinkList)
 	if err != nil {
 		return nil, "", fmt.Errorf("ports of %s: %w", p.name, err)
 	}

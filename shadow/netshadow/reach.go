@@ -19,6 +19,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/umbra-vm/umbra/shadow/netshadow/announce"
+	"github.com/umbra-vm/umbra/shadow/netshadow/dump"
 	"github.com/umbra-vm/umbra/shadow/netshadow/stack"
 )
 
@@ -138,7 +139,7 @@ func (s *netShadow) questions(mac net.HardwareAddr) (out [][]byte, protocol int,
 
 // questions6 returns neighbour solicitations from the proxy's link-local address.
 func (s *netShadow) questions6(bond netlink.Link, mac net.HardwareAddr) ([][]byte, error) {
-	addrs, err := netlink.AddrList(bond, unix.AF_INET6)
+	addrs, err := dump.Addresses(bond, unix.AF_INET6)
 	if err != nil {
 		return nil, fmt.Errorf("addresses of %s: %w", s.proxy.name, err)
 	}
@@ -151,7 +152,7 @@ func (s *netShadow) questions6(bond netlink.Link, mac net.HardwareAddr) ([][]byt
 	if !from.IsValid() {
 		return nil, nil
 	}
-	neighbours, err := netlink.NeighList(bond.Attrs().Index, unix.AF_INET6)
+	neighbours, err := dump.Neighbours(bond.Attrs().Index, unix.AF_INET6)
 	if err != nil {
 		return nil, fmt.Errorf("neighbours of %s: %w", s.proxy.name, err)
 	}
@@ -179,11 +180,11 @@ func (s *netShadow) questions4(mac net.HardwareAddr) (out [][]byte, err error) {
 	if err != nil {
 		return nil, err
 	}
-	addrs, err := netlink.AddrList(nil, unix.AF_INET)
+	addrs, err := dump.Addresses(nil, unix.AF_INET)
 	if err != nil {
 		return nil, fmt.Errorf("addresses of %s: %w", s.proxy.name, err)
 	}
-	neighbours, err := netlink.NeighList(0, unix.AF_INET)
+	neighbours, err := dump.Neighbours(0, unix.AF_INET)
 	if err != nil {
 		return nil, fmt.Errorf("neighbours of %s: %w", s.proxy.name, err)
 	}

@@ -19,6 +19,7 @@ import (
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 
+	"github.com/umbra-vm/umbra/shadow/netshadow/dump"
 	"github.com/umbra-vm/umbra/shadow/netshadow/stack"
 )
 
@@ -151,7 +152,7 @@ func send(ifindex int, frames [][]byte) (int, error) {
 // addresses returns the announceable addresses by interface. Those being checked
 // for duplicates, or found to be one, are not.
 func addresses() (map[int][]netip.Addr, error) {
-	list, err := netlink.AddrList(nil, netlink.FAMILY_ALL)
+	list, err := dump.Addresses(nil, netlink.FAMILY_ALL)
 	if err != nil {
 		return nil, fmt.Errorf("announce: list addresses: %w", err)
 	}

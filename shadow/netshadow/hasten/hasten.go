@@ -37,6 +37,7 @@ import (
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 
+	"github.com/umbra-vm/umbra/shadow/netshadow/dump"
 	"github.com/umbra-vm/umbra/shadow/netshadow/stack"
 )
 
@@ -168,7 +169,7 @@ func addresses(ifindex int) (map[netip.Addr]int, error) {
 	for _, i := range stacked.Interfaces {
 		on[i.Index] = true
 	}
-	list, err := netlink.AddrList(nil, netlink.FAMILY_ALL)
+	list, err := dump.Addresses(nil, netlink.FAMILY_ALL)
 	if err != nil {
 		return nil, fmt.Errorf("hasten: list addresses: %w", err)
 	}

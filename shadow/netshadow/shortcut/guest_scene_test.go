@@ -19,6 +19,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/google/nftables"
+	"github.com/google/nftables/expr"
 	"github.com/mdlayher/packet"
 	"github.com/vishvananda/netlink"
 	"github.com/vishvananda/netns"
@@ -37,6 +39,9 @@ const (
 	peer      = "10.78.0.2"
 	behind    = "10.79.0.1"
 	narrow    = "10.80.0.9"
+	here6     = "fd78::1"
+	peer6     = "fd78::2"
+	behind6   = "fd79::1"
 	narrowMTU = 1300
 )
 
@@ -227,6 +232,83 @@ func (s *scene) arrives(send func() error) {
 		case <-time.After(10 * time.Second):
 			s.t.Fatalf("%d of %d datagrams arrived", i, batch)
 		}
+	}
+}
+
+// stopped checks that nothing of a batch gets to the peer.
+func (s *scene) stopped(send func() error) {
+	s.t.Helper()
+	for len(s.heard) > 0 {
+		<-s.heard
+	}
+	for range batch {
+		if err := send(); err != nil && !errors.Is(err, unix.EPERM) { // as a rule's refusal is told
+			s.t.Fatal(err)
+		}
+	}
+	select {
+	case <-s.heard:
+		s.t.Error("a datagram arrived")
+	case <-time.After(time.Second):
+	}
+}
+
+// refuse has netfilter drop what leaves by an interface.
+func (s *scene) refuse(iface string) {
+	s.t.Helper()
+	c, err := nftables.New()
+	must(s.t, err)
+	table := c.AddTable(&nftables.Table{Name: "test", Family: nftables.TableFamilyIPv4})
+	s.t.Cleanup(func() {
+		c.DelTable(table)
+		must(s.t, c.Flush())
+	})
+	chain := c.AddChain(&nftables.Chain{
+		Name: "output", Table: table, Type: nftables.ChainTypeFilter, Hooknum: nftables.ChainHookOutput, Priority: nftables.ChainPriorityFilter,
+	})
+	name := make([]byte, unix.IFNAMSIZ)
+	copy(name, iface)
+	c.AddRule(&nftables.Rule{Table: table, Chain: chain, Exprs: []expr.Any{
+		&expr.Meta{Key: expr.MetaKeyOIFNAME, Register: 1},
+		&expr.Cmp{Op: expr.CmpOpEq, Register: 1, Data: name},
+		&expr.Verdict{Kind: expr.VerdictDrop},
+	}})
+	must(s.t, c.Flush())
+}
+
+// speakIPv6 gives both sides addresses, and a gateway.
+func (s *scene) speakIPv6() {
+	s.t.Helper()
+	speak := func(name string, addrs ...string) netlink.Link {
+		must(s.t, os.WriteFile(filepath.Join("/proc/sys/net/ipv6/conf", name, "disable_ipv6"), []byte("0"), 0))
+		l, err := netlink.LinkByName(name)
+		must(s.t, err)
+		for _, text := range addrs {
+			a, err := netlink.ParseAddr(text)
+			must(s.t, err)
+			a.Flags = unix.IFA_F_NODAD
+			must(s.t, netlink.AddrAdd(l, a))
+		}
+		return l
+	}
+	s.in(func() {
+		speak("lo", behind6+"/128")
+		speak(peerName, peer6+"/64")
+	})
+	speak(proxyName, here6+"/64")
+	must(s.t, netlink.RouteReplace(&netlink.Route{LinkIndex: s.proxy.Attrs().Index, Dst: &net.IPNet{IP: net.ParseIP(behind6), Mask: net.CIDRMask(128, 128)}, Gw: net.ParseIP(peer6), Priority: 100}))
+}
+
+// to6 is to by IPv6.
+func (s *scene) to6(address string) func() error {
+	s.t.Helper()
+	pc, err := net.ListenPacket("udp6", "[::]:0")
+	must(s.t, err)
+	s.t.Cleanup(func() { pc.Close() })
+	dst := &net.UDPAddr{IP: net.ParseIP(address), Port: 9}
+	return func() error {
+		_, err := pc.WriteTo(make([]byte, 64), dst)
+		return err
 	}
 }
 

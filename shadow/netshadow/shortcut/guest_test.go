@@ -115,6 +115,65 @@ func TestGuestProxyStays(t *testing.T) {
 	})
 }
 
+// TestGuestLimits shows what is tied to the proxy and does not meet what goes around it: rules of
+// netfilter for the interface that something leaves by, and the proxy's queueing discipline. What
+// is bound to the proxy meets them, and so does all once there is no shortcut.
+func TestGuestLimits(t *testing.T) {
+	for _, tc := range []struct {
+		name  string
+		limit func(*scene) // lets nothing out by the proxy
+	}{
+		{"a rule for what leaves by the proxy", func(s *scene) { s.refuse(proxyName) }},
+		{"a rate of the proxy", func(s *scene) {
+			// One second's worth, in ticks of 64 ns, is the largest that passes; no frame is that small.
+			must(s.t, netlink.QdiscAdd(&netlink.Tbf{
+				QdiscAttrs: netlink.QdiscAttrs{LinkIndex: s.proxy.Attrs().Index, Parent: netlink.HANDLE_ROOT, Handle: netlink.MakeHandle(1, 0)},
+				Rate:       50, Limit: 1 << 16, Buffer: 1e9 / 64,
+			}))
+		}},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			s := newScene(t)
+			plain, bound := s.to(peer), s.to(peer, bound)
+			s.goes("proxy", plain)
+			sc := s.open()
+			s.goes("port", plain)
+			tc.limit(s)
+			s.arrives(plain)
+			s.stopped(bound)
+			must(t, sc.Close())
+			s.stopped(plain)
+		})
+	}
+	t.Run("a rule for what leaves by the port", func(t *testing.T) {
+		s := newScene(t)
+		plain := s.to(peer)
+		s.goes("proxy", plain)
+		sc := s.open()
+		s.goes("port", plain)
+		s.refuse(portName)
+		s.stopped(plain)
+		must(t, sc.Close())
+		s.arrives(plain)
+	})
+}
+
+// TestGuestIPv6 has all of IPv6 take the proxy, to a neighbour and to a gateway that are in use.
+func TestGuestIPv6(t *testing.T) {
+	s := newScene(t)
+	s.speakIPv6()
+	neighbour, gateway := s.to6(peer6), s.to6(behind6)
+	s.goes("proxy", neighbour)
+	s.goes("proxy", s.to(peer))
+	defer s.open().Close()
+	s.goes("port", s.to(peer)) // so it has looked
+	for name, send := range map[string]func() error{"a neighbour": neighbour, "what is behind a gateway": gateway} {
+		if way := s.way(send); way != "proxy" {
+			t.Errorf("to %s it goes %s", name, way)
+		}
+	}
+}
+
 // TestGuestFollows changes what a shortcut depends on.
 func TestGuestFollows(t *testing.T) {
 	s := newScene(t)

@@ -45,6 +45,8 @@ import (
 
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
+
+	"github.com/umbra-vm/umbra/shadow/netshadow/dump"
 )
 
 // protocol is who made a route (linux/rtnetlink.h, rtm_protocol): by it a successor knows
@@ -177,7 +179,7 @@ func (s *Shortcut) close() error {
 		return fmt.Errorf("shortcut around %s: %w", s.proxy, err)
 	}
 	index := proxy.Attrs().Index
-	err = settled(func() error {
+	err = dump.Settled(func() error {
 		_, ours, err := table(index)
 		return errors.Join(remind(s.had, ours, index), remove(ours), err)
 	})
@@ -188,24 +190,11 @@ func (s *Shortcut) close() error {
 	return nil
 }
 
-// tries is how often what changes while it is read is read.
-const tries = 8
-
-// settled calls f again as long as what it reads changes meanwhile.
-func settled(f func() error) (err error) {
-	for range tries {
-		if err = f(); !errors.Is(err, netlink.ErrDumpInterrupted) {
-			break
-		}
-	}
-	return err
-}
-
 // adjust makes routes and neighbours what they should be. What fails because the port is
 // just changing is no error: there will be news.
 func (s *Shortcut) adjust(ctx context.Context, port int) {
 	before := s.state
-	err := settled(func() error { return s.change(port) })
+	err := dump.Settled(func() error { return s.change(port) })
 	if err != nil && ctx.Err() == nil && !errors.Is(err, unix.ENODEV) && !errors.Is(err, unix.ENETDOWN) {
 		s.log.Warn("not everything is routed around the proxy", "err", err)
 	}

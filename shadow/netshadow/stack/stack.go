@@ -19,6 +19,8 @@ import (
 	"github.com/vishvananda/netlink"
 	"github.com/vishvananda/netlink/nl"
 	"golang.org/x/sys/unix"
+
+	"github.com/umbra-vm/umbra/shadow/netshadow/dump"
 )
 
 // A Tag is a VLAN tag of a frame.
@@ -74,10 +76,10 @@ func (s Stack) Places() (places []Place) {
 func On(ifindex int) (Stack, error) {
 	var t tables
 	var err error
-	if t.links, err = netlink.LinkList(); err != nil {
+	if t.links, err = dump.Links(); err != nil {
 		return Stack{}, fmt.Errorf("stack: list interfaces: %w", err)
 	}
-	if t.fdb, err = netlink.NeighList(0, unix.AF_BRIDGE); err != nil {
+	if t.fdb, err = dump.Neighbours(0, unix.AF_BRIDGE); err != nil {
 		return Stack{}, fmt.Errorf("stack: list link addresses: %w", err)
 	}
 	if slices.ContainsFunc(t.links, filters) {

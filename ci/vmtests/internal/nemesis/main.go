@@ -9,6 +9,7 @@
 //	nemesis=kill@STAMP  kill -9 the agent when a recovery has reached STAMP
 //	nemesis=kill@now    kill -9 the agent when the network is up
 //	nemesis=kill@carried  kill -9 the agent when a standby serves the role alone
+//	nemesis=kill@A,B    kill -9 the agent at A, and its successor at B
 //	nemesis=end@PROGRAM kill -9 another daemon when a program has a connection
 //	nemesis=qdisc       put a pfifo at the root of the proxy, as a user may
 //	nemesis=settings    change settings of the proxy and of its device, and
@@ -18,7 +19,8 @@
 //	nemesis=ipv6        tell what addresses and gateways of IPv6 the proxy has
 //	                    whenever that changes
 //	nemesis=way@ADDRESS tell whether what is sent to ADDRESS goes through the proxy or
-//	                    around it whenever that changes
+//	                    around it whenever that changes, and whether routes are left;
+//	                    way@ADDRESS@PROXY is of another proxy
 //	nemesis=page        tell what the program of the status page may do, and where
 //	                    else it can be reached
 //	nemesis=trust       tell what umbra's programs may do, who hears the network, and
@@ -127,9 +129,19 @@ func do(ctx context.Context, deed string) error {
 	return fmt.Errorf("no such deed")
 }
 
-// kill kills the agent as soon as it tells of a recovery that has reached the
+// kill kills an agent at each of the places, one after the other.
+func kill(ctx context.Context, places string) error {
+	for at := range strings.SplitSeq(places, ",") {
+		if err := killAt(ctx, at); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// killAt kills the agent as soon as it tells of a recovery that has reached the
 // stamp and is not over.
-func kill(ctx context.Context, stamp string) error {
+func killAt(ctx context.Context, stamp string) error {
 	due := map[string]func(context.Context) bool{
 		"now":     func(context.Context) bool { return true },
 		"carried": func(ctx context.Context) bool { return roleIs(ctx, carried) },
@@ -138,7 +150,7 @@ func kill(ctx context.Context, stamp string) error {
 		due = func(ctx context.Context) bool { return reached(ctx, stamp) }
 	}
 	for !due(ctx) {
-		time.Sleep(time.Millisecond)
+		time.Sleep(50 * time.Millisecond) // it has been asked for long, or there is no hurry
 	}
 	if err := end("shadowd"); err != nil {
 		return err
@@ -157,7 +169,10 @@ func end(program string) error {
 
 func passive(r ctl.RoleStatus) bool { return r.Mode == ctl.ModePassive }
 
-func carried(r ctl.RoleStatus) bool { return passive(r) && r.OnStandby && r.Device == "" }
+// carried is when it is known that there is no device, and not as long as one is looked for.
+func carried(r ctl.RoleStatus) bool {
+	return passive(r) && r.OnStandby && r.Device == "" && strings.Contains(r.Message, "no net device")
+}
 
 // roleIs reports whether the role is as is says.
 func roleIs(ctx context.Context, is func(ctl.RoleStatus) bool) bool {
@@ -180,7 +195,7 @@ func reached(ctx context.Context, stamp string) bool {
 					return true
 				}
 			}
-			time.Sleep(time.Millisecond)
+			time.Sleep(3 * time.Millisecond)
 		}
 	})
 }

@@ -5,11 +5,13 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"encoding/binary"
 	"errors"
 	"fmt"
 	"net/netip"
+	"strings"
 	"sync/atomic"
 	"time"
 
@@ -30,16 +32,20 @@ const (
 type sightings struct{ all, bound atomic.Int64 }
 
 // tellWay tells which way goes what is sent to a peer by others, and by a socket that is
-// bound to the proxy. The proxy's own counter, which has what its ports sent, tells that
-// something was sent; a packet socket, whether that went through the proxy.
-func tellWay(ctx context.Context, address string) error {
+// bound to the proxy; place is ADDRESS or ADDRESS@PROXY. The proxy's own counter, which has
+// what its ports sent, tells that something was sent; a packet socket, whether that went
+// through the proxy.
+func tellWay(ctx context.Context, place string) error {
+	address, name, _ := strings.Cut(place, "@")
+	name = cmp.Or(name, role)
 	peer, err := netip.ParseAddr(address)
 	if err != nil {
 		return err
 	}
-	proxy, err := netlink.LinkByName(role)
-	if err != nil {
-		return err
+	proxy, err := netlink.LinkByName(name)
+	for err != nil { // the role comes up after the one that services wait for
+		time.Sleep(wayPause)
+		proxy, err = netlink.LinkByName(name)
 	}
 	seen := new(sightings)
 	if err := seen.follow(proxy.Attrs().Index, peer); err != nil {
@@ -47,10 +53,10 @@ func tellWay(ctx context.Context, address string) error {
 	}
 	bound, err := unix.Socket(unix.AF_INET, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
 	if err == nil {
-		err = unix.SetsockoptString(bound, unix.SOL_SOCKET, unix.SO_BINDTODEVICE, role)
+		err = unix.SetsockoptString(bound, unix.SOL_SOCKET, unix.SO_BINDTODEVICE, name)
 	}
 	if err != nil {
-		return fmt.Errorf("bind to %s: %w", role, err)
+		return fmt.Errorf("bind to %s: %w", name, err)
 	}
 	before := proxy.Attrs().Statistics.TxPackets
 	watch(ctx, func() (string, error) {
@@ -58,11 +64,11 @@ func tellWay(ctx context.Context, address string) error {
 			return "", err
 		}
 		time.Sleep(wayPause)
-		proxy, err := netlink.LinkByName(role)
+		proxy, err := netlink.LinkByName(name)
 		if err != nil {
 			return "", err
 		}
-		routes, err := netlink.RouteListFiltered(unix.AF_INET, &netlink.Route{Protocol: shortcutRoutes}, netlink.RT_FILTER_PROTOCOL)
+		ports, astray, err := routesOf(proxy)
 		if err != nil {
 			return "", err
 		}
@@ -72,13 +78,40 @@ func tellWay(ctx context.Context, address string) error {
 		way := "nowhere"
 		switch {
 		case through > 0:
-			way = "through " + role
+			way = "through " + name
 		case sent > 2: // beside what is bound, and a question for a neighbour
-			way = "around " + role
+			way = "around " + name
 		}
-		return fmt.Sprintf("way to %s: %s, bound through %s: %t, routes left: %t", peer, way, role, bound > 0, len(routes) > 0), nil
+		return fmt.Sprintf("way to %s: %s, bound through %s: %t, routes left: %t, astray: %d", peer, way, name, bound > 0, ports > 0, astray), nil
 	})
 	return nil
+}
+
+// routesOf counts the routes around a proxy by ports of its, and those of the guest that are
+// by an interface which is neither the active port of a proxy nor a proxy.
+func routesOf(proxy netlink.Link) (ports, astray int, err error) {
+	routes, err := netlink.RouteListFiltered(unix.AF_INET, &netlink.Route{Protocol: shortcutRoutes}, netlink.RT_FILTER_PROTOCOL)
+	if err != nil {
+		return 0, 0, err
+	}
+	for _, r := range routes {
+		l, err := netlink.LinkByIndex(r.LinkIndex)
+		if err != nil {
+			astray++
+			continue
+		}
+		if _, is := l.(*netlink.Bond); is {
+			continue
+		}
+		master, err := netlink.LinkByIndex(l.Attrs().MasterIndex)
+		if bond, is := master.(*netlink.Bond); err != nil || !is || bond.ActiveSlave != l.Attrs().Index {
+			astray++
+		}
+		if l.Attrs().MasterIndex == proxy.Attrs().Index {
+			ports++
+		}
+	}
+	return ports, astray, nil
 }
 
 // follow counts, in the background.
