@@ -211,11 +211,7 @@ func (j *Journal) record(kind byte, v any) error {
 	if err := j.append(f); err != nil {
 		return err
 	}
-	// A recovery waits for each record of how far it got: that need not be read again.
-	if t, ok := v.(ctl.Timeline); ok && kind == kindProgress {
-		t = cloneTimeline(t)
-		j.state.Recovery = &t
-	} else if err := j.state.apply(f); err != nil {
+	if err := j.state.apply(f); err != nil {
 		return fmt.Errorf("%s: %w", j.path, err)
 	}
 	if j.size >= j.compactAt {
