@@ -235,11 +235,15 @@ func (s *scene) arrives(send func() error) {
 	}
 }
 
-// stopped checks that nothing of a batch gets to the peer.
+// stopped checks that nothing of a batch gets to the peer, once all has that was sent before.
 func (s *scene) stopped(send func() error) {
 	s.t.Helper()
-	for len(s.heard) > 0 {
-		<-s.heard
+	for quiet := false; !quiet; {
+		select {
+		case <-s.heard:
+		case <-time.After(time.Second):
+			quiet = true
+		}
 	}
 	for range batch {
 		if err := send(); err != nil && !errors.Is(err, unix.EPERM) { // as a rule's refusal is told
