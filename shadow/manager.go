@@ -300,9 +300,9 @@ func (m *Manager) Run(ctx context.Context, signals <-chan Signal) error {
 	}
 }
 
-// alert has the classes get ready while it is found out which devices are gone: after what is
-// or may be a migration, and when hardware comes of which nobody was told; not when a
-// recovery has looked for it.
+// alert has the classes get ready while it is found out which devices are gone: after what
+// is or may be a migration, and when hardware comes of which nobody was told; not when
+// a recovery has looked for it.
 func (m *Manager) alert(sig Signal, idle bool) {
 	plugged := sig.Cause == ctl.CauseHotplug && sig.Removed == ""
 	if sig.Cause != ctl.CauseMigration && !sig.Stalled && !(idle && plugged) {

@@ -91,8 +91,8 @@ type Preparer interface {
 	Prepare(ctx context.Context)
 }
 
-// Alerter is a [Class] that can do something for its roles before anybody knows whose device
-// is gone.
+// Alerter is a [Class] that can do something for its roles before anybody knows whose
+// device is gone.
 type Alerter interface {
 	Class
 	// Alert says that devices may be gone, as after a migration. It must not wait, and

@@ -170,8 +170,8 @@ func (c *Class) Prepare(ctx context.Context) {
 	}
 }
 
-// Alert has what drivers give up kept from now on: one may reset its device before it is known to be
-// gone, or its role is in active mode.
+// Alert has what drivers give up kept from now on: one may reset its device before that is
+// known to be gone, or its role is in active mode.
 func (c *Class) Alert() {
 	go func() {
 		h, err := c.harvester()

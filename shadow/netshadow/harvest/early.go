@@ -95,22 +95,23 @@ type watch struct {
 	Trouble     int64
 }
 
-// Watch has the frames kept for a while that are freed because the interface
-// has no carrier, or its device is reset, from now on until the field is armed. A driver that
+// Watch has the frames kept for a while that are freed because the interface has no
+// carrier, or its device is reset, from now on until the field is armed. A driver that
 // watches its link may take hardware that is gone for a pulled cable before anybody has
 // noticed that it is gone: the kernel then empties the interface's queue, and refuses
-// what comes. And if nothing is sent for seconds the kernel has the driver reset the device,
-// and the driver gives up what is in its ring. The next Take after Arm returns what
-// was lost of late. If it was a cable, or a reset, it is forgotten. 0 watches nothing.
-// While the field is armed, or on a kernel without the functions that are traced, Watch
-// does nothing.
+// what comes. And if nothing is sent for seconds the kernel has the driver reset the
+// device, and the driver gives up what is in its ring. The next Take after Arm returns
+// what was lost of late. If it was a cable, or a mere reset, it is forgotten. 0 watches
+// nothing. While the field is armed, or on a kernel without the functions that are
+// traced, Watch does nothing.
 //
-// What is in the ring of a driver is had for certain if the driver frees what it gives up in
-// another way than what it has sent: as dropped (dev_kfree_skb_any()), not as consumed
-// (dev_consume_skb_any(), napi_consume_skb()). Whether it does is found out by its first packets. As
-// long as one that does not is watched together with one that does, each of its packets
-// pays for a lookup. From others the ring is had if they leave the reset to a worker and
-// wait for the hardware first, and this process is quicker: there is a sign of each reset.
+// What is in the ring of a driver is had for certain if the driver frees what it gives up
+// in another way than what it has sent: as dropped (dev_kfree_skb_any()), not as consumed
+// (dev_consume_skb_any(), napi_consume_skb()). Whether it does is found out by its first
+// packets. As long as one that does not is watched together with one that does, each of
+// its packets pays for a lookup. From others the ring is had after an [Harvester.Alert],
+// or if they leave the reset to a worker and wait for the hardware first, and this
+// process is quicker: there is a sign of each reset.
 func (f *Field) Watch(ifindex int) error {
 	f.h.arming.Lock()
 	defer f.h.arming.Unlock()
@@ -145,9 +146,9 @@ func (f *Field) unwatch() error {
 // bpf/harvest.c.
 const troubleTime = 10 * time.Second
 
-// Alert says that devices may be gone: what their drivers give up is kept from now on,
-// and for 10 s, of all interfaces that are watched, and Arm need not attach anything. Meanwhile a
-// packet that is sent pays for a lookup.
+// Alert says that devices may be gone: what their drivers give up is kept from now on
+// and for 10 s, of all interfaces that are watched, and Arm need not attach anything.
+// Meanwhile a packet that is sent pays for a lookup.
 func (h *Harvester) Alert() error {
 	h.arming.Lock()
 	defer h.arming.Unlock()
@@ -189,22 +190,26 @@ func (f *Field) put(w watch) error {
 // expect has what drivers give up kept for a while.
 func (h *Harvester) expect() error {
 	if h.trouble != nil {
-		h.trouble.Reset(troubleTime)
-		return nil
+		h.trouble.Stop()
 	}
-	h.trouble = time.AfterFunc(troubleTime, func() {
+	var t *time.Timer
+	t = time.AfterFunc(troubleTime, func() {
 		h.arming.Lock()
 		defer h.arming.Unlock()
+		if h.closed || h.trouble != t { // it may have been too late to stop this one
+			return
+		}
 		h.trouble = nil
 		h.heed(h.listen())
 	})
+	h.trouble = t
 	return h.listen()
 }
 
 // heed logs what went wrong where nobody can be told.
 func (h *Harvester) heed(err error) {
 	if err != nil {
-		h.log.Warn("harvest: what a device loses when it is reset is lost, or each packet pays for a program of no use", "err", err)
+		h.log.Warn("harvest: what a device that is reset had is lost, or packets pay for a program of no use", "err", err)
 	}
 }
 
@@ -231,8 +236,8 @@ func (f *Field) giveUp() {
 	h.heed(h.listen())
 }
 
-// adopt makes part of the harvest what was lost shortly before found, or since, and what is
-// on its way from the programs.
+// adopt makes part of the harvest what was lost shortly before found, or since, and what
+// is on its way from the programs.
 func (f *Field) adopt(found time.Duration) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -265,7 +270,7 @@ func (e *earlyLosses) add(s sample) {
 }
 
 // take returns what a device has lost that was found to be gone at a time, and forgets
-// all.
+// the rest.
 func (e *earlyLosses) take(found time.Duration) []sample {
 	var recent []sample
 	for _, s := range e.frames {

@@ -9,11 +9,11 @@
 // Two small eBPF programs on the kernel's tracepoints consume_skb and kfree_skb copy a
 // frame out at the moment it is freed. They are loaded once, when a [Harvester] is
 // made, and serve all roles, each by a [Field]; they are attached between
-// [Field.Arm] and [Field.Disarm] of any. In passive mode the one for consumed frames is not,
-// and the other only where no packet that is sent comes by it: passive mode pays nothing.
-// Drivers that copy a frame on
-// transmission and free it at once (ne2k-pci, 8139too) leave nothing to harvest.
-// What is freed before a field is armed is had by more programs, see [Field.Watch].
+// [Field.Arm] and [Field.Disarm] of any. In passive mode the one for consumed frames
+// is not, and the other only where no packet that is sent comes by it: passive mode
+// pays nothing. Drivers that copy a frame on transmission and free it at once
+// (ne2k-pci, 8139too) leave nothing to harvest. What is freed before a field is armed
+// is had by more programs, see [Field.Watch].
 //
 // # Which freed socket buffer is an unsent frame
 //
@@ -304,7 +304,8 @@ func (h *Harvester) load() error {
 
 func (h *Harvester) unload() error {
 	k := h.kernel
-	return errors.Join(h.early.close(), k.Consumed.Close(), k.Dropped.Close(), k.Samples.Close(), k.Aims.Close(), k.Seen.Close(), k.Watched.Close(), k.Listening.Close())
+	return errors.Join(h.early.close(), k.Consumed.Close(), k.Dropped.Close(),
+		k.Samples.Close(), k.Aims.Close(), k.Seen.Close(), k.Watched.Close(), k.Listening.Close())
 }
 
 // unsupported marks the errors that mean "not on this kernel".

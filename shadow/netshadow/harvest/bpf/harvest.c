@@ -352,9 +352,9 @@ static __always_inline bool in_trouble(struct watch *w)
 }
 
 /*
- * Does dropped() look at the frames of this interface? It sees them later than the functions that
- * take them off a queue, and it may be for the harvest by then: one of the two has
- * to have them.
+ * Does dropped() look at the frames of this interface? It sees them later than the
+ * functions that take them off a queue, and it may be for the harvest by then: one of
+ * the two has to have them.
  */
 static __always_inline bool seen_when_freed(struct watch *w)
 {
@@ -407,10 +407,10 @@ int BPF_PROG(reset, struct Qdisc *qdisc)
 }
 
 /*
- * Has the queue come to a standstill? A driver that resets its device takes the
- * carrier away first, or stops its queues. One that does it at once when the kernel
- * says so (ndo_tx_timeout) may have started them again by the time its frames are freed:
- * then nothing has been sent for as long as dev_watchdog() waits. Where the driver does the
+ * Has the queue come to a standstill? A driver that resets its device takes the carrier
+ * away first, or stops its queues. One that does it at once when the kernel says so
+ * (ndo_tx_timeout) may have started them again by the time its frames are freed: then
+ * nothing has been sent for as long as dev_watchdog() waits. Where the driver does the
  * locking, nobody keeps that time for it (txq_trans_update()).
  */
 static __always_inline bool at_rest(struct net_device *dev, __u16 queue)
@@ -429,10 +429,10 @@ static __always_inline bool at_rest(struct net_device *dev, __u16 queue)
 }
 
 /*
- * What a driver gives up when it resets its device, of an interface that nothing is harvested of
- * yet. If the driver frees as dropped only what it gives up, a packet that is sent never
- * comes by here, and pays nothing. One that does not tell the two apart
- * is found out by its first packets, for they are freed here while all is well.
+ * What a driver gives up when it resets its device, of an interface that nothing is
+ * harvested of yet. If the driver frees as dropped only what it gives up, a packet that
+ * is sent never comes by here, and pays nothing. One that does not tell the two apart is
+ * found out by its first packets, for they are freed here while all is well.
  */
 static __always_inline void given_up(struct sk_buff *skb, struct watch *w, void *location)
 {
