@@ -139,7 +139,9 @@ func rankOf(seats []Seat, r int, devices []Identity, d int) (rank int, ok bool) 
 	switch {
 	case s.Device.none():
 	case s.carried(), s.Standby.none() && !id.Paravirtual && s.Role.Standby.accepts(s.Device, id, ""):
-		rank += rankServed
+		if rank > sameMAC { // its own device waits for no other role
+			rank += rankServed
+		}
 	default:
 		return 0, false
 	}
@@ -175,6 +177,9 @@ func (s Seat) claims(id Identity, devices []Identity) bool {
 	return s.Role.Standby.accepts(id, s.Device, s.MAC)
 }
 
+// sameMAC is the likeness of a device that has the MAC of the role's last one.
+const sameMAC = 1
+
 // likeness ranks a device by what it has in common with the role and its last device. A
 // paravirtual one with the role's MAC may be meant to stand by: it has to be like the last.
 func likeness(s Seat, id Identity) int {
@@ -182,7 +187,7 @@ func likeness(s Seat, id Identity) int {
 	case is(s.MAC, id.MAC) && !id.Paravirtual:
 		return 0
 	case is(s.Last.MAC, id.MAC):
-		return 1
+		return sameMAC
 	case is(s.Last.Address, id.Address):
 		return 2
 	case is(s.Last.IDs, id.IDs):
