@@ -44,7 +44,7 @@ test-browser:
 	go test -count=1 -timeout $(TIMEOUT) -v -tags browser ./ci/vmtests -run InABrowser
 
 # Every output of umbra build is booted by the firmware it is for, signed and not, and
-# looked at by the tools of those who made the formats; some minutes.
+# looked at by the tools of those who made the formats; a quarter of an hour.
 test-outputs:
 	@sh ci/deps.sh outputs
 	go test -count=1 -timeout $(TIMEOUT) -v ./ci/outputs -outputs
