@@ -91,7 +91,7 @@ func (r *Recovery) Between(from, to string, reached ...ctl.Stamp) {
 
 // stamp adds a stamp to a timeline, unless that has one of the name.
 func stamp(tl *ctl.Timeline, s ctl.Stamp) {
-	if slices.ContainsFunc(tl.Stamps, func(t ctl.Stamp) bool { return t.Name == s.Name }) {
+	if _, ok := tl.Stamp(s.Name); ok {
 		return
 	}
 	tl.Stamps = append(tl.Stamps, s)

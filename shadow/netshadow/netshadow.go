@@ -176,7 +176,7 @@ func (c *Class) Alert() {
 	go func() {
 		h, err := c.harvester()
 		if err == nil {
-			err = h.Alert()
+			err = h.Alert(time.Duration(shadow.Now()))
 		}
 		if err != nil {
 			c.Logger.Debug("what a device loses before it is found to be gone is lost", "err", err)

@@ -228,10 +228,8 @@ func alive(rec *shadow.Recovery) bool {
 
 // found is when the device of a recovery was seen to be gone, on CLOCK_MONOTONIC.
 func found(rec *shadow.Recovery) time.Duration {
-	for _, stamp := range rec.Timeline().Stamps {
-		if stamp.Name == ctl.StampDetected {
-			return time.Duration(stamp.At)
-		}
+	if at, ok := rec.Timeline().Stamp(ctl.StampDetected); ok {
+		return time.Duration(at)
 	}
 	return time.Duration(shadow.Now())
 }

@@ -12,7 +12,6 @@ import (
 
 	"github.com/cilium/ebpf"
 	"github.com/cilium/ebpf/link"
-	"golang.org/x/sys/unix"
 )
 
 // Bounds of what is kept of a watched interface. The programs have one too: 1024
@@ -148,18 +147,17 @@ const troubleTime = 10 * time.Second
 
 // Alert says that devices may be gone: what their drivers give up is kept from now on
 // and for 10 s, of all interfaces that are watched, and Arm need not attach anything.
-// Meanwhile a packet that is sent pays for a lookup.
-func (h *Harvester) Alert() error {
+// Meanwhile a packet that is sent pays for a lookup. now is the time on CLOCK_MONOTONIC.
+func (h *Harvester) Alert(now time.Duration) error {
 	h.arming.Lock()
 	defer h.arming.Unlock()
 	if h.closed {
 		return fmt.Errorf("harvest: alert: %w", ErrClosed)
 	}
-	now := monotonic()
 	var errs []error
 	for i := range h.fields {
 		if f := &h.fields[i]; f.watched != 0 {
-			errs = append(errs, f.put(watch{Trouble: now}))
+			errs = append(errs, f.put(watch{Trouble: int64(now)}))
 		}
 	}
 	errs = append(errs, h.expect())
@@ -167,15 +165,6 @@ func (h *Harvester) Alert() error {
 		return fmt.Errorf("harvest: alert: %w", err)
 	}
 	return nil
-}
-
-// monotonic is CLOCK_MONOTONIC in ns.
-func monotonic() int64 {
-	var now unix.Timespec
-	if err := unix.ClockGettime(unix.CLOCK_MONOTONIC, &now); err != nil {
-		return 0
-	}
-	return now.Nano()
 }
 
 // put writes the entry of the watched interface.
