@@ -105,6 +105,10 @@ var bootModules = []struct {
 	{"evdev", true}, // through which the power button is heard
 }
 
+// divertModule keeps the order of what is sent while a proxy's queueing discipline is
+// exchanged. A recovery needs it, and nothing before.
+const divertModule = "nft_fwd_netdev"
+
 // deployModule is what QEMU's fw_cfg is read with, where the kernel has it as a module.
 const deployModule = "qemu_fw_cfg"
 

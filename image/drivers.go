@@ -20,7 +20,7 @@ import (
 type selection struct {
 	modules  []*modinfo.Module // everything that has a file, in link order
 	boot     []string          // loaded at boot, in this order, before any program runs
-	prefetch []string          // drivers brought into memory once the guest is up
+	prefetch []string          // what a recovery needs, brought into memory once the guest is up
 	drive    []string          // with which a volume with configuration is found
 	disks    []string          // with which disks for data and with slots are found and mounted
 }
@@ -46,6 +46,10 @@ func (c *Config) selectModules(k *kernel.Kernel) (*selection, error) {
 		case !m.optional && !set.Builtin(m.name):
 			errs = append(errs, fmt.Errorf("kernel %s has no module %s, without which there is no proxy", k.Release, m.name))
 		}
+	}
+	if m, ok := set.Module(divertModule); ok {
+		s.prefetch = append(s.prefetch, m.Name)
+		wanted = append(wanted, m.Name)
 	}
 	if m, ok := set.Module(deployModule); ok {
 		wanted = append(wanted, m.Name)

@@ -36,7 +36,7 @@ type Manifest struct {
 	Roles     []string        `json:"roles"`
 	Modules   []string        `json:"modules"`  // every module in the image
 	Boot      []string        `json:"boot"`     // loaded at boot
-	Prefetch  []string        `json:"prefetch"` // drivers in memory before a device needs them
+	Prefetch  []string        `json:"prefetch"` // those in memory before a recovery needs them
 	// Packages are those whose files are in the image, by name.
 	Packages []PackageManifest `json:"packages,omitempty"`
 	// Stub is the package that the UEFI program in the outputs is made with.

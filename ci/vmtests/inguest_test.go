@@ -29,7 +29,7 @@ var inGuest = []string{"shadow/netshadow/hold", "shadow/netshadow/settings", "sh
 
 // testModules are the drivers of the NICs, and what the tests make of them.
 var testModules = []string{
-	"e1000", "e1000e", "8139cp", "virtio_net", "vmxnet3", "macvlan", "8021q", "veth", "bridge", "nf_tables",
+	"e1000", "e1000e", "8139cp", "virtio_net", "vmxnet3", "macvlan", "8021q", "veth", "bridge", "nft_fwd_netdev",
 	"sch_cake", "sch_drr", "sch_ets", "sch_fq", "sch_hfsc", "sch_htb", "sch_ingress", "sch_mqprio", "sch_netem", "sch_prio",
 	"sch_qfq", "sch_red", "sch_sfq", "sch_tbf", "cls_flower", "cls_fw", "cls_matchall", "cls_u32",
 	"act_csum", "act_gact", "act_mirred", "act_police", "act_skbedit",

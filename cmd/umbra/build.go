@@ -106,7 +106,7 @@ func summary(out io.Writer, b *image.Bundle) error {
 	if err := w.Flush(); err != nil {
 		return err
 	}
-	_, err := fmt.Fprintf(out, "Linux %s, %d modules, of which %d drivers are prefetched. Run it: umbra run %s\n",
+	_, err := fmt.Fprintf(out, "Linux %s, %d modules, of which %d are prefetched. Run it: umbra run %s\n",
 		b.Kernel.Release, len(b.Modules), len(b.Prefetch), b.Dir)
 	return err
 }

@@ -21,6 +21,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"io"
 	"log/slog"
 	"sync"
 	"time"
@@ -86,9 +87,10 @@ type Released struct {
 // killed goes on with what it finds. Its methods may be used from several
 // goroutines.
 type Plug struct {
-	log  *slog.Logger
-	mu   sync.Mutex
-	conn *netlink.Conn
+	log    *slog.Logger
+	divert func(ifindex, port int) (io.Closer, error) // see [divert]
+	mu     sync.Mutex
+	conn   *netlink.Conn
 }
 
 // NewPlug opens the rtnetlink socket. A nil logger discards.
@@ -99,14 +101,14 @@ func NewPlug(logger *slog.Logger) (*Plug, error) {
 	}
 	// Extended acknowledgements only improve messages.
 	_ = conn.SetOption(netlink.ExtendedAcknowledge, true)
-	return newPlug(logger, conn), nil
+	return newPlug(logger, conn, func(ifindex, port int) (io.Closer, error) { return newDivert(ifindex, port) }), nil
 }
 
-func newPlug(logger *slog.Logger, conn *netlink.Conn) *Plug {
+func newPlug(logger *slog.Logger, conn *netlink.Conn, divert func(ifindex, port int) (io.Closer, error)) *Plug {
 	if logger == nil {
 		logger = slog.New(slog.DiscardHandler)
 	}
-	return &Plug{log: logger, conn: conn}
+	return &Plug{log: logger, divert: divert, conn: conn}
 }
 
 // Close closes the socket. Plugs stay where they are.
@@ -154,7 +156,9 @@ const burst = 512
 // removes the plug, whereupon the kernel gives the interface its default queueing
 // discipline back. Frames sent meanwhile stay behind those held.
 //
-// port is the ifindex of the interface below, or 0. Many frames are released in
+// port is the ifindex of the interface below, or 0. While the plug is removed, frames
+// are led to the port around it; with 0, or a kernel without nft_fwd_netdev, those are
+// refused by the kernel as in [Plug.Hold]. Many frames are released in
 // portions, each when the last has been sent, lest the port's queue overflow, which
 // nobody below notices; with 0 all are released at once. The portions are not exact:
 // frames that a short queue refuses all the same are in PortDrops, and a harvester
@@ -181,7 +185,7 @@ func (p *Plug) Release(ctx context.Context, ifindex, port int) (Released, error)
 		return res, &OpError{"release", ifindex, err}
 	}
 	res.Drops = q.stats.Drops
-	if err := p.execute(ctx, request(unix.RTM_DELQDISC, 0, ifindex, nil)); err != nil {
+	if err := p.remove(ctx, ifindex, port); err != nil {
 		return res, &OpError{"release", ifindex, err}
 	}
 	if port != 0 {
@@ -192,6 +196,23 @@ func (p *Plug) Release(ctx context.Context, ifindex, port int) (Released, error)
 		res.PortDrops = after.stats.Drops - before.stats.Drops
 	}
 	return res, nil
+}
+
+// remove takes an open plug away.
+func (p *Plug) remove(ctx context.Context, ifindex, port int) error {
+	if port != 0 {
+		d, err := p.divert(ifindex, port)
+		if err != nil {
+			p.log.Warn("what is sent while the plug is removed may be overtaken", "err", err)
+		} else {
+			defer func() {
+				if err := d.Close(); err != nil {
+					p.log.Warn("the kernel was left to end a divert", "err", err)
+				}
+			}()
+		}
+	}
+	return p.execute(ctx, request(unix.RTM_DELQDISC, 0, ifindex, nil))
 }
 
 // drain opens the plug until it is empty.

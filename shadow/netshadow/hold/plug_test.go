@@ -9,6 +9,7 @@ import (
 	"context"
 	"encoding/binary"
 	"errors"
+	"io"
 	"testing"
 	"time"
 
@@ -26,6 +27,7 @@ type kernel struct {
 	roots  map[int]*qdisc
 	step   int
 	stuck  bool // ksoftirqd is slow: an opened plug lets nothing pass
+	simple bool // has no nftables
 	denied error
 	calls  []string
 }
@@ -111,6 +113,24 @@ func (k *kernel) change(r netlink.Message) unix.Errno {
 	return 0
 }
 
+func (k *kernel) divert(_, to int) (io.Closer, error) {
+	if k.simple {
+		return nil, unix.EPROTONOSUPPORT
+	}
+	if to != port {
+		return nil, unix.ENODEV
+	}
+	k.calls = append(k.calls, "divert")
+	return (*diverted)(k), nil
+}
+
+type diverted kernel
+
+func (d *diverted) Close() error {
+	d.calls = append(d.calls, "end")
+	return nil
+}
+
 const proxy, port = 7, 9
 
 func newTestPlug(t *testing.T, root qdisc) (*Plug, *kernel) {
@@ -118,7 +138,7 @@ func newTestPlug(t *testing.T, root qdisc) (*Plug, *kernel) {
 		roots: map[int]*qdisc{proxy: &root, port: {kind: "fq_codel"}},
 		step:  600,
 	}
-	p := newPlug(nil, nltest.Dial(k.serve))
+	p := newPlug(nil, nltest.Dial(k.serve), k.divert)
 	t.Cleanup(func() { p.Close() })
 	return p, k
 }
@@ -190,10 +210,10 @@ func TestRelease(t *testing.T) {
 		port  int
 		calls []string
 	}{
-		{"few frames go at once", burst, port, []string{"open", "delete"}},
-		{"many go in portions, the last of which stays open", 1500, port, []string{"open", "buffer", "open", "buffer", "open", "delete"}},
+		{"few frames go at once, and later ones around the plug while it is removed", burst, port, []string{"open", "divert", "delete", "end"}},
+		{"many go in portions, the last of which stays open", 1500, port, []string{"open", "buffer", "open", "buffer", "open", "divert", "delete", "end"}},
 		{"many go at once without a port to wait for", 600, 0, []string{"open", "delete"}},
-		{"an empty plug is removed", 0, port, []string{"open", "delete"}},
+		{"an empty plug is removed", 0, port, []string{"open", "divert", "delete", "end"}},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			p, k := newTestPlug(t, plugged(tt.held))
@@ -209,6 +229,17 @@ func TestRelease(t *testing.T) {
 				t.Errorf("the interface was left with %s", kind)
 			}
 		})
+	}
+}
+
+func TestReleaseDoesWithoutADivert(t *testing.T) {
+	p, k := newTestPlug(t, qdisc{kind: "plug", handle: handle, stats: Stats{Frames: 3}})
+	k.simple = true
+	if got, err := p.Release(t.Context(), proxy, port); err != nil || got.Held != 3 {
+		t.Errorf("got %+v, %v", got, err)
+	}
+	if d := cmp.Diff([]string{"open", "delete"}, k.calls); d != "" {
+		t.Error(d)
 	}
 }
 
