@@ -25,6 +25,7 @@ const (
 type GuestOptions struct {
 	Dir     string   // where the image and what goes into it are built
 	Witness []string // further arguments of the witness
+	Before  []string // services that the witness waits for
 	// NoWitness leaves it out; the guest then idles.
 	NoWitness bool
 	Streams   bool     // run package streams, see Pair
@@ -60,12 +61,12 @@ func Build(ctx context.Context, opts GuestOptions) (*image.Bundle, error) {
 	fmt.Fprintf(&b, "[[role]]\nname = %q\nclass = \"net\"\n%s", Role, opts.Role)
 	if !opts.NoWitness {
 		args := append([]string{"-peer", testbed.WitnessAddr}, opts.Witness...)
-		if err := service(ctx, &b, opts, "witness", witnessPackage, args...); err != nil {
+		if err := service(ctx, &b, opts, "witness", witnessPackage, opts.Before, args...); err != nil {
 			return nil, err
 		}
 	}
 	if opts.Streams {
-		if err := service(ctx, &b, opts, "streams", streamsPackage); err != nil {
+		if err := service(ctx, &b, opts, "streams", streamsPackage, nil); err != nil {
 			return nil, err
 		}
 	}
@@ -77,14 +78,15 @@ func Build(ctx context.Context, opts GuestOptions) (*image.Bundle, error) {
 	return image.Build(ctx, cfg, filepath.Join(opts.Dir, "image"), opts.Options)
 }
 
-// service builds a program and describes it to the image.
-func service(ctx context.Context, b *strings.Builder, opts GuestOptions, name, pkg string, args ...string) error {
+// service builds a program and describes it to the image. It waits for the role, and for
+// the services in before.
+func service(ctx context.Context, b *strings.Builder, opts GuestOptions, name, pkg string, before []string, args ...string) error {
 	bin := filepath.Join(opts.Dir, name)
 	if err := image.BuildGo(ctx, opts.Source, pkg, bin); err != nil {
 		return err
 	}
-	fmt.Fprintf(b, "[[service]]\nname = %q\nexec = [%s]\nfiles = [%q]\nneeds = [%q]\nrestart = \"never\"\n",
-		name, quoted(append([]string{"/bin/" + name}, args...)), bin+":/bin/"+name, Role)
+	fmt.Fprintf(b, "[[service]]\nname = %q\nexec = [%s]\nfiles = [%q]\nneeds = [%s]\nrestart = \"never\"\n",
+		name, quoted(append([]string{"/bin/" + name}, args...)), bin+":/bin/"+name, quoted(append([]string{Role}, before...)))
 	return nil
 }
 

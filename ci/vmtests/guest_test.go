@@ -326,9 +326,13 @@ func (g *guest) unharmed() {
 func (g *guest) unharmedOn(bed *testbed.Bed) {
 	g.t.Helper()
 	for _, s := range bed.Stations {
-		if err := g.verdictOf(bed, s).Err(); err != nil {
+		v := g.verdictOf(bed, s)
+		if err := v.Err(); err != nil {
 			g.t.Errorf("at %s: %v", s.Addr, err)
 		}
+		// No failure: QEMU itself lets a frame overtake others (see package hold's
+		// tests, which look at what leaves the guest).
+		g.t.Logf("at %s: %d of %d datagrams reordered", s.Addr, v.UDPOut.Reordered, v.UDPOut.Sent)
 	}
 	g.oneConnectionOn(bed)
 }

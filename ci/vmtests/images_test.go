@@ -31,6 +31,13 @@ var (
 	fullImage = buildOnce("full")
 	// e1000Image has one driver and no other.
 	e1000Image = buildOnce("e1000", "e1000")
+	// userImage has two drivers, and a user who gives the proxy a queueing discipline before
+	// the witness sends.
+	userImage = build("user", rig.GuestOptions{
+		Drivers: []string{"e1000", "8139cp"},
+		Before:  []string{"user"},
+		Extra:   "[[service]]\nname = \"user\"\ntype = \"oneshot\"\nexec = [\"/bin/nemesis\", \"qdisc\"]\nneeds = [\"net0\"]\n",
+	})
 	// shaperImage has three drivers, and what the nemesis shapes traffic with.
 	shaperImage = buildOnce("shaper", "e1000e", "8139cp", "virtio_net", "sch_prio", "cls_matchall")
 	// vlanImage has what VLANs need.

@@ -14,7 +14,7 @@ import (
 // the proxy: it stays the user's, frames are held behind the TAP, and none is
 // lost.
 func TestUsersQdisc(t *testing.T) {
-	g := start(t, fullImage, e1000At2, cmdline("nemesis=qdisc"))
+	g := start(t, userImage, e1000At2, cmdline("nemesis=root"))
 	g.waitConsole("root of net0 is pfifo")
 	g.traffic()
 	g.move(rtl8139At2)

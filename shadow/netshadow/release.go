@@ -43,7 +43,7 @@ func (s *netShadow) Complete(ctx context.Context, dev drivers.Device, rec *shado
 	if err := s.resend(ctx, index, rec); err != nil {
 		return err
 	}
-	if err := s.activate(iface); err != nil {
+	if err := s.handOver(ctx, iface, index, rec); err != nil {
 		return err
 	}
 	s.stampStandby(iface, rec)
@@ -143,23 +143,44 @@ func (s *netShadow) resend(ctx context.Context, index int, rec *shadow.Recovery)
 	return s.drainReader(ctx, index, rec)
 }
 
-// drainReader sends what has been read from the TAP so far.
+// handOver makes iface the proxy's active port. What is sent to the TAP after the last
+// look, and before the kernel has changed ports, is overtaken by what follows it.
+func (s *netShadow) handOver(ctx context.Context, iface string, index int, rec *shadow.Recovery) error {
+	s.neighbours.pin()
+	defer s.neighbours.pin()
+	if err := s.drainReader(ctx, index, rec); err != nil {
+		return err
+	}
+	if err := s.proxy.activate(iface); err != nil {
+		return err
+	}
+	return s.drainReader(ctx, index, rec)
+}
+
+// drainPasses is how often the reader is asked at the most for what came while it was
+// drained. Each pass takes less time than the one before, unless programs send faster than
+// the new device.
+const drainPasses = 8
+
+// drainReader sends what has been read from the TAP, until there is nothing to read.
 func (s *netShadow) drainReader(ctx context.Context, index int, rec *shadow.Recovery) error {
-	if s.reader == nil {
-		return nil
-	}
-	frames := s.reader.Take()
-	if len(frames) == 0 {
-		return nil
-	}
-	rec.Count(ctl.Frames{Held: len(frames)})
-	_, err := s.send(ctx, index, &frames, rec)
-	if err != nil { // what was not tried waits for the next device
-		s.keep(append(s.pending, frames...))
-	}
-	s.account.reads(true)
-	if err != nil {
-		return fmt.Errorf("send held frames: %w", err)
+	for range drainPasses {
+		if s.reader == nil {
+			return nil
+		}
+		frames := s.reader.Take()
+		if len(frames) == 0 {
+			return nil
+		}
+		rec.Count(ctl.Frames{Held: len(frames)})
+		_, err := s.send(ctx, index, &frames, rec)
+		if err != nil { // what was not tried waits for the next device
+			s.keep(append(s.pending, frames...))
+		}
+		s.account.reads(true)
+		if err != nil {
+			return fmt.Errorf("send held frames: %w", err)
+		}
 	}
 	return nil
 }

@@ -11,7 +11,8 @@
 //	nemesis=kill@carried  kill -9 the agent when a standby serves the role alone
 //	nemesis=kill@A,B    kill -9 the agent at A, and its successor at B
 //	nemesis=end@PROGRAM kill -9 another daemon when a program has a connection
-//	nemesis=qdisc       put a pfifo at the root of the proxy, as a user may
+//	nemesis=root        tell what queueing discipline is at the root of the proxy, once
+//	                    somebody is connected, whenever that changes
 //	nemesis=settings    change settings of the proxy and of its device, and
 //	                    tell what they are whenever that changes
 //	nemesis=mac         give the proxy another MAC, and tell which it and its
@@ -41,6 +42,12 @@
 //	nemesis=container@PLACE in a namespace behind the bridge
 //	nemesis=idle@PLACE      nobody, behind the bridge, once a datagram is sent
 //
+// What has to be done before anybody sends is an argument instead, and it ends when that
+// is done:
+//
+//	qdisc  put a pfifo at the root of the proxy, as a user may; what is sent meanwhile
+//	       the kernel refuses
+//
 // What it does it says on the console. It uses the agent's public door, the
 // control socket, and nothing else of umbra.
 package main
@@ -63,6 +70,13 @@ import (
 const role = "net0"
 
 func main() {
+	if len(os.Args) > 1 {
+		if err := do(context.Background(), os.Args[1]); err != nil {
+			say("%s: %v", os.Args[1], err)
+			os.Exit(1)
+		}
+		return
+	}
 	words, err := deeds()
 	if err != nil {
 		say("%v", err)
@@ -106,7 +120,10 @@ func do(ctx context.Context, deed string) error {
 		connected()
 		return end(at)
 	case "qdisc":
-		return takeRoot(ctx)
+		return takeRoot()
+	case "root":
+		connected()
+		return tellRoot(ctx)
 	case "mac":
 		connected()
 		return changeMAC(ctx)

@@ -49,7 +49,7 @@ func connected() {
 }
 
 // takeRoot puts the user's own queueing discipline on the proxy.
-func takeRoot(ctx context.Context) error {
+func takeRoot() error {
 	l, err := netlink.LinkByName(role)
 	if err != nil {
 		return err
@@ -62,6 +62,15 @@ func takeRoot(ctx context.Context) error {
 	})
 	if err != nil {
 		return fmt.Errorf("add pfifo: %w", err)
+	}
+	return nil
+}
+
+// tellRoot tells what the root of the proxy is.
+func tellRoot(ctx context.Context) error {
+	l, err := netlink.LinkByName(role)
+	if err != nil {
+		return err
 	}
 	watch(ctx, func() (string, error) {
 		list, err := netlink.QdiscList(l)
