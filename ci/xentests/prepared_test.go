@@ -56,13 +56,19 @@ func TestPreparedOnStock(t *testing.T) {
 	}
 }
 
-// TestFrontEnd moves a PV guest from a device to a host where it has a paravirtual NIC only,
-// and from there to one where it has a device only. The paravirtual NIC has the device's MAC
-// and is there from the beginning: it carries what is sent while there is no device.
+// TestFrontEnd moves guests from a device to a host where they have a paravirtual NIC only,
+// and from there to one where they have a device only. The paravirtual NIC has the device's
+// MAC and is there from the beginning: it carries what is sent while there is no device.
 func TestFrontEnd(t *testing.T) {
+	hvm := xenlab.DomainOptions{Kind: image.XenHVM, FrontEnds: true, PCI: passed(0, 5), Leaves: true, Plug: true}
+	for _, kind := range []xenlab.DomainOptions{prepared, hvm} {
+		t.Run(string(kind.Kind), func(t *testing.T) { testFrontEnd(t, kind) })
+	}
+}
+
+func testFrontEnd(t *testing.T, opts xenlab.DomainOptions) {
 	l := open(t, patchedXen)
 	h := l.host("xen-A", "e1000e", "rtl8139", paravirtual)
-	opts := prepared
 	opts.MAC = h.VM.Machine.NICs[0].MAC
 	l.start(h, opts)
 	l.serves("e1000e", "vif-0")
@@ -72,7 +78,7 @@ func TestFrontEnd(t *testing.T) {
 	l.migrateAs(h, l.next(nil), "")
 	l.onStandby()
 
-	opts = l.next(passed(1, 0))
+	opts = l.next(passed(1, opts.PCI[0].Slot))
 	opts.MAC = ""
 	l.moveAs(h, opts)
 	l.serves("8139cp", "")

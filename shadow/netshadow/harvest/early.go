@@ -142,11 +142,15 @@ func (f *Field) unwatch() error {
 }
 
 // troubleTime is how long after a sign of it a reset may begin: TROUBLE in
-// bpf/harvest.c.
-const troubleTime = 10 * time.Second
+// bpf/harvest.c. A guest that has little time takes as long to get to active mode.
+const troubleTime = 30 * time.Second
+
+// standstill is how late a timer is that the guest stood still for: moved by a hypervisor
+// whose guests' clocks go on.
+const standstill = 5 * time.Second
 
 // Alert says that devices may be gone: what their drivers give up is kept from now on
-// and for 10 s, of all interfaces that are watched, and Arm need not attach anything.
+// and for 30 s, of all interfaces that are watched, and Arm need not attach anything.
 // Meanwhile a packet that is sent pays for a lookup. now is the time on CLOCK_MONOTONIC.
 func (h *Harvester) Alert(now time.Duration) error {
 	h.arming.Lock()
@@ -154,17 +158,20 @@ func (h *Harvester) Alert(now time.Duration) error {
 	if h.closed {
 		return fmt.Errorf("harvest: alert: %w", ErrClosed)
 	}
+	if err := h.alert(now); err != nil {
+		return fmt.Errorf("harvest: alert: %w", err)
+	}
+	return nil
+}
+
+func (h *Harvester) alert(now time.Duration) error {
 	var errs []error
 	for i := range h.fields {
 		if f := &h.fields[i]; f.watched != 0 {
 			errs = append(errs, f.put(watch{Trouble: int64(now)}))
 		}
 	}
-	errs = append(errs, h.expect())
-	if err := errors.Join(errs...); err != nil {
-		return fmt.Errorf("harvest: alert: %w", err)
-	}
-	return nil
+	return errors.Join(append(errs, h.expect(now))...)
 }
 
 // put writes the entry of the watched interface.
@@ -176,11 +183,13 @@ func (f *Field) put(w watch) error {
 	return f.h.kernel.Watched.Put(uint32(f.watched), w)
 }
 
-// expect has what drivers give up kept for a while.
-func (h *Harvester) expect() error {
+// expect has what drivers give up kept for a while, now that there was a sign. If the
+// guest stood still in that time, it begins anew.
+func (h *Harvester) expect(now time.Duration) error {
 	if h.trouble != nil {
 		h.trouble.Stop()
 	}
+	began := time.Now()
 	var t *time.Timer
 	t = time.AfterFunc(troubleTime, func() {
 		h.arming.Lock()
@@ -189,6 +198,10 @@ func (h *Harvester) expect() error {
 			return
 		}
 		h.trouble = nil
+		if passed := time.Since(began); passed > troubleTime+standstill {
+			h.heed(h.alert(now + passed))
+			return
+		}
 		h.heed(h.listen())
 	})
 	h.trouble = t
@@ -203,11 +216,11 @@ func (h *Harvester) heed(err error) {
 }
 
 // expectReset is called when the kernel's programs have seen the sign of a reset.
-func (h *Harvester) expectReset() {
+func (h *Harvester) expectReset(now time.Duration) {
 	h.arming.Lock()
 	defer h.arming.Unlock()
 	if !h.closed {
-		h.heed(h.expect())
+		h.heed(h.expect(now))
 	}
 }
 

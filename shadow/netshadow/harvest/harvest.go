@@ -517,7 +517,7 @@ func (h *Harvester) keep(raw []byte) {
 		go f.giveUp()
 		return
 	case s.trouble:
-		go h.expectReset()
+		go h.expectReset(time.Duration(s.number))
 		return
 	}
 	f.mu.Lock()

@@ -344,7 +344,7 @@ int BPF_PROG(refused, struct sk_buff *skb)
 	return 0;
 }
 
-#define TROUBLE 10000000000ULL /* ns: how long after a sign of it a reset may begin */
+#define TROUBLE 30000000000ULL /* ns: how long after a sign of it a reset may begin */
 
 static __always_inline bool in_trouble(struct watch *w)
 {
@@ -483,7 +483,7 @@ static __always_inline void warn(void *ctx, struct net_device *dev)
 
 	if (!w)
 		return;
-	w->trouble = bpf_ktime_get_ns();
+	s.number = w->trouble = bpf_ktime_get_ns();
 	s.role = w->role;
 	bpf_perf_event_output(ctx, &samples, BPF_F_CURRENT_CPU, &s, sizeof(s));
 }
