@@ -47,8 +47,8 @@ type DomainOptions struct {
 	// FrontEnds says of an HVM guest that it may use Xen's paravirtual devices: that it
 	// is booted without xen_nopv.
 	FrontEnds bool
-	MAC    string        // of a paravirtual NIC on Bridge; none if empty
-	PCI    []Passed
+	MAC       string // of a paravirtual NIC on Bridge; none if empty
+	PCI       []Passed
 	// Leaves says that the domain may be migrated with its devices in use. Only a
 	// patched Xen knows what that is.
 	Leaves bool

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"net/netip"
 	"path/filepath"
+	"time"
 
 	"golang.org/x/sync/errgroup"
 
@@ -58,8 +59,10 @@ func (l *lab) hosts(sites ...site) []*xenlab.Host {
 			continue
 		}
 		l.t.Cleanup(func() { h.Close() })
+		// A host does not outlive the test's patience.
+		late := time.AfterFunc(time.Until(l.began.Add(patience-2*dumpTime)), func() { l.dump(h) })
 		l.t.Cleanup(func() {
-			if l.t.Failed() {
+			if late.Stop() && l.t.Failed() {
 				l.dump(h)
 			}
 		})
