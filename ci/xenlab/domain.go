@@ -44,11 +44,8 @@ type DomainOptions struct {
 	Name   string
 	Bundle *image.Bundle // whose files are in dom0
 	Kind   image.XenKind // image.XenHVM if empty
-	// FrontEnds says of an HVM guest that it may use Xen's paravirtual devices: that it
-	// is booted without xen_nopv.
-	FrontEnds bool
-	MAC       string // of a paravirtual NIC on Bridge; none if empty
-	PCI       []Passed
+	MAC    string        // of a paravirtual NIC on Bridge; none if empty
+	PCI    []Passed
 	// Leaves says that the domain may be migrated with its devices in use. Only a
 	// patched Xen knows what that is.
 	Leaves bool
@@ -89,17 +86,13 @@ func (o DomainOptions) config(khz int) (string, error) {
 		own["kernel"] = strconv.Quote(setupFile)
 		own["serial"] = strconv.Quote("file:" + o.consoles()[0])
 		own["device_model_args_hvm"] = image.XLList(append(machine.Machine{Ctl: image.XenCtl(o.Name)}.CtlArgs(), o.loader...))
-		cmdline := kind.Cmdline(o.Bundle.Cmdline)
-		if o.FrontEnds {
-			cmdline = strings.ReplaceAll(cmdline, " xen_nopv", "")
-		}
-		own["cmdline"] = strconv.Quote(fmt.Sprintf("%s tsc=reliable tsc_early_khz=%d", cmdline, khz))
+		own["cmdline"] = strconv.Quote(fmt.Sprintf("%s tsc=reliable tsc_early_khz=%d", kind.Cmdline(o.Bundle.Cmdline), khz))
 	} else {
 		own["kernel"], own["ramdisk"] = strconv.Quote(wholeKernelFile), strconv.Quote(initramfsFile)
 		own["channel"] = image.XLList(image.XenChannels(o.Name))
 	}
 	if o.MAC != "" {
-		own["vif"] = image.XLList([]string{"mac=" + o.MAC + ",bridge=" + Bridge + ",type=vif"}) // an HVM guest would have an emulated one beside it
+		own["vif"] = image.XLList([]string{"mac=" + o.MAC + ",bridge=" + Bridge})
 	}
 	if o.Leaves {
 		own["migrate_devices"] = "1"
