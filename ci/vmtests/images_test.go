@@ -36,7 +36,7 @@ var (
 	userImage = build("user", rig.GuestOptions{
 		Drivers: []string{"e1000", "8139cp"},
 		Before:  []string{"user"},
-		Extra:   "[[service]]\nname = \"user\"\ntype = \"oneshot\"\nexec = [\"/bin/nemesis\", \"qdisc\"]\nneeds = [\"net0\"]\n",
+		Extra:   "[[service]]\nname = \"user\"\ntype = \"oneshot\"\nexec = [\"/bin/nemesis\", \"do\", \"qdisc\"]\nneeds = [\"net0\"]\n",
 	})
 	// shaperImage has three drivers, and what the nemesis shapes traffic with.
 	shaperImage = buildOnce("shaper", "e1000e", "8139cp", "virtio_net", "sch_prio", "cls_matchall")

@@ -42,11 +42,11 @@
 //	nemesis=container@PLACE in a namespace behind the bridge
 //	nemesis=idle@PLACE      nobody, behind the bridge, once a datagram is sent
 //
-// What has to be done before anybody sends is an argument instead, and it ends when that
+// What has to be done before anybody sends it is told by arguments, and it ends when that
 // is done:
 //
-//	qdisc  put a pfifo at the root of the proxy, as a user may; what is sent meanwhile
-//	       the kernel refuses
+//	do qdisc  put a pfifo at the root of the proxy, as a user may; what is sent meanwhile
+//	          the kernel refuses
 //
 // What it does it says on the console. It uses the agent's public door, the
 // control socket, and nothing else of umbra.
@@ -70,9 +70,9 @@ import (
 const role = "net0"
 
 func main() {
-	if len(os.Args) > 1 {
-		if err := do(context.Background(), os.Args[1]); err != nil {
-			say("%s: %v", os.Args[1], err)
+	if len(os.Args) == 3 && os.Args[1] == "do" { // other arguments are what sayTold is about
+		if err := do(context.Background(), os.Args[2]); err != nil {
+			say("%s: %v", os.Args[2], err)
 			os.Exit(1)
 		}
 		return
