@@ -47,8 +47,12 @@ type neighbour struct {
 const valid = unix.NUD_PERMANENT | unix.NUD_REACHABLE | unix.NUD_STALE | unix.NUD_DELAY | unix.NUD_PROBE
 
 // forgotten is how long an entry that was deleted is remembered: longer than
-// from a failover that the kernel makes by itself until Activate.
+// from a failover that the kernel makes by itself until Activate. Since an alert none is
+// forgotten.
 const forgotten = 3 * time.Second
+
+// alertTime is how long after an alert a guest may take to get to active mode.
+const alertTime = time.Minute
 
 // neighbours keeps what the kernel knows of the hosts on the proxy's link, also
 // through interfaces of this namespace that are stacked on the proxy. A
@@ -58,8 +62,11 @@ const forgotten = 3 * time.Second
 // arp_netdev_event, NETDEV_CHANGEADDR). So the entries are pinned in active mode
 // and put back after each failover. What is sent between the two waits in the
 // kernel's own queue of an entry that it makes anew, which is given room for what
-// may be held, and time: between the two the agent may be killed. A failover is no change of address for what is stacked, but for
-// ipvlans: those entries only age, and to pin them is all they need.
+// may be held, and time: between the two the agent may be killed. It is given both as soon
+// as the device may be gone: a guest that has little time takes longer to find out than
+// the kernel to give up an entry, and what waits for it. A failover is no change of
+// address for what is stacked, but for ipvlans: those entries only age, and to pin them is
+// all they need.
 type neighbours struct {
 	proxy   string
 	nl      *netlink.Handle
@@ -68,7 +75,9 @@ type neighbours struct {
 	log     *slog.Logger
 
 	mu     sync.Mutex
-	queues map[string]string    // their bounds in passive mode, by file; nil in passive mode
+	queues map[string]string    // their bounds in passive mode, by file; nil while they have these
+	alert  time.Time            // the last one
+	relax  *time.Timer          // ends it; nil if there is none
 	known  map[string]neighbour // while not pinned
 	gone   map[string]time.Time // entries of known that were deleted, and when
 	pinned []neighbour          // with the state they had; nil in passive mode
@@ -81,7 +90,37 @@ func newNeighbours(p proxy, room int, j *journal.Journal, log *slog.Logger) (*ne
 	if err == nil {
 		_, err = j.State().Fact(factQueues, &n.queues)
 	}
+	if n.queues != nil { // a predecessor was killed after an alert
+		n.expect()
+	}
 	return n, err
+}
+
+// expect gives what waits for a neighbour room and time for a while: the device may be
+// gone, and the kernel about to find that nobody answers.
+func (n *neighbours) expect() {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if n.pinned != nil || ifindex(n.proxy) == 0 {
+		return
+	}
+	n.alert = time.Now()
+	if n.queues == nil {
+		n.widen()
+	}
+	if n.relax != nil {
+		n.relax.Stop()
+	}
+	var t *time.Timer
+	t = time.AfterFunc(alertTime, func() {
+		n.mu.Lock()
+		defer n.mu.Unlock()
+		if n.relax == t { // it may have been too late to stop this one
+			n.relax = nil
+			n.narrow()
+		}
+	})
+	n.relax = t
 }
 
 // watch begins to follow the kernel's table; more calls do nothing. It costs
@@ -140,7 +179,13 @@ func (n *neighbours) pin() {
 	if n.pinned == nil {
 		n.pinned = n.collect(ifindex(n.proxy))
 		n.note(n.journal.Fact(factNeighbours, n.pinned))
-		n.widen()
+		if n.queues == nil {
+			n.widen()
+		}
+		if n.relax != nil {
+			n.relax.Stop()
+			n.relax = nil
+		}
 	}
 	for _, e := range n.pinned {
 		n.set(e, unix.NUD_PERMANENT)
@@ -151,8 +196,12 @@ func (n *neighbours) pin() {
 // forgot a moment ago, never nil.
 func (n *neighbours) collect(index int) []neighbour {
 	entries := make(map[string]neighbour)
+	since := time.Now().Add(-forgotten)
+	if n.relax != nil && n.alert.Add(-forgotten).Before(since) {
+		since = n.alert.Add(-forgotten)
+	}
 	for key, e := range n.known {
-		if at, gone := n.gone[key]; gone && time.Since(at) < forgotten {
+		if at, gone := n.gone[key]; gone && at.After(since) {
 			entries[key] = e
 		}
 	}

@@ -170,10 +170,17 @@ func (c *Class) Prepare(ctx context.Context) {
 	}
 }
 
-// Alert has what drivers give up kept from now on: one may reset its device before that is
-// known to be gone, or its role is in active mode.
+// Alert has what drivers give up kept from now on, and what waits for a neighbour that does
+// not answer: a driver may reset its device, and the kernel give a neighbour up, before the
+// device is known to be gone, or its role is in active mode.
 func (c *Class) Alert() {
+	c.mu.Lock()
+	shadows := slices.Clone(c.shadows)
+	c.mu.Unlock()
 	go func() {
+		for _, s := range shadows {
+			s.neighbours.expect()
+		}
 		h, err := c.harvester()
 		if err == nil {
 			err = h.Alert(time.Duration(shadow.Now()))
