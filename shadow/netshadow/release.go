@@ -164,10 +164,10 @@ const drainPasses = 8
 
 // drainReader sends what has been read from the TAP, until there is nothing to read.
 func (s *netShadow) drainReader(ctx context.Context, index int, rec *shadow.Recovery) error {
+	if s.reader == nil {
+		return nil
+	}
 	for range drainPasses {
-		if s.reader == nil {
-			return nil
-		}
 		frames := s.reader.Take()
 		if len(frames) == 0 {
 			return nil

@@ -126,15 +126,7 @@ func (d *divert) commit(changes ...nft) error {
 			Data: append(nfgenmsg(unix.NFPROTO_NETDEV, 0), c.attrs...),
 		})
 	}
-	if _, err := d.conn.SendMessages(append(msgs, batch(unix.NFNL_MSG_BATCH_END))); err != nil {
-		return err
-	}
-	var errs []error
-	for range changes {
-		_, err := d.conn.Receive()
-		errs = append(errs, err)
-	}
-	return errors.Join(errs...)
+	return exchange(d.conn, append(msgs, batch(unix.NFNL_MSG_BATCH_END)))
 }
 
 // nfgenmsg encodes struct nfgenmsg (linux/netfilter/nfnetlink.h).

@@ -169,13 +169,21 @@ func (p *Plug) execute(ctx context.Context, msgs ...netlink.Message) error {
 	}
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if _, err := p.conn.SendMessages(msgs); err != nil {
+	return exchange(p.conn, msgs)
+}
+
+// exchange sends requests in one message, and receives the answer to each that wants an
+// acknowledgement.
+func exchange(conn *netlink.Conn, msgs []netlink.Message) error {
+	if _, err := conn.SendMessages(msgs); err != nil {
 		return err
 	}
 	var errs []error
-	for range msgs {
-		_, err := p.conn.Receive()
-		errs = append(errs, err)
+	for _, m := range msgs {
+		if m.Header.Flags&netlink.Acknowledge != 0 {
+			_, err := conn.Receive()
+			errs = append(errs, err)
+		}
 	}
 	return errors.Join(errs...)
 }
