@@ -76,8 +76,8 @@ type neighbours struct {
 
 	mu     sync.Mutex
 	queues map[string]string    // their bounds in passive mode, by file; nil while they have these
-	alert  time.Time            // the last one
-	relax  *time.Timer          // ends it; nil if there is none
+	alert  time.Time            // the first of those that relax ends
+	relax  *time.Timer          // ends them; nil if there is none
 	known  map[string]neighbour // while not pinned
 	gone   map[string]time.Time // entries of known that were deleted, and when
 	pinned []neighbour          // with the state they had; nil in passive mode
@@ -104,11 +104,12 @@ func (n *neighbours) expect() {
 	if n.pinned != nil || ifindex(n.proxy) == 0 {
 		return
 	}
-	n.alert = time.Now()
 	if n.queues == nil {
 		n.widen()
 	}
-	if n.relax != nil {
+	if n.relax == nil {
+		n.alert = time.Now()
+	} else {
 		n.relax.Stop()
 	}
 	var t *time.Timer
@@ -196,12 +197,12 @@ func (n *neighbours) pin() {
 // forgot a moment ago, never nil.
 func (n *neighbours) collect(index int) []neighbour {
 	entries := make(map[string]neighbour)
-	since := time.Now().Add(-forgotten)
-	if n.relax != nil && n.alert.Add(-forgotten).Before(since) {
-		since = n.alert.Add(-forgotten)
+	since := time.Now()
+	if n.relax != nil {
+		since = n.alert
 	}
 	for key, e := range n.known {
-		if at, gone := n.gone[key]; gone && at.After(since) {
+		if at, gone := n.gone[key]; gone && since.Sub(at) < forgotten {
 			entries[key] = e
 		}
 	}
