@@ -71,15 +71,25 @@ func (pciBus) verify(dev Device) (Verdict, string, error) {
 	if dev.IDs != (pci.IDs{}) && dev.IDs != belief.IDs {
 		return Replaced, "the kernel has found another device there since", nil
 	}
-	config, err := pci.ReadConfig(dev.Path)
-	if err != nil {
-		return Unknown, "", err
+	return judge(belief, func() (pci.Config, error) { return pci.ReadConfig(dev.Path) })
+}
+
+// judge compares what read returns with the kernel's belief. A migration in the middle of
+// a read makes it half of each host's, which looks like another device, or a fresh one:
+// such a verdict needs a read that began afterwards.
+func judge(belief pci.Belief, read func() (pci.Config, error)) (v Verdict, reason string, err error) {
+	for again := false; ; again = true {
+		config, err := read()
+		if err != nil {
+			return Unknown, "", err
+		}
+		if config.Starting {
+			return Unknown, "", ErrNotReady
+		}
+		if v, reason = pci.Compare(belief, config); again || v == Alive || v == Absent {
+			return v, reason, nil
+		}
 	}
-	if config.Starting {
-		return Unknown, "", ErrNotReady
-	}
-	v, reason := pci.Compare(belief, config)
-	return v, reason, nil
 }
 
 func (b pciBus) rescan(ctx context.Context, t *Tree) error {

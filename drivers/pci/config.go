@@ -18,6 +18,7 @@ import (
 	"errors"
 	"fmt"
 	"iter"
+	"slices"
 	"strconv"
 )
 
@@ -137,10 +138,7 @@ func ParseConfig(b []byte) (Config, error) {
 		HeaderType: b[offHeaderType] & headerTypeMask,
 		Complete:   len(b) >= ConfigSize,
 	}
-	c.Absent = true
-	for _, v := range b[:HeaderSize] {
-		c.Absent = c.Absent && v == 0xff
-	}
+	c.Absent = allOnes(b[:HeaderSize])
 	// The vendor id 0001 is what a root complex makes up for a device that asks
 	// for patience; the rest reads as ones.
 	c.Starting = c.IDs.Vendor == 0x0001 && c.IDs.Device == 0xffff
@@ -157,6 +155,10 @@ func ParseConfig(b []byte) (Config, error) {
 	return c, nil
 }
 
+func allOnes(b []byte) bool {
+	return !slices.ContainsFunc(b, func(v byte) bool { return v != 0xff })
+}
+
 // barCount is the number of base address registers by header type.
 func barCount(headerType uint8) int {
 	switch headerType {
@@ -170,7 +172,7 @@ func barCount(headerType uint8) int {
 
 // messageInterrupts looks for an enabled MSI or MSI-X.
 func messageInterrupts(b []byte) bool {
-	for id, pos := range capabilities(b) {
+	for id, pos := range capabilities(b, nil) {
 		switch control := u16(b, pos+2); {
 		case id == capMSI && control&msiEnable != 0, id == capMSIX && control&msixEnable != 0:
 			return true
@@ -181,7 +183,7 @@ func messageInterrupts(b []byte) bool {
 
 // capability returns where in configuration space a capability is.
 func capability(b []byte, want byte) (pos int, ok bool) {
-	for id, pos := range capabilities(b) {
+	for id, pos := range capabilities(b, nil) {
 		if id == want {
 			return pos, true
 		}
@@ -190,8 +192,9 @@ func capability(b []byte, want byte) (pos int, ok bool) {
 }
 
 // capabilities walks the capability list (PCI 3.0, 6.7) of ConfigSize bytes: ids
-// and places.
-func capabilities(b []byte) iter.Seq2[byte, int] {
+// and places. read, unless it is nil, is called before each place is looked at, and ends
+// the walk if it returns false.
+func capabilities(b []byte, read func(pos int) bool) iter.Seq2[byte, int] {
 	return func(yield func(byte, int) bool) {
 		if u16(b, offStatus)&statusCapabilities == 0 {
 			return
@@ -199,7 +202,7 @@ func capabilities(b []byte) iter.Seq2[byte, int] {
 		pos := int(b[offCapability] &^ 3)
 		// A list longer than the entries that fit is a loop.
 		for range (ConfigSize - HeaderSize) / 4 {
-			if pos < HeaderSize || !yield(b[pos], pos) {
+			if pos < HeaderSize || read != nil && !read(pos) || !yield(b[pos], pos) {
 				return
 			}
 			pos = int(b[pos+1] &^ 3)

@@ -6,6 +6,7 @@ package pci
 
 import (
 	"bufio"
+	"bytes"
 	"errors"
 	"fmt"
 	"io"
@@ -23,7 +24,7 @@ import (
 // it resets the function (drivers/pci/access.c, pci_wait_cfg), so the transient
 // states of a reset are not seen.
 func ReadConfig(dir string) (Config, error) {
-	b, err := readConfig(dir)
+	b, err := readConfig(dir, 0)
 	if err != nil {
 		return Config{}, err
 	}
@@ -33,7 +34,7 @@ func ReadConfig(dir string) (Config, error) {
 // ReadSlot reads what the port whose sysfs directory is dir says of its slot, from
 // the hardware. ok is false if it has none.
 func ReadSlot(dir string) (s Slot, ok bool, err error) {
-	b, err := readConfig(dir)
+	b, err := readConfig(dir, expressRegisters)
 	if err != nil {
 		return Slot{}, false, err
 	}
@@ -41,20 +42,52 @@ func ReadSlot(dir string) (s Slot, ok bool, err error) {
 	return s, ok, nil
 }
 
-// readConfig reads what ParseConfig wants. Not the whole file: PCI Express has
-// 4 KiB, and every four bytes are an access that leaves the virtual machine.
-func readConfig(dir string) ([]byte, error) {
+// physicalFunction is the link of a virtual function to the one that it belongs to.
+const physicalFunction = "physfn"
+
+// readConfig reads the header, the list of capabilities, and the first bytes of that of
+// PCI Express, as many as express says. The rest is zero: every four bytes are an access
+// that leaves the virtual machine, and each device is read every second. It returns the
+// header only if more may not be read, or nothing is there.
+func readConfig(dir string, express int) ([]byte, error) {
 	f, err := os.Open(filepath.Join(dir, "config"))
 	if err != nil {
 		return nil, err
 	}
 	defer f.Close()
 	b := make([]byte, ConfigSize)
-	n, err := io.ReadFull(f, b)
-	if err != nil && !errors.Is(err, io.ErrUnexpectedEOF) && !errors.Is(err, io.EOF) {
-		return nil, err
+	read := func(from, to int) error {
+		_, err := f.ReadAt(b[from:min(to, ConfigSize)], int64(from))
+		return err
 	}
-	return b[:n], nil
+	err = read(0, offCommand)
+	if err == nil && allOnes(b[:offCommand]) {
+		// That may be a virtual function (SR-IOV), whose ids read as ones.
+		if _, err := os.Lstat(filepath.Join(dir, physicalFunction)); err != nil {
+			return bytes.Repeat([]byte{0xff}, HeaderSize), nil
+		}
+	}
+	if err == nil {
+		err = read(offCommand, HeaderSize)
+	}
+	if errors.Is(err, io.EOF) {
+		return nil, ErrShort
+	}
+	if err != nil || allOnes(b[:HeaderSize]) {
+		return b[:HeaderSize], err
+	}
+	for id, pos := range capabilities(b, func(pos int) bool {
+		err = read(pos, pos+4)
+		return err == nil
+	}) {
+		if id == capExpress && express > 4 {
+			err = read(pos+4, pos+express)
+		}
+	}
+	if errors.Is(err, io.EOF) {
+		return b[:HeaderSize], nil
+	}
+	return b, err
 }
 
 // ReadIDs reads the ids and the 24-bit class code that the kernel keeps of the function
@@ -106,7 +139,7 @@ func ReadBelief(dir string) (Belief, error) {
 	if irqs, err := os.ReadDir(filepath.Join(dir, "msi_irqs")); err == nil {
 		b.MSI = len(irqs) > 0
 	}
-	if _, err := os.Lstat(filepath.Join(dir, "physfn")); err == nil {
+	if _, err := os.Lstat(filepath.Join(dir, physicalFunction)); err == nil {
 		b.Virtual = true
 	} else if !errors.Is(err, fs.ErrNotExist) {
 		return Belief{}, err
