@@ -8,6 +8,7 @@ import (
 	"context"
 	"log/slog"
 	"math/rand/v2"
+	"sync"
 	"time"
 )
 
@@ -20,7 +21,7 @@ const DefaultPeriod = 850 * time.Millisecond
 // random, so that the guests of one host do not all read at once.
 const Jitter = 0.1
 
-// StallTime is by how much a check has to be late for the guest to have stood still. A
+// StallTime is by how much a timer has to be late for the guest to have stood still. A
 // hypervisor whose clocks go on while a guest is moved, as Xen's, tells it so at least that.
 const StallTime = 5 * time.Second
 
@@ -33,13 +34,15 @@ type Check struct {
 	Moved func(ctx context.Context) (bool, error)
 }
 
-// Poll is a [Watcher] that runs checks on a period, each waited for by the next. It
+// Poll is a [Watcher] that runs checks on a period, one round of them at a time. It
 // signals when a check's answer turns from false to true, not again while it stays
-// true; and, as [Stall], when checks come late by [StallTime].
+// true; and, as [Stall], when its own timer comes late by [StallTime], which it notices
+// while a check takes long.
 type Poll struct {
 	log    *slog.Logger
 	period time.Duration
 	checks []Check
+	now    func() time.Time
 }
 
 // NewPoll returns a watcher; a period of 0 is [DefaultPeriod]. A nil logger discards.
@@ -50,18 +53,21 @@ func NewPoll(logger *slog.Logger, period time.Duration, checks ...Check) *Poll {
 	if period <= 0 {
 		period = DefaultPeriod
 	}
-	return &Poll{log: logger, period: period, checks: checks}
+	return &Poll{log: logger, period: period, checks: checks, now: time.Now}
 }
 
 // Source implements [Watcher].
 func (p *Poll) Source() Source { return Identity }
 
-// Watch implements [Watcher]. The first check comes after one period.
+// Watch implements [Watcher]. The first checks come after one period; those that fall due
+// while others are running are left out.
 func (p *Poll) Watch(ctx context.Context, emit func(Migrated)) error {
-	moved := make([]bool, len(p.checks))
-	failing := make([]bool, len(p.checks))
-	last := time.Now() // when checks began, which may have stood still themselves
-	for {
+	due := make(chan struct{})
+	var checking sync.WaitGroup
+	checking.Go(func() { p.check(ctx, due, emit) })
+	defer checking.Wait()
+	defer close(due)
+	for last := p.now(); ; last = p.now() {
 		wait := jittered(p.period, rand.Float64())
 		t := time.NewTimer(wait)
 		select {
@@ -70,10 +76,21 @@ func (p *Poll) Watch(ctx context.Context, emit func(Migrated)) error {
 			t.Stop()
 			return nil
 		}
-		if late := time.Since(last) - wait; late >= StallTime {
+		if late := p.now().Sub(last) - wait; late >= StallTime {
 			emit(Migrated{Source: Stall, At: Now(), Detail: "late by " + late.Round(time.Second).String()})
 		}
-		last = time.Now()
+		select {
+		case due <- struct{}{}:
+		default:
+		}
+	}
+}
+
+// check runs all checks whenever they are due.
+func (p *Poll) check(ctx context.Context, due <-chan struct{}, emit func(Migrated)) {
+	moved := make([]bool, len(p.checks))
+	failing := make([]bool, len(p.checks))
+	for range due {
 		for i, c := range p.checks {
 			now, err := c.Moved(ctx)
 			if err != nil {

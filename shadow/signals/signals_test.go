@@ -12,6 +12,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -146,30 +147,44 @@ func TestPoll(t *testing.T) {
 	}
 }
 
-// TestPollStall has a check take as long as a guest stands still.
 func TestPollStall(t *testing.T) {
 	for _, tt := range []struct {
 		name  string
-		takes time.Duration
+		takes time.Duration // the second check
+		jumps time.Duration // the clock, while that is running
 		want  int
 	}{
-		{"a guest that is busy", StallTime - time.Second, 0},
-		{"a guest that stood still", StallTime, 1},
+		{"a guest that is busy", time.Millisecond, StallTime - time.Second, 0},
+		{"a guest that stood still", time.Millisecond, StallTime, 1},
+		{"a check that takes long", 2 * StallTime, 0, 0},
+		{"a guest that stood still in a check that takes long is not noticed later for that", 10 * StallTime, StallTime, 1},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				ctx, cancel := context.WithCancel(t.Context())
+				var jump atomic.Int64
+				var jumped time.Time
 				n := 0
 				check := Check{Device: "net0", Moved: func(context.Context) (bool, error) {
 					if n++; n == 2 {
+						jumped = time.Now()
+						jump.Store(int64(tt.jumps))
 						time.Sleep(tt.takes)
 					} else if n == 5 {
 						cancel()
 					}
 					return false, nil
 				}}
+				p := NewPoll(nil, time.Second, check)
+				p.now = func() time.Time { return time.Now().Add(time.Duration(jump.Load())) }
 				var got []Migrated
-				if err := NewPoll(nil, time.Second, check).Watch(ctx, func(m Migrated) { got = append(got, m) }); err != nil {
+				err := p.Watch(ctx, func(m Migrated) {
+					got = append(got, m)
+					if after := time.Since(jumped); after > 2*time.Second {
+						t.Errorf("signalled after %v", after)
+					}
+				})
+				if err != nil {
 					t.Error(err)
 				}
 				if len(got) != tt.want {
