@@ -5,6 +5,7 @@
 package shadow
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -43,8 +44,15 @@ type Options struct {
 	// Expedite, if not nil, turns on and off, for the length of a recovery, what
 	// makes it shorter at the price of something else.
 	Expedite func(on bool)
+	// Watchdog is how long after a signal the driver of a device that has gone is
+	// about to reset it, as nothing is sent any more. 0 is [DefaultWatchdog].
+	Watchdog time.Duration
 	Logger   *slog.Logger
 }
+
+// DefaultWatchdog is less than the kernel's 4 to 6 s after a queue has stopped
+// (net/sched/sch_generic.c, dev_watchdog), and than the 2 s of e1000e's own.
+const DefaultWatchdog = time.Second
 
 // Manager owns every role and, with it, every driver load in the guest.
 type Manager struct {
@@ -110,6 +118,7 @@ const doneKept = 16
 
 // NewManager makes the shadows of the configured roles. It touches no hardware.
 func NewManager(opt Options) (*Manager, error) {
+	opt.Watchdog = cmp.Or(opt.Watchdog, DefaultWatchdog)
 	m := &Manager{
 		opt: opt, hw: opt.Hardware, log: opt.Logger,
 		refused: make(map[string]error),

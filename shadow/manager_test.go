@@ -61,6 +61,19 @@ func TestNewDriverComesFirstWhereHardwareIsElsewhere(t *testing.T) {
 	})
 }
 
+func TestOldDriverClosesFirstWhereItsWatchdogIsNear(t *testing.T) {
+	g := boot(t, e1000(slot2))
+	g.passive("e1000")
+	g.class.take()
+	g.hw.Pull(slot2)
+	g.hw.Plug(rtl8139(slot5))
+	late := migrated
+	late.At = Now() - 2*time.Hour.Nanoseconds()
+	g.signals <- late
+	g.passive("8139cp")
+	g.calls("activate e1000 absent", "detach e1000", "open 8139cp "+slot5, "detach e1000", "complete 8139cp")
+}
+
 // port is a port whose slot has no power, because it is believed to be empty.
 func port(address string) drivertest.Function {
 	return drivertest.Function{Address: address, Class: 0x060400, Bridge: true, Slot: drivertest.SlotOff}

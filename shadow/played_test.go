@@ -167,8 +167,9 @@ func startOn(t *testing.T, hardware Hardware, hw *drivertest.Machine, class test
 	g := &guest{T: t, hw: hw, class: class.base(), dir: dir, signals: make(chan Signal)}
 	m, err := NewManager(Options{
 		Hardware: hardware, Classes: []Class{class}, StateDir: dir,
-		Roles:  roles,
-		Logger: slog.New(slog.NewTextHandler(t.Output(), nil)),
+		Roles:    roles,
+		Watchdog: time.Hour, // far from a machine that is busy with other tests
+		Logger:   slog.New(slog.NewTextHandler(t.Output(), nil)),
 	})
 	if err != nil {
 		t.Fatal(err)

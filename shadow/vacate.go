@@ -121,7 +121,9 @@ func (m *Manager) lost(ctx context.Context, sig Signal, claim func(*role) bool) 
 // vacate takes the lost roles into active mode. Where the old address holds
 // something else, the old driver must go first, or a bus scan would not see
 // what is there now; where it holds nothing, the old driver is left for after
-// the new one is up (see fill), which costs the applications nothing.
+// the new one is up (see fill), which costs the applications nothing. But if that took
+// long, as in a guest that has little time, it closes at once: it would begin to reset its
+// device otherwise, which takes longer, under the lock that the new one needs.
 func (m *Manager) vacate(ctx context.Context, sig Signal, lost []loss) {
 	parallel(lost, func(l loss) {
 		r := l.role
@@ -136,6 +138,9 @@ func (m *Manager) vacate(ctx context.Context, sig Signal, lost []loss) {
 		// A device that the kernel still believes in keeps its address from
 		// being used; of one that is gone nothing is left to wait for.
 		if l.verdict == drivers.Absent && !l.gone {
+			if Now()-cmp.Or(sig.At, Now()) > m.opt.Watchdog.Nanoseconds() {
+				m.detach(ctx, r, old, rec)
+			}
 			m.mu.Lock()
 			r.old = append(r.old, old)
 			r.dev = drivers.Device{}
