@@ -12,6 +12,7 @@ import (
 
 	"golang.org/x/sync/errgroup"
 
+	"github.com/umbra-vm/umbra/ci/rig"
 	"github.com/umbra-vm/umbra/ci/xenlab"
 	"github.com/umbra-vm/umbra/shadow/ctl"
 )
@@ -19,7 +20,7 @@ import (
 // TestOutage measures what a device in use adds to the outage of a move, in one run: the
 // move of a guest with it, as its peer sees it, and that of the same guest without a device,
 // by its agent's silence, together with what the new device's driver takes until it has a
-// link.
+// link, when it is loaded anew in a guest that has nothing else to do.
 func TestOutage(t *testing.T) {
 	t.Parallel()
 	l := open(t, stockXen)
@@ -27,7 +28,6 @@ func TestOutage(t *testing.T) {
 	l.create(h, passed(0, 5))
 	l.move(h, passed(1, 6))
 	outage := l.bed.Witness.Snapshot().FromGuest.LongestGap
-	driver := untilLink(t, l.timeline(l.moves))
 	l.unharmed()
 
 	l.silence(h) // it leaves its device
@@ -35,11 +35,28 @@ func TestOutage(t *testing.T) {
 		l.pause("the guest to notice that its device has gone")
 	}
 	without := l.silence(h)
+	l.give(1, 6)
+	l.until("has the device again", func(r ctl.RoleStatus) bool { return r.Mode == ctl.ModePassive && r.Device != "" })
+	driver := untilLink(t, l.reload())
 	if without <= 0 || driver <= 0 {
 		t.Fatalf("silent for %v without a device, %v until the new one had a link", without, driver)
 	}
 	t.Logf("outage %.1f s; without a device %.1f s, and the driver's probe, open and link %.1f s: %.2f times that",
 		outage.Seconds(), without.Seconds(), driver.Seconds(), outage.Seconds()/(without+driver).Seconds())
+}
+
+// reload has the role's driver loaded anew.
+func (l *lab) reload() (tl ctl.Timeline) {
+	l.t.Helper()
+	c, err := l.guest.Ctl()
+	if err != nil {
+		l.t.Fatal(err)
+	}
+	defer c.Close()
+	if err := c.Call(l.ctx, ctl.CmdReload, ctl.RoleArgs{Role: rig.Role}, &tl); err != nil {
+		l.t.Fatal(err)
+	}
+	return tl
 }
 
 // untilLink is what the driver of the new device took, from the scan that found it.
@@ -53,11 +70,13 @@ func untilLink(t *testing.T, tl ctl.Timeline) time.Duration {
 	return time.Duration(up - found)
 }
 
-// silence moves the guest to a host, without a device there, and returns for how long its
-// agent did not answer.
+// silence moves the guest to a host, without a device there, which it can be given later,
+// and returns for how long its agent did not answer.
 func (l *lab) silence(to *xenlab.Host) time.Duration {
 	l.t.Helper()
-	here, there := l.guest, &xenlab.Domain{DomainOptions: l.next(nil), Host: to}
+	opts := l.next(nil)
+	opts.Plug = true
+	here, there := l.guest, &xenlab.Domain{DomainOptions: opts, Host: to}
 	l.say("moving the guest to %s without a device", to.Name)
 	ctx, arrived := context.WithCancel(l.ctx) // of the questions
 	defer arrived()

@@ -28,7 +28,7 @@ func TestPrepared(t *testing.T) {
 	l.giveBack(0)
 	l.holds()
 	l.migrateAs(h, l.next(nil), "")
-	l.give(1)
+	l.give(1, 0)
 	l.serves("8139cp", "")
 
 	l.giveBack(1)
@@ -105,9 +105,9 @@ func (l *lab) giveBack(n int) {
 }
 
 // give plugs a device into the guest.
-func (l *lab) give(n int) {
+func (l *lab) give(n, slot int) {
 	l.t.Helper()
-	if err := l.guest.Attach(l.ctx, passed(n, 0)[0]); err != nil {
+	if err := l.guest.Attach(l.ctx, passed(n, slot)[0]); err != nil {
 		l.t.Fatal(err)
 	}
 	l.say("attached %s", device(n))
