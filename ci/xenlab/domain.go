@@ -90,6 +90,8 @@ func (o DomainOptions) config(khz int) (string, error) {
 	} else {
 		own["kernel"], own["ramdisk"] = strconv.Quote(wholeKernelFile), strconv.Quote(initramfsFile)
 		own["channel"] = image.XLList(image.XenChannels(o.Name))
+		// What its processes wait for is asked of it ("xl sysrq") when a test hangs.
+		own["cmdline"] = strconv.Quote(kind.Cmdline(o.Bundle.Cmdline) + " sysrq_always_enabled")
 	}
 	if o.MAC != "" {
 		own["vif"] = image.XLList([]string{"mac=" + o.MAC + ",bridge=" + Bridge})

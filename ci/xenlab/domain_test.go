@@ -85,7 +85,7 @@ func TestConfigOfAGuestThatIsNoHVMGuest(t *testing.T) {
 	}
 	want := map[string]string{
 		"name": `"guest1"`, "type": `"pv"`, "kernel": `"/image/vmlinuz"`, "ramdisk": `"/image/initramfs"`,
-		"cmdline": `"console=hvc0"`, "tsc_mode": `"native"`,
+		"cmdline": `"console=hvc0 sysrq_always_enabled"`, "tsc_mode": `"native"`,
 		"pci": `[ "0000:00:04.0" ]`, "passthrough": `"enabled"`, "e820_host": "1",
 		"vif":     `[ "mac=52:54:00:00:00:01,bridge=xenbr0" ]`,
 		"channel": `[ "connection=pty,name=org.umbra.ctl.unused", "connection=socket,name=org.umbra.ctl,path=/run/xen/umbra-guest1.ctl" ]`,

@@ -485,7 +485,9 @@ func (l *lab) dump(h *xenlab.Host) {
 		// To the host's console: virtual processors, timers, interrupts and VMCBs, and of
 		// each guest what Xen emulates. A guest that stands still waits for one of them.
 		"for k in q r a I v; do xl debug-keys $k; done; for d in $(xl list | tail -n +3 | cut -c42-46); do xen-hvmctx $d; done",
-		"xl list", "tail -n 40 /var/log/xen/*", "brctl show; ip addr", "xl dmesg | tail -n 60", "cat /run/guest*.cfg", "free", "ls /run /run/xen", "xenstore-ls",
+		// And what the processes of a guest with PV drivers wait for, to its console.
+		"for d in $(xl list | tail -n +3 | cut -d' ' -f1); do xl sysrq $d t; done; sleep 10",
+		"xl list", "tail -n 1500 /var/log/xen/*", "brctl show; ip addr", "xl dmesg | tail -n 60", "cat /run/guest*.cfg", "free", "ls /run /run/xen", "xenstore-ls",
 	} {
 		out, err := h.Run(ctx, line)
 		l.t.Logf("%s (%v):\n%s", line, err, out)
