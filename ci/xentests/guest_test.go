@@ -486,7 +486,7 @@ func (l *lab) dump(h *xenlab.Host) {
 		// each guest what Xen emulates. A guest that stands still waits for one of them.
 		"for k in q r a I v; do xl debug-keys $k; done; for d in $(xl list | tail -n +3 | cut -c42-46); do xen-hvmctx $d; done",
 		// And what the processes of a guest with PV drivers wait for, to its console.
-		"for d in $(xl list | tail -n +3 | cut -d' ' -f1); do xl sysrq $d t; done; sleep 10",
+		"for d in $(xl list | tail -n +3 | cut -d' ' -f1); do xl sysrq $d 8; sleep 1; xl sysrq $d t; done; sleep 20",
 		"xl list", "tail -n 1500 /var/log/xen/*", "brctl show; ip addr", "xl dmesg | tail -n 60", "cat /run/guest*.cfg", "free", "ls /run /run/xen", "xenstore-ls",
 	} {
 		out, err := h.Run(ctx, line)

@@ -71,8 +71,8 @@ func (l *lab) goesOn() {
 // status waits for the agent's answer.
 func (l *lab) status() (st ctl.Status) {
 	l.t.Helper()
-	for l.ask(&st) != nil {
-		l.pause("the agent's answer")
+	for err := l.ask(&st); err != nil; err = l.ask(&st) {
+		l.pause("the agent's answer, after " + err.Error())
 	}
 	return st
 }

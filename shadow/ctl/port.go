@@ -185,12 +185,12 @@ func ignoringEINTR(f func(int, []byte) (int, error), fd int, b []byte) (int, err
 // ServePort serves the virtio-serial port called name until ctx ends, which is
 // no error. A port that does not exist, or is unplugged, is waited for.
 func (s *Server) ServePort(ctx context.Context, name string) error {
-	return s.serveAgain(ctx, name, func() (io.ReadWriteCloser, error) { return OpenPort(ctx, name) })
+	return s.serveAgain(ctx, name, portRetryMin, func() (io.ReadWriteCloser, error) { return OpenPort(ctx, name) })
 }
 
-// serveAgain serves what open returns, and when that has ended what it returns then,
-// until ctx ends.
-func (s *Server) serveAgain(ctx context.Context, name string, open func() (io.ReadWriteCloser, error)) error {
+// serveAgain serves what open returns, and when that has ended, after a pause, what it
+// returns then, until ctx ends.
+func (s *Server) serveAgain(ctx context.Context, name string, pause time.Duration, open func() (io.ReadWriteCloser, error)) error {
 	for {
 		p, err := open()
 		if err != nil {
@@ -206,7 +206,7 @@ func (s *Server) serveAgain(ctx context.Context, name string, open func() (io.Re
 		select {
 		case <-ctx.Done():
 			return nil
-		case <-time.After(portRetryMin):
+		case <-time.After(pause):
 		}
 	}
 }

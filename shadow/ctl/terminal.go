@@ -10,14 +10,22 @@ import (
 	"io"
 	"io/fs"
 	"os"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
 
+// terminalPause is how long a terminal that was hung up is left alone. Linux hangs up Xen's
+// consoles whenever the guest has been restored, makes new ones, and forgets the old ones in a
+// work item (drivers/tty/tty_io.c, release_one_tty). Who opens one before that is given the old
+// one (drivers/tty/hvc/hvc_console.c, hvc_get_by_index): the next restore does not hang that
+// up, but its interrupts end, and nothing that the host sends is read.
+const terminalPause = time.Second
+
 // ServeTerminal serves the terminal at path until ctx ends, which is no error. It is as
 // [Server.ServePort] for hosts whose port to a guest is a console, such as Xen's.
 func (s *Server) ServeTerminal(ctx context.Context, path string) error {
-	return s.serveAgain(ctx, path, func() (io.ReadWriteCloser, error) {
+	return s.serveAgain(ctx, path, terminalPause, func() (io.ReadWriteCloser, error) {
 		return retry(ctx, "terminal "+path, func() (*os.File, error) { return openTerminal(path) })
 	})
 }
