@@ -81,7 +81,9 @@ func readConfig(dir string, express int) ([]byte, error) {
 		return err == nil
 	}) {
 		if id == capExpress && express > 4 {
-			err = read(pos+4, pos+express)
+			if err = read(pos+4, pos+express); err != nil {
+				break
+			}
 		}
 	}
 	if errors.Is(err, io.EOF) {
