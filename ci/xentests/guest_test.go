@@ -422,13 +422,19 @@ const callTimeout = 20 * time.Second
 func timelines(ctx context.Context, d *xenlab.Domain) ([]ctl.Timeline, error) {
 	ctx, cancel := context.WithTimeout(ctx, callTimeout)
 	defer cancel()
+	var tls []ctl.Timeline
+	err := call(ctx, d, ctl.CmdTimeline, ctl.RoleArgs{Role: rig.Role}, &tls)
+	return tls, err
+}
+
+// call runs a command of the domain's agent, over a connection of its own.
+func call(ctx context.Context, d *xenlab.Domain, cmd string, args, out any) error {
 	c, err := d.Ctl()
 	if err != nil {
-		return nil, err
+		return err
 	}
 	defer c.Close()
-	var tls []ctl.Timeline
-	return tls, c.Call(ctx, ctl.CmdTimeline, ctl.RoleArgs{Role: rig.Role}, &tls)
+	return c.Call(ctx, cmd, args, out)
 }
 
 // traffic waits until the witness has gone on in both directions, and by UDP.

@@ -80,12 +80,7 @@ func (l *lab) status() (st ctl.Status) {
 func (l *lab) ask(st *ctl.Status) error {
 	ctx, cancel := context.WithTimeout(l.ctx, callTimeout)
 	defer cancel()
-	c, err := l.guest.Ctl()
-	if err != nil {
-		return err
-	}
-	defer c.Close()
-	return c.Call(ctx, ctl.CmdStatus, nil, st)
+	return call(ctx, l.guest, ctl.CmdStatus, nil, st)
 }
 
 // pause is a moment of waiting for something.

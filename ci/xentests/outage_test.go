@@ -48,12 +48,7 @@ func TestOutage(t *testing.T) {
 // reload has the role's driver loaded anew.
 func (l *lab) reload() (tl ctl.Timeline) {
 	l.t.Helper()
-	c, err := l.guest.Ctl()
-	if err != nil {
-		l.t.Fatal(err)
-	}
-	defer c.Close()
-	if err := c.Call(l.ctx, ctl.CmdReload, ctl.RoleArgs{Role: rig.Role}, &tl); err != nil {
+	if err := call(l.ctx, l.guest, ctl.CmdReload, ctl.RoleArgs{Role: rig.Role}, &tl); err != nil {
 		l.t.Fatal(err)
 	}
 	return tl

@@ -119,12 +119,7 @@ const within = 5 * time.Minute
 func (l *lab) tell(address string) error {
 	ctx, cancel := context.WithTimeout(l.ctx, time.Minute)
 	defer cancel()
-	c, err := l.guest.Ctl()
-	if err != nil {
-		return err
-	}
-	defer c.Close()
-	return c.Call(ctx, ctl.CmdUnplug, ctl.Unplug{Device: address, Within: within.Nanoseconds()}, nil)
+	return call(ctx, l.guest, ctl.CmdUnplug, ctl.Unplug{Device: address, Within: within.Nanoseconds()}, nil)
 }
 
 // serves waits until the role has a device with this driver, and this standby, and until
