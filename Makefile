@@ -77,7 +77,7 @@ xen-test: xen
 
 # One move on one host, some minutes: on stock Xen and, if "make xen" was run, on the patched.
 xen-test-short: deps
-	go test -count=1 -v -timeout 30m -parallel 2 -run '^TestOneMove$$' ./ci/xentests -args -xen $(if $(wildcard out/xen/boot),-patched $(CURDIR)/out/xen)
+	go test -count=1 -v -timeout 30m -parallel 2 -run '^TestOneMove$$' ./ci/xentests -args -xen -patience 12m $(if $(wildcard out/xen/boot),-patched $(CURDIR)/out/xen)
 
 # The eBPF objects are committed, and so are docs/operations.md and docs/matrix.md.
 # generate makes them anew; generated fails if that makes a difference for the objects,

@@ -32,14 +32,13 @@ import (
 )
 
 // run is set by "make xen-test": a Xen host inside QEMU is slow, and no part of
-// "make test". patched is what "make xen" has built.
+// "make test". patched is what "make xen" has built. patience ends a test that hangs: it
+// is no bound that anything has to meet.
 var (
-	run     = flag.Bool("xen", false, "run the tests, which take an hour")
-	patched = flag.String("patched", "", "`directory` of the patched Xen, to test that too")
+	run      = flag.Bool("xen", false, "run the tests, which take an hour")
+	patched  = flag.String("patched", "", "`directory` of the patched Xen, to test that too")
+	patience = flag.Duration("patience", 25*time.Minute, "`time` after which a test hangs")
 )
-
-// patience ends a test that hangs. It is no bound that anything has to meet.
-const patience = 25 * time.Minute
 
 // poll is how often a guest is asked that is waited for.
 const poll = time.Second
@@ -170,7 +169,7 @@ func open(t *testing.T, x xen) *lab {
 	if err != nil {
 		t.Fatal(err)
 	}
-	ctx, cancel := context.WithTimeoutCause(vmtest.Context(t), patience, errors.New("the test hangs"))
+	ctx, cancel := context.WithTimeoutCause(vmtest.Context(t), *patience, errors.New("the test hangs"))
 	t.Cleanup(cancel)
 	l := &lab{t: t, ctx: ctx, began: time.Now(), xen: x, dom0: d, bundle: bundle}
 	if l.bed, err = testbed.Open(ctx, testbed.Options{Dir: vmtest.Dir(t)}); err != nil {
@@ -238,7 +237,7 @@ func (l *lab) start(h *xenlab.Host, opts xenlab.DomainOptions) {
 
 // bootPatience ends the wait for a guest that hangs in its boot, as one of some 15 has: its
 // kernel, before it prints anything, waits in the emulated processor of an emulated host.
-const bootPatience = 8 * time.Minute
+const bootPatience = 5 * time.Minute
 
 // boot makes the guest and waits until its witness is connected. An error that matches
 // [context.DeadlineExceeded] says that it hangs.

@@ -60,7 +60,7 @@ func (l *lab) hosts(sites ...site) []*xenlab.Host {
 		}
 		l.t.Cleanup(func() { h.Close() })
 		// A host does not outlive the test's patience.
-		late := time.AfterFunc(time.Until(l.began.Add(patience-2*dumpTime)), func() { l.dump(h) })
+		late := time.AfterFunc(time.Until(l.began.Add(*patience-2*dumpTime)), func() { l.dump(h) })
 		l.t.Cleanup(func() {
 			if late.Stop() && l.t.Failed() {
 				l.dump(h)
