@@ -26,6 +26,8 @@ type played struct {
 	free    string            // what "xl pci-assignable-list" prints
 	info    string            // what "xl info" prints
 	sysfs   string            // what is in there of the devices asked for
+	space   string            // what od prints of a configuration space
+	domain  string            // what "xl list -l" prints of its configuration
 	config  string            // what "xl create -n" prints
 	fails   map[string]error  // by the beginning of the line; before it is done
 	during  map[string]func() // by the beginning of the line
@@ -64,7 +66,7 @@ func (h *played) Run(_ context.Context, line string, in io.Reader, out io.Writer
 			fmt.Fprintf(out, "%s %d 192 1 %s 1.0\n", name, s.id, s.flags)
 		}
 	case strings.HasPrefix(line, "xl list -l"):
-		io.WriteString(out, `[{"domid":1,"config":`+strings.ReplaceAll(someConfig, "guest1", "guest0")+`}]`)
+		io.WriteString(out, `[{"domid":1,"config":`+h.domain+`}]`)
 	case strings.HasPrefix(line, "xl pci-list"):
 		io.WriteString(out, "Vdev Device\n05.0 0000:00:04.0\n")
 	case strings.HasPrefix(line, "xl create"):
@@ -73,6 +75,8 @@ func (h *played) Run(_ context.Context, line string, in io.Reader, out io.Writer
 		io.WriteString(out, h.free)
 	case strings.HasPrefix(line, "cd /sys"):
 		io.WriteString(out, h.sysfs)
+	case line == "od -An -v -tx1 -N256 /sys/bus/pci/devices/0000:00:04.0/config":
+		io.WriteString(out, h.space)
 	case strings.HasPrefix(line, "umask"):
 		io.WriteString(out, "/run/umbra.x\n")
 	case strings.HasPrefix(line, "xl save"):
@@ -112,7 +116,10 @@ func (h *played) running() (names []string) {
 }
 
 func stage() (src, dst *played) {
-	src = &played{name: "a", info: someInfo, domains: map[string]state{"Domain-0": {0, "r-----"}, "guest0": {1, "-b----"}}}
+	src = &played{
+		name: "a", info: someInfo, domains: map[string]state{"Domain-0": {0, "r-----"}, "guest0": {1, "-b----"}},
+		space: someSpace(true), domain: strings.ReplaceAll(someConfig, "guest1", "guest0"),
+	}
 	dst = &played{
 		name: "b", info: someInfo, domains: map[string]state{"Domain-0": {0, "r-----"}},
 		free: "0000:00:05.0 \n", sysfs: someSysfs, config: someConfig,
@@ -166,6 +173,18 @@ func TestPrepare(t *testing.T) {
 			dst.free, dst.sysfs = "", strings.Replace(someSysfs, " pciback", "", 1)
 			dst.config = strings.Replace(someConfig, `"dev": 5`, `"dev": 5, "seize": true`, 1)
 		}, false, nil, ""},
+		{"a device that interrupts by a line, and none in its slot", func(src, _ *played) {
+			src.space = someSpace(false)
+		}, false, ErrRefused, "the guest's device at 0000:00:05.0 interrupts by a line"},
+		{"a device that interrupts by a line, and another one in its slot", func(src, dst *played) {
+			src.space = someSpace(false)
+			dst.config = strings.Replace(someConfig, `"vdevfn": 48`, `"vdevfn": 40`, 1)
+		}, false, nil, ""},
+		{"a device that interrupts by a line, and a Xen that does not save it", func(src, _ *played) {
+			src.space = someSpace(false)
+			src.domain = strings.Replace(src.domain, `"b_info": {`, `"b_info": {"migrate_devices": "True", `, 1)
+		}, false, nil, ""},
+		{"a configuration space that is cut off", func(src, _ *played) { src.space = src.space[:60] }, true, ErrOutput, "device 0000:00:04.0"},
 		{"output that is not xl's", func(_, dst *played) { dst.info = "?" }, true, ErrOutput, "xl info"},
 	} {
 		t.Run(tt.rule, func(t *testing.T) {
@@ -182,7 +201,7 @@ func TestPrepare(t *testing.T) {
 				return
 			}
 			d := p.Devices[0]
-			if d.Address != "0000:00:06.0" || d.Vendor != 0x10ec || d.Device != 0x8139 || d.SubVendor != 0x1af4 || d.Class != 0x200 {
+			if want := guestAddress(p.there.PCI[0], 0); d.Address != want || d.Vendor != 0x10ec || d.Device != 0x8139 || d.SubVendor != 0x1af4 || d.Class != 0x200 {
 				t.Errorf("device %+v", d)
 			}
 			if !slices.Equal(p.Leaves, []string{"0000:00:05.0"}) || p.SourceCtl != "/run/xen/umbra-guest0.ctl" {

@@ -14,6 +14,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/umbra-vm/umbra/drivers/pci"
 	"github.com/umbra-vm/umbra/migrate"
 	"github.com/umbra-vm/umbra/migrate/inventory"
 	"github.com/umbra-vm/umbra/migrate/remote"
@@ -77,6 +78,7 @@ type Plan struct {
 	// Leaves are the addresses in the guest of those that it has now. Nil if they are
 	// not known.
 	Leaves []string
+	leaves []attached
 
 	// SourceCtl and DestinationCtl are the sockets on the hosts that lead to the
 	// guest's agent, empty if a configuration has none.
@@ -178,8 +180,12 @@ func (p *Plan) prepare(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	lines, err := p.lines(ctx)
+	if err != nil {
+		return err
+	}
 	hard, soft := p.against(hosts[0], hosts[1], lists[1])
-	hard = append(hard, devices...)
+	hard, soft = append(hard, devices...), append(soft, lines...)
 	if p.opts.Force {
 		p.Ignored, soft = soft, nil
 	}
@@ -203,11 +209,12 @@ func (p *Plan) read(ctx context.Context) error {
 		if err != nil {
 			return err
 		}
-		if p.Leaves, err = parseAttached(text); err != nil {
+		if p.leaves, err = parseAttached(text); err != nil {
 			return fmt.Errorf("%v: %w", p.src, err)
 		}
-		if p.Leaves == nil {
-			p.Leaves = []string{} // which is known
+		p.Leaves = []string{} // which is known
+		for _, a := range p.leaves {
+			p.Leaves = append(p.Leaves, a.guest)
 		}
 	}
 	var out bytes.Buffer
@@ -255,6 +262,34 @@ func (p *Plan) against(src, dst info, there map[string]state) (hard, soft []erro
 			"xl pci-detach it before, and xl pci-attach the other after the move")
 	}
 	return hard, soft
+}
+
+// lines looks for devices that interrupt by a line and leave their slot empty. Xen saves the
+// line as it is (irq_save_pci, xen/arch/x86/hvm/irq.c), and if it is raised only a device
+// in the same slot lowers it. A Xen that knows of migrate_devices does not.
+func (p *Plan) lines(ctx context.Context) (against []error, err error) {
+	if p.domain.Build.Leaves == "True" {
+		return nil, nil
+	}
+	for _, left := range p.leaves {
+		follows := func(d passed) bool { return d.Vdevfn != 0 && address(d.Vdevfn) == left.guest }
+		if slices.ContainsFunc(p.there.PCI, follows) {
+			continue
+		}
+		text, err := ask(ctx, p.src, fmt.Sprintf(spaceLine, pci.ConfigSize, left.host))
+		if err != nil {
+			return nil, err
+		}
+		c, err := parseSpace(text)
+		if err != nil {
+			return nil, fmt.Errorf("%v: device %s: %w", p.src, left.host, err)
+		}
+		if !c.MSI {
+			against = append(against, fmt.Errorf("the guest's device at %s interrupts by a line, and no device of the configuration "+
+				"is said to be there (@SLOT): a line that is raised when the guest is stopped stays so, and the guest stands still", left.guest))
+		}
+	}
+	return against, nil
 }
 
 // devices finds out what the destination's devices are, and returns what speaks against

@@ -6,12 +6,15 @@ package xen
 
 import (
 	"bytes"
+	"encoding/hex"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"slices"
 	"strconv"
 	"strings"
+
+	"github.com/umbra-vm/umbra/drivers/pci"
 )
 
 // ErrOutput is matched by the errors about what xl has printed.
@@ -86,6 +89,8 @@ type config struct {
 		MaxMemKB    int64    `json:"max_memkb"`
 		ShadowMemKB int64    `json:"shadow_memkb"`
 		Args        []string `json:"extra_hvm"`
+		// Leaves is migrate_devices of a patched Xen, as libxl writes a defbool.
+		Leaves string `json:"migrate_devices"`
 	} `json:"b_info"`
 	PCI []passed `json:"pcidevs"`
 }
@@ -177,20 +182,43 @@ func parseAssignable(text string) (list []string) {
 	return list
 }
 
-// parseAttached reads "xl pci-list": where the guest has which device of the host.
-func parseAttached(text string) (vdevs []string, err error) {
+// attached is a device of a host, and where a guest has it.
+type attached struct{ host, guest string }
+
+// parseAttached reads "xl pci-list".
+func parseAttached(text string) (list []attached, err error) {
 	for line := range strings.Lines(text) {
 		f := strings.Fields(line)
 		if len(f) == 0 || f[0] == "Vdev" {
 			continue
 		}
 		var slot, function int
-		if _, err := fmt.Sscanf(f[0], "%x.%x", &slot, &function); err != nil || slot < 0 || slot > 31 || function < 0 || function > 7 {
+		_, err := fmt.Sscanf(f[0], "%x.%x", &slot, &function)
+		if err != nil || len(f) < 2 || slot < 0 || slot > 31 || function < 0 || function > 7 {
 			return nil, fmt.Errorf("%w: xl pci-list: %q", ErrOutput, line)
 		}
-		vdevs = append(vdevs, address(slot<<3|function))
+		if _, err := pci.ParseAddress(f[1]); err != nil {
+			return nil, fmt.Errorf("%w: xl pci-list: %w", ErrOutput, err)
+		}
+		list = append(list, attached{host: f[1], guest: address(slot<<3 | function)})
 	}
-	return vdevs, nil
+	return list, nil
+}
+
+// spaceLine prints what parseSpace reads.
+const spaceLine = `od -An -v -tx1 -N%d /sys/bus/pci/devices/%s/config`
+
+// parseSpace reads a configuration space in hexadecimal.
+func parseSpace(text string) (pci.Config, error) {
+	b, err := hex.DecodeString(strings.Join(strings.Fields(text), ""))
+	if err != nil {
+		return pci.Config{}, fmt.Errorf("%w: configuration space: %w", ErrOutput, err)
+	}
+	c, err := pci.ParseConfig(b)
+	if err != nil {
+		return c, fmt.Errorf("%w: %w", ErrOutput, err)
+	}
+	return c, nil
 }
 
 // ids is what sysfs has of a device.

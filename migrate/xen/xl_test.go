@@ -6,10 +6,13 @@ package xen
 
 import (
 	"errors"
+	"fmt"
 	"strings"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
+
+	"github.com/umbra-vm/umbra/drivers/pci"
 )
 
 // As xl 4.17 prints it (tools/xl/xl_info.c, xl_pci.c and libxl_types.idl).
@@ -41,6 +44,18 @@ a guest                                      7   192     1     --p---       9.2
 }`
 	someSysfs = "0000:00:05.0 0x10ec 0x8139 0x1af4 0x1100 0x020000 pciback\n"
 )
+
+// someSpace is what od prints of the configuration space of a device with MSI-X.
+func someSpace(enabled bool) string {
+	b := make([]byte, pci.ConfigSize)
+	copy(b, []byte{0x86, 0x80, 0xd3, 0x10, 0, 0, 0x10}) // has capabilities
+	b[0x34] = 0x40
+	b[0x40] = 0x11
+	if enabled {
+		b[0x43] = 0x80
+	}
+	return fmt.Sprintf(" % x\n % x\n", b[:16], b[16:])
+}
 
 func TestParseInfo(t *testing.T) {
 	got, err := parseInfo(someInfo)
@@ -101,7 +116,7 @@ func TestParseConfig(t *testing.T) {
 }
 
 func FuzzOutput(f *testing.F) {
-	for _, s := range []string{someInfo, someList, someConfig, `[{"domid": 1, "config": ` + someConfig + `}]`, someSysfs, "Vdev Device\n06.0 0000:00:05.0\n"} {
+	for _, s := range []string{someInfo, someList, someConfig, `[{"domid": 1, "config": ` + someConfig + `}]`, someSysfs, someSpace(true), "Vdev Device\n06.0 0000:00:05.0\n"} {
 		f.Add(s)
 	}
 	f.Fuzz(func(t *testing.T, s string) {
@@ -120,9 +135,10 @@ func FuzzOutput(f *testing.F) {
 				t.Errorf("%+v", c)
 			}
 		}
+		_, _ = parseSpace(s)
 		if vdevs, err := parseAttached(s); err == nil {
 			for _, v := range vdevs {
-				if len(v) != len("0000:00:06.0") {
+				if len(v.guest) != len("0000:00:06.0") || strings.ContainsAny(v.host, " ;$`'") {
 					t.Errorf("%q", v)
 				}
 			}
