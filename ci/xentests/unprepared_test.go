@@ -33,7 +33,9 @@ func TestOneMove(t *testing.T) {
 // TestUnprepared moves an HVM guest between the NICs of one host by "xl save" and
 // "xl restore" of an unpatched Xen. Its device stays attached, and in use, until the
 // domain is stopped, and nothing in the guest is asked or told before. It is also what
-// the patches are measured by: "xl migrate" is refused.
+// the patches are measured by: "xl migrate" is refused. And a device whose interrupt is a
+// line may not be left for one in another slot: the line stays raised, which docs/xen.md
+// has the reason for.
 func TestUnprepared(t *testing.T) {
 	t.Parallel()
 	l := open(t, stockXen)
@@ -42,7 +44,7 @@ func TestUnprepared(t *testing.T) {
 	l.fails(h, passed(1, 6)) // at once: the source may not leave its device
 	l.move(h, passed(1, 6))  // e1000e, by MSI-X, to rtl8139 in another slot
 	l.move(h, passed(2, 6))  // to e1000 in the same slot
-	l.move(h, passed(1, 5))  // and back, to rtl8139 in another slot
+	l.move(h, passed(0, 6))  // and back, to e1000e
 	l.unharmed()
 }
 
@@ -60,6 +62,8 @@ func TestMigrate(t *testing.T) {
 	l.move(h, passed(2, 6))
 	l.told("generation=3 cause=restored devices=new")
 	l.notified()
+	l.migrate(h, passed(1, 5), "") // its interrupt is a line, which is left in another slot
+	l.move(h, passed(0, 5))        // and back, to e1000e in the same
 	l.unharmed()
 }
 
