@@ -70,7 +70,7 @@ matrix: deps
 	go run ./ci/matrix/cmd/matrix
 
 # Guests on Xen hosts, stock and patched, which run inside QEMU, some of them two at a time;
-# an hour.
+# half an hour.
 xen-test: xen
 	@sh ci/deps.sh xen-test
 	go test -count=1 -v -timeout 100m -parallel 2 -skip '^TestOneMove$$' ./ci/xentests -args -xen -patched $(CURDIR)/out/xen

@@ -35,7 +35,7 @@ import (
 // "make test". patched is what "make xen" has built. patience ends a test that hangs: it
 // is no bound that anything has to meet.
 var (
-	run      = flag.Bool("xen", false, "run the tests, which take an hour")
+	run      = flag.Bool("xen", false, "run the tests, which take half an hour")
 	patched  = flag.String("patched", "", "`directory` of the patched Xen, to test that too")
 	patience = flag.Duration("patience", 25*time.Minute, "`time` after which a test hangs")
 )

@@ -118,7 +118,7 @@ func (h *played) running() (names []string) {
 func stage() (src, dst *played) {
 	src = &played{
 		name: "a", info: someInfo, domains: map[string]state{"Domain-0": {0, "r-----"}, "guest0": {1, "-b----"}},
-		space: someSpace(true), domain: strings.ReplaceAll(someConfig, "guest1", "guest0"),
+		space: someSpace(nil), domain: strings.ReplaceAll(someConfig, "guest1", "guest0"),
 	}
 	dst = &played{
 		name: "b", info: someInfo, domains: map[string]state{"Domain-0": {0, "r-----"}},
@@ -174,14 +174,14 @@ func TestPrepare(t *testing.T) {
 			dst.config = strings.Replace(someConfig, `"dev": 5`, `"dev": 5, "seize": true`, 1)
 		}, false, nil, ""},
 		{"a device that interrupts by a line, and none in its slot", func(src, _ *played) {
-			src.space = someSpace(false)
+			src.space = someSpace(withoutMSIX)
 		}, false, ErrRefused, "the guest's device at 0000:00:05.0 interrupts by a line"},
 		{"a device that interrupts by a line, and another one in its slot", func(src, dst *played) {
-			src.space = someSpace(false)
+			src.space = someSpace(withoutMSIX)
 			dst.config = strings.Replace(someConfig, `"vdevfn": 48`, `"vdevfn": 40`, 1)
 		}, false, nil, ""},
 		{"a device that interrupts by a line, and a Xen that does not save it", func(src, _ *played) {
-			src.space = someSpace(false)
+			src.space = someSpace(withoutMSIX)
 			src.domain = strings.Replace(src.domain, `"b_info": {`, `"b_info": {"migrate_devices": "True", `, 1)
 		}, false, nil, ""},
 		{"a configuration space that is cut off", func(src, _ *played) { src.space = src.space[:60] }, true, ErrOutput, "device 0000:00:04.0"},

@@ -280,11 +280,11 @@ func (p *Plan) lines(ctx context.Context) (against []error, err error) {
 		if err != nil {
 			return nil, err
 		}
-		c, err := parseSpace(text)
+		line, err := parseLine(text)
 		if err != nil {
 			return nil, fmt.Errorf("%v: device %s: %w", p.src, left.host, err)
 		}
-		if !c.MSI {
+		if line {
 			against = append(against, fmt.Errorf("the guest's device at %s interrupts by a line, and no device of the configuration "+
 				"is said to be there (@SLOT): a line that is raised when the guest is stopped stays so, and the guest stands still", left.guest))
 		}

@@ -205,20 +205,23 @@ func parseAttached(text string) (list []attached, err error) {
 	return list, nil
 }
 
-// spaceLine prints what parseSpace reads.
+// spaceLine prints what parseLine reads.
 const spaceLine = `od -An -v -tx1 -N%d /sys/bus/pci/devices/%s/config`
 
-// parseSpace reads a configuration space in hexadecimal.
-func parseSpace(text string) (pci.Config, error) {
+// parseLine reads a configuration space in hexadecimal, and reports whether the device may
+// raise an interrupt line: it is there, has a line (PCI 3.0, 6.2.4), which is not disabled
+// (6.2.2), and no message interrupts instead.
+func parseLine(text string) (bool, error) {
 	b, err := hex.DecodeString(strings.Join(strings.Fields(text), ""))
 	if err != nil {
-		return pci.Config{}, fmt.Errorf("%w: configuration space: %w", ErrOutput, err)
+		return false, fmt.Errorf("%w: configuration space: %w", ErrOutput, err)
 	}
 	c, err := pci.ParseConfig(b)
 	if err != nil {
-		return c, fmt.Errorf("%w: %w", ErrOutput, err)
+		return false, fmt.Errorf("%w: %w", ErrOutput, err)
 	}
-	return c, nil
+	const pin, disabled = 0x3d, 1 << 10
+	return !c.Absent && b[pin] != 0 && c.Command&disabled == 0 && !c.MSI, nil
 }
 
 // ids is what sysfs has of a device.

@@ -45,16 +45,46 @@ a guest                                      7   192     1     --p---       9.2
 	someSysfs = "0000:00:05.0 0x10ec 0x8139 0x1af4 0x1100 0x020000 pciback\n"
 )
 
-// someSpace is what od prints of the configuration space of a device with MSI-X.
-func someSpace(enabled bool) string {
+// someSpace is what od prints of the configuration space of a device with a line, whose
+// MSI-X is enabled, with other bytes in their places.
+func someSpace(other map[int]byte) string {
 	b := make([]byte, pci.ConfigSize)
-	copy(b, []byte{0x86, 0x80, 0xd3, 0x10, 0, 0, 0x10}) // has capabilities
-	b[0x34] = 0x40
-	b[0x40] = 0x11
-	if enabled {
-		b[0x43] = 0x80
+	copy(b, []byte{0x86, 0x80, 0xd3, 0x10})
+	for at, v := range map[int]byte{0x06: 0x10, 0x34: 0x40, 0x3d: 1, 0x40: 0x11, 0x43: 0x80} {
+		b[at] = v
+	}
+	for at, v := range other {
+		b[at] = v
 	}
 	return fmt.Sprintf(" % x\n % x\n", b[:16], b[16:])
+}
+
+// withoutMSIX makes someSpace one of a device that uses its line.
+var withoutMSIX = map[int]byte{0x43: 0}
+
+func TestParseLine(t *testing.T) {
+	for _, tt := range []struct {
+		rule string
+		text string
+		want bool
+	}{
+		{"message interrupts", someSpace(nil), false},
+		{"none, but a line", someSpace(withoutMSIX), true},
+		{"a line that is disabled", someSpace(map[int]byte{0x43: 0, 0x05: 4}), false},
+		{"no line, as of a virtual function", someSpace(map[int]byte{0x43: 0, 0x3d: 0}), false},
+		{"a device that is gone", strings.Repeat(" ff", pci.ConfigSize), false},
+	} {
+		t.Run(tt.rule, func(t *testing.T) {
+			if got, err := parseLine(tt.text); err != nil || got != tt.want {
+				t.Errorf("%v, %v, want %v", got, err, tt.want)
+			}
+		})
+	}
+	for _, text := range []string{"", "86 80", "no", someSpace(nil)[:60]} {
+		if _, err := parseLine(text); !errors.Is(err, ErrOutput) {
+			t.Errorf("%q: %v, want ErrOutput", text, err)
+		}
+	}
 }
 
 func TestParseInfo(t *testing.T) {
@@ -116,7 +146,7 @@ func TestParseConfig(t *testing.T) {
 }
 
 func FuzzOutput(f *testing.F) {
-	for _, s := range []string{someInfo, someList, someConfig, `[{"domid": 1, "config": ` + someConfig + `}]`, someSysfs, someSpace(true), "Vdev Device\n06.0 0000:00:05.0\n"} {
+	for _, s := range []string{someInfo, someList, someConfig, `[{"domid": 1, "config": ` + someConfig + `}]`, someSysfs, someSpace(nil), "Vdev Device\n06.0 0000:00:05.0\n"} {
 		f.Add(s)
 	}
 	f.Fuzz(func(t *testing.T, s string) {
@@ -135,7 +165,7 @@ func FuzzOutput(f *testing.F) {
 				t.Errorf("%+v", c)
 			}
 		}
-		_, _ = parseSpace(s)
+		_, _ = parseLine(s)
 		if vdevs, err := parseAttached(s); err == nil {
 			for _, v := range vdevs {
 				if len(v.guest) != len("0000:00:06.0") || strings.ContainsAny(v.host, " ;$`'") {
