@@ -47,11 +47,15 @@ const poll = time.Second
 type lab struct {
 	t      *testing.T
 	ctx    context.Context
+	end    context.CancelFunc // of ctx
 	began  time.Time
 	bed    *testbed.Bed
 	xen    xen
 	dom0   *dom0.Dom0
 	bundle *image.Bundle
+
+	// mortal says that the test is about a guest whose kernel dies.
+	mortal bool
 
 	// guest is where the guest is, or was to be.
 	guest *xenlab.Domain
@@ -187,7 +191,9 @@ func open(t *testing.T, x xen) *lab {
 	}
 	ctx, cancel := context.WithTimeoutCause(vmtest.Context(t), *patience, errors.New("the test hangs"))
 	t.Cleanup(cancel)
-	l := &lab{t: t, ctx: ctx, began: time.Now(), xen: x, dom0: d, bundle: bundle}
+	ctx, end := context.WithCancel(ctx)
+	t.Cleanup(end)
+	l := &lab{t: t, ctx: ctx, end: end, began: time.Now(), xen: x, dom0: d, bundle: bundle}
 	if l.bed, err = testbed.Open(ctx, testbed.Options{Dir: vmtest.Dir(t)}); err != nil {
 		t.Fatal(err)
 	}
@@ -368,15 +374,23 @@ func (l *lab) notified() {
 	}
 }
 
-// watch shows what the guest prints where it is, until the test has ended.
+// watch shows what the guest prints where it is, until the test has ended. A kernel that
+// dies ends it: what it was to do is waited for in vain.
 func (l *lab) watch() {
 	d := l.guest
 	ctx, cancel := context.WithCancel(l.ctx)
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
+		show := l.show(d.Name)
 		// It ends with an error, because it is ended.
-		_ = d.Follow(ctx, l.show(d.Name))
+		_ = d.Follow(ctx, &lines{show: func(s string) {
+			fmt.Fprintln(show, s)
+			if !l.mortal && strings.Contains(s, "Kernel panic - not syncing") {
+				l.t.Errorf("the kernel of %s has died", d.Name)
+				l.end()
+			}
+		}})
 	}()
 	l.t.Cleanup(func() { cancel(); <-done })
 }
@@ -502,6 +516,12 @@ const dumpTime = time.Minute
 func (l *lab) dump(h *xenlab.Host) {
 	ctx, cancel := context.WithTimeout(context.Background(), dumpTime)
 	defer cancel()
+	select {
+	case <-h.VM.Done(): // Xen reboots when it dies, which ends QEMU
+		l.t.Logf("%s has ended: %v\n%s", h.Name, h.VM.Wait(ctx), h.VM.Stderr())
+		return
+	default:
+	}
 	for _, line := range []string{
 		// To the host's console: virtual processors, timers, interrupts and VMCBs, and of
 		// each guest what Xen emulates. A guest that stands still waits for one of them.

@@ -48,6 +48,7 @@ func TestPreparedOnStock(t *testing.T) {
 	h := l.host("xen-A", "e1000e")
 	opts := prepared
 	opts.Leaves = false
+	l.mortal = true
 	l.start(h, opts)
 	l.giveBack(0)
 	l.moveAs(h, l.next(nil))
