@@ -12,7 +12,6 @@ import (
 	"errors"
 	"flag"
 	"fmt"
-	"io"
 	"os"
 	"path/filepath"
 	"slices"
@@ -382,21 +381,23 @@ func (l *lab) watch() {
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
-		show := l.show(d.Name)
-		// It ends with an error, because it is ended.
-		_ = d.Follow(ctx, &lines{show: func(s string) {
-			fmt.Fprintln(show, s)
+		out := l.show(d.Name)
+		show := out.show
+		out.show = func(s string) {
+			show(s)
 			if !l.mortal && strings.Contains(s, "Kernel panic - not syncing") {
 				l.t.Errorf("the kernel of %s has died", d.Name)
 				l.end()
 			}
-		}})
+		}
+		// It ends with an error, because it is ended.
+		_ = d.Follow(ctx, out)
 	}()
 	l.t.Cleanup(func() { cancel(); <-done })
 }
 
 // show shows the lines that somebody writes.
-func (l *lab) show(who string) io.Writer {
+func (l *lab) show(who string) *lines {
 	return &lines{show: func(s string) {
 		l.printed.add(who, s)
 		l.say("%s: %s", who, s)

@@ -200,8 +200,11 @@ func TestPrepare(t *testing.T) {
 			if err != nil {
 				return
 			}
-			d := p.Devices[0]
-			if want := guestAddress(p.there.PCI[0], 0); d.Address != want || d.Vendor != 0x10ec || d.Device != 0x8139 || d.SubVendor != 0x1af4 || d.Class != 0x200 {
+			d, at := p.Devices[0], "0000:00:06.0"
+			if strings.Contains(dst.config, `"vdevfn": 40`) {
+				at = "0000:00:05.0"
+			}
+			if d.Address != at || d.Vendor != 0x10ec || d.Device != 0x8139 || d.SubVendor != 0x1af4 || d.Class != 0x200 {
 				t.Errorf("device %+v", d)
 			}
 			if !slices.Equal(p.Leaves, []string{"0000:00:05.0"}) || p.SourceCtl != "/run/xen/umbra-guest0.ctl" {
