@@ -35,7 +35,9 @@ func TestOneMove(t *testing.T) {
 // domain is stopped, and nothing in the guest is asked or told before. It is also what
 // the patches are measured by: "xl migrate" is refused. And a device whose interrupt is a
 // line may not be left for one in another slot: the line stays raised, which docs/xen.md
-// has the reason for.
+// has the reason for. Nor may the emulated e1000e follow an e1000 in its slot: what the old
+// driver writes, before it is known to be the wrong one, makes QEMU 7.2 abort
+// (e1000e_intrmgr_on_throttling_timer of hw/net/e1000e_core.c).
 func TestUnprepared(t *testing.T) {
 	t.Parallel()
 	l := open(t, stockXen)
@@ -44,7 +46,8 @@ func TestUnprepared(t *testing.T) {
 	l.fails(h, passed(1, 6)) // at once: the source may not leave its device
 	l.move(h, passed(1, 6))  // e1000e, by MSI-X, to rtl8139 in another slot
 	l.move(h, passed(2, 6))  // to e1000 in the same slot
-	l.move(h, passed(0, 6))  // and back, to e1000e
+	l.move(h, passed(1, 6))  // and back
+	l.move(h, passed(0, 6))  // to e1000e
 	l.unharmed()
 }
 
