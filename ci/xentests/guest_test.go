@@ -149,10 +149,17 @@ func assemble(over string) (*dom0.Dom0, error) {
 	if err != nil {
 		return nil, err
 	}
+	files[umbraFile] = filepath.Join(dir, "umbra")
+	if err := image.BuildGo(ctx, src, "github.com/umbra-vm/umbra/cmd/umbra", files[umbraFile]); err != nil {
+		return nil, err
+	}
 	return dom0.Build(ctx, dom0.Options{
 		CacheDir: filepath.Join(cache, "umbra"), Source: src, Dir: dir, Over: over, Files: files, Progress: progress,
 	})
 }
+
+// umbraFile is umbra itself in dom0.
+const umbraFile = "/usr/bin/umbra"
 
 func progress(step string) { fmt.Fprintln(os.Stderr, "xentests:", step) }
 

@@ -7,7 +7,7 @@
 // through the guest's kernel, which passes requests on and registers watches anew
 // after a migration.
 //
-// It reads, writes, lists and watches; transactions and permissions are left out. It
+// It reads, writes, removes, lists and watches; transactions and permissions are left out. It
 // must never know what a node means.
 package xenstore
 
@@ -78,6 +78,14 @@ func (c *Conn) Read(path string) (string, error) {
 func (c *Conn) Write(path, value string) error {
 	if _, err := c.call(wire.Write, path+"\x00"+value); err != nil {
 		return fmt.Errorf("xenstore: write %s: %w", path, err)
+	}
+	return nil
+}
+
+// Remove removes a node and what is below it.
+func (c *Conn) Remove(path string) error {
+	if _, err := c.call(wire.Remove, path+"\x00"); err != nil {
+		return fmt.Errorf("xenstore: remove %s: %w", path, err)
 	}
 	return nil
 }

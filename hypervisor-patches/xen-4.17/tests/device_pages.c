@@ -22,6 +22,8 @@ enum {
 };
 #define FLAGS 0x8000000000000063ull /* present, writable, no-execute */
 #define ENTRY(frame) (FLAGS | (uint64_t)(frame) << 12)
+/* of a device: not cached */
+#define DEVICE_ENTRY(frame) (ENTRY(frame) | _PAGE_PCD | _PAGE_PWT)
 
 static uint8_t *dead; /* the page at DEAD */
 static unsigned int populated;
@@ -96,7 +98,7 @@ static uint64_t *send(struct xc_sr_context *ctx, xen_pfn_t type, uint64_t *table
 
 int main(void)
 {
-    uint64_t table[512] = { [1] = ENTRY(MFN_A), [2] = ENTRY(BAR), [3] = ENTRY(BAR + 1) };
+    uint64_t table[512] = { [1] = ENTRY(MFN_A), [2] = DEVICE_ENTRY(BAR), [3] = DEVICE_ENTRY(BAR + 1) };
     const xen_pfn_t l1 = XEN_DOMCTL_PFINFO_L1TAB, l2 = XEN_DOMCTL_PFINFO_L2TAB;
     struct xc_sr_context a, b;
     uint64_t *sent;
@@ -117,12 +119,12 @@ int main(void)
     if ( !sent )
         return 1;
     want(sent[0] == 0 && sent[1] == ENTRY(PFN), "with its memory");
-    want(sent[2] == ENTRY(0xffffffffff) && sent[3] == sent[2], "and without the device");
+    want(sent[2] == DEVICE_ENTRY(0xffffffffff) && sent[3] == sent[2], "and without the device");
 
     want(!restore_ops_x86_pv.localise_page(&b, l1, sent), "the receiver takes it");
     want(sent[0] == 0 && sent[1] == ENTRY(MFN_B), "memory is where it is there");
     want(sent[2] == ENTRY(DEAD) && sent[3] == sent[2] && populated == 1,
-         "all of the device is one page of the domain's own");
+         "all of the device is one page of the domain's own, which is cached");
     want(dead[0] == 0xff && dead[PAGE_SIZE - 1] == 0xff, "full of ones");
 
     return failures != 0;

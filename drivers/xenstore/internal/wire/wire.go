@@ -19,6 +19,7 @@ const (
 	Read       = 2
 	Watch      = 4
 	Write      = 11
+	Remove     = 13
 	WatchEvent = 15
 	Error      = 16
 )
