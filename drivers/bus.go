@@ -7,6 +7,7 @@ package drivers
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -96,7 +97,13 @@ func (b pciBus) rescan(ctx context.Context, t *Tree) error {
 	return t.write(ctx, filepath.Join(t.sysfs, "bus", b.name(), "rescan"), "1")
 }
 
+// remove leaves alone what the kernel has found at the address by itself: it would not get
+// its resources by a scan, if its bus is Xen's (pcifront_claim_resource).
 func (pciBus) remove(ctx context.Context, t *Tree, dev Device) error {
+	belief, err := pci.ReadBelief(dev.Path)
+	if err == nil && dev.IDs != (pci.IDs{}) && dev.IDs != belief.IDs {
+		return &OpError{"remove", dev.String(), fmt.Errorf("%w: another is at its address", ErrNoDevice)}
+	}
 	return t.writeDevice(ctx, "remove", dev, "remove", "1")
 }
 

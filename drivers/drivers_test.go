@@ -499,6 +499,9 @@ func TestExchangeOfADevice(t *testing.T) {
 	if v, err := tree.Verify(ctx, dev); err != nil || v != drivers.Replaced {
 		t.Errorf("the old snapshot: verdict %v, error %v; want replaced", v, err)
 	}
+	if err := tree.Remove(ctx, dev); !errors.Is(err, drivers.ErrNoDevice) {
+		t.Errorf("removing the old device again: %v, want ErrNoDevice, and the new one left alone", err)
+	}
 	dev, err = tree.Load(ctx, device(t, tree, rtl8139.Address))
 	if err != nil || dev.Driver != "8139cp" || dev.IDs != rtl8139.IDs {
 		t.Errorf("device %+v, error %v", dev, err)

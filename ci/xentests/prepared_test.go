@@ -6,8 +6,6 @@ package xentests
 
 import (
 	"context"
-	"fmt"
-	"strings"
 	"testing"
 	"time"
 
@@ -37,33 +35,6 @@ func TestPrepared(t *testing.T) {
 	l.moveAs(h, l.next(passed(2, 0))) // one with DMA of 32 bits
 	l.serves("e1000", "")
 	l.told("generation=3 cause=restored devices=new")
-	l.unharmed()
-}
-
-// TestUnpreparedPV moves a PV guest with its device in use.
-func TestUnpreparedPV(t *testing.T) {
-	l := open(t, patchedXen)
-	h := l.host("xen-A", "e1000e", "rtl8139")
-	l.start(h, prepared)
-	l.serves("e1000e", "")
-
-	page, err := h.Run(l.ctx, "umbra pcifront find "+l.guest.Name)
-	if err != nil {
-		t.Fatal(err)
-	}
-	page = strings.TrimSpace(page)
-	l.say("the page of its front end: %s", page)
-	opts := l.next(nil)
-	answered := make(chan error)
-	go func() {
-		answered <- h.Stream(l.ctx, fmt.Sprintf("umbra pcifront answer %s %s 2>&1", opts.Name, page), nil, l.show("answer"))
-	}()
-	l.migrateAs(h, opts, "")
-	if err := <-answered; err != nil {
-		t.Fatal(err)
-	}
-	l.give(1, 0)
-	l.serves("8139cp", "")
 	l.unharmed()
 }
 

@@ -47,6 +47,28 @@ func TestUmbraMigrate(t *testing.T) {
 	l.unharmed()
 }
 
+// TestUmbraMigratePV moves a PV guest by "umbra migrate --xen" with its device in use, which
+// nobody tells it of before: on patched Xen, with umbra in dom0.
+func TestUmbraMigratePV(t *testing.T) {
+	t.Parallel()
+	l := open(t, patchedXen)
+	h := l.host("xen-A", "e1000e", "rtl8139")
+	l.start(h, prepared)
+	l.serves("e1000e", "")
+	u := l.umbra(h)
+
+	for _, to := range []struct {
+		nic    int
+		driver string
+	}{{1, "8139cp"}, {0, "e1000e"}} {
+		opts := l.next(passed(to.nic, 0))
+		u.ends(0, opts, "")
+		l.isNow(&xenlab.Domain{DomainOptions: opts, Host: h})
+		l.serves(to.driver, "")
+	}
+	l.unharmed()
+}
+
 // umbra is the program, and how it gets to a host.
 type umbra struct {
 	*lab

@@ -76,6 +76,9 @@ func migrateCode(err error) int {
 	if err == nil {
 		return exitOK
 	}
+	if errors.Is(err, xen.ErrNoDevices) {
+		return exitLacks
+	}
 	if errors.Is(err, xen.ErrSourceLeft) {
 		return exitFailed
 	}

@@ -67,7 +67,16 @@ Exit codes:
 // execute runs the command line and returns the exit code. Whatever cobra
 // itself refuses is a mistake of usage; only what a verb returns is more.
 func execute(ctx context.Context, root *cobra.Command, args []string, stderr io.Writer) int {
-	mark(root)
+	for _, verb := range root.Commands() {
+		if work := verb.RunE; work != nil {
+			verb.RunE = func(cmd *cobra.Command, args []string) error {
+				if err := work(cmd, args); err != nil {
+					return &workError{err}
+				}
+				return nil
+			}
+		}
+	}
 	root.SetArgs(args)
 	root.SetErr(stderr)
 	cmd, err := root.ExecuteContextC(ctx)
@@ -80,21 +89,6 @@ func execute(ctx context.Context, root *cobra.Command, args []string, stderr io.
 	}
 	report(stderr, err)
 	return exitCode(err)
-}
-
-// mark has the errors of a command, and of those below it, be known as work's.
-func mark(cmd *cobra.Command) {
-	if work := cmd.RunE; work != nil {
-		cmd.RunE = func(cmd *cobra.Command, args []string) error {
-			if err := work(cmd, args); err != nil {
-				return &workError{err}
-			}
-			return nil
-		}
-	}
-	for _, c := range cmd.Commands() {
-		mark(c)
-	}
 }
 
 // workError is what a verb's own code returned.

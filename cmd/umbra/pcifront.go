@@ -14,32 +14,22 @@ import (
 )
 
 func newPCIFront() *cobra.Command {
-	cmd := &cobra.Command{
-		Use:   "pcifront",
-		Short: "in a Xen host's dom0: stand in for what a paravirtual guest's devices were on",
-		Long: `Pcifront is for paravirtual guests of Xen that are moved with a device in use. It runs in
-the dom0 of both hosts; umbra migrate --xen runs it by itself.`,
-	}
-	cmd.AddCommand(&cobra.Command{
-		Use:   "find DOMAIN",
-		Short: "on the source: print the page by which the guest asks for its devices",
-		Args:  cobra.ExactArgs(1),
+	return &cobra.Command{
+		Use:   "pcifront DOMAIN [PAGE]",
+		Short: "in a Xen host's dom0: stand in for the devices that a paravirtual guest has left",
+		Long: `Pcifront is for paravirtual guests of Xen that are moved with a device in use; umbra migrate
+--xen runs it by itself. On the source, it prints the page of its memory by which the
+guest asks for its devices. On the destination, which may not have the domain yet, it
+answers there as if nothing were plugged in, has the guest give its old devices up, and
+ends then. The domain must have no device until that; xl pci-attach gives it one.`,
+		Args: cobra.RangeArgs(1, 2),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			return findPage(args[0], cmd.OutOrStdout())
-		},
-	}, &cobra.Command{
-		Use:   "answer DOMAIN PAGE",
-		Short: "on the destination: answer the guest until it has given its old devices up",
-		Long: `Answer answers for devices that have stayed on the source, as if nothing were plugged in,
-and has the guest give them up. PAGE is what find has printed on the source. It may be
-called before the domain is there. The domain must have no device: xl pci-attach gives it
-one when answer has ended.`,
-		Args: cobra.ExactArgs(2),
-		RunE: func(cmd *cobra.Command, args []string) error {
+			if len(args) == 1 {
+				return findPage(args[0], cmd.OutOrStdout())
+			}
 			return answerPage(cmd.Context(), args[0], args[1], cmd.OutOrStdout())
 		},
-	})
-	return cmd
+	}
 }
 
 func findPage(name string, stdout io.Writer) error {

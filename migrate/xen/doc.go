@@ -29,5 +29,12 @@
 // It is the same on stock Xen and with umbra's patches. "xl migrate" would leave the last
 // word to a hand-shake after which, if it fails, "domain state is now undefined".
 //
+// # Paravirtual guests
+//
+// The kernel of a paravirtual guest waits for an answer of its devices before anything else
+// runs again, and takes no others for them. So one that has a device in use is restored with
+// none; package pcifront answers it there, as part of an umbra that the destination has;
+// and when the guest has given its old devices up, "xl pci-attach" gives it the new ones.
+//
 // The package must never know what runs in the guest, nor how its lines get to a host.
 package xen

@@ -15,6 +15,10 @@ var (
 	// speaks against the move. Nothing was changed.
 	ErrRefused = errors.New("refused")
 
+	// ErrNoDevices: the guest, which is paravirtual, runs on the destination, and has not been
+	// given its devices there.
+	ErrNoDevices = errors.New("the guest runs on the destination, but without its devices")
+
 	// ErrSourceLeft: the guest runs on the destination, and its paused copy on the
 	// source could not be destroyed.
 	ErrSourceLeft = errors.New("the guest runs on the destination, but its copy on the source is left, paused")
@@ -25,7 +29,8 @@ var (
 type Error struct {
 	Err                 error
 	Source, Destination string
-	// Advice is the command that gets the guest back, empty if it runs.
+	// Advice is the command that gets back what is missing, the guest or its devices, or
+	// that removes what is left. Empty if there is none.
 	Advice string
 }
 

@@ -5,16 +5,19 @@
 package xen
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"io"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
 
 	"github.com/umbra-vm/umbra/migrate"
 	"github.com/umbra-vm/umbra/migrate/remote"
+	"github.com/umbra-vm/umbra/migrate/xen/pcifront"
 )
 
 // A Report describes a move that succeeded. Times are this machine's.
@@ -70,7 +73,7 @@ const restoreLine = `cat | xl restore -p %s /proc/self/fd/0 >&2`
 // attempt is over and, as the package comment explains, the source runs again. ctx ends
 // it at any time before the point of no return.
 //
-// Errors are an *Error around [ErrSourceLeft], with which there is a report,
+// Errors are an *Error around [ErrSourceLeft] or [ErrNoDevices], with which there is a report,
 // [migrate.ErrUnknownOutcome], [migrate.ErrSourceNotResumed], those of the hosts, and the
 // cause of the end of ctx.
 func (p *Plan) Move(ctx context.Context) (*Report, error) {
@@ -79,6 +82,12 @@ func (p *Plan) Move(ctx context.Context) (*Report, error) {
 	err := p.carry(ctx, r)
 	if err == nil {
 		err = context.Cause(ctx)
+	}
+	give := func() error { return nil }
+	if err == nil && p.page != "" {
+		lines, giveUp := context.WithTimeout(context.WithoutCancel(ctx), answerTimeout)
+		defer giveUp()
+		give, err = p.answer(ctx, lines)
 	}
 	if err != nil {
 		return nil, p.rollBack(ctx, err)
@@ -91,7 +100,7 @@ func (p *Plan) Move(ctx context.Context) (*Report, error) {
 	}
 	r.ResumedAt = time.Now()
 	r.Total, r.Downtime = r.ResumedAt.Sub(began), r.ResumedAt.Sub(r.StoppedAt)
-	if err := p.remove(ctx); err != nil {
+	if err := errors.Join(give(), p.remove(ctx)); err != nil {
 		return r, p.failed(ctx, err)
 	}
 	return r, nil
@@ -194,6 +203,60 @@ func (p *Plan) start(ctx context.Context) (err error) {
 	return fmt.Errorf("%w: %w", migrate.ErrUnknownOutcome, err)
 }
 
+// answer has the destination answer for the devices that a paravirtual guest has left, until
+// lines ends. It returns when the guest may be started, with what gives it the destination's
+// devices after that.
+func (p *Plan) answer(ctx, lines context.Context) (give func() error, err error) {
+	name := quote(p.there.Create.Name)
+	var out watched
+	out.ready = make(chan struct{})
+	ended := make(chan error, 1)
+	go func() { ended <- p.dst.Run(lines, "umbra pcifront "+name+" "+quote(p.page), nil, &out) }()
+	select {
+	case <-out.ready:
+	case err = <-ended:
+		err = cmp.Or(err, errors.New("it ended before the guest ran"))
+	case <-ctx.Done():
+		err = context.Cause(ctx)
+	case <-time.After(commandTimeout):
+		err = fmt.Errorf("not ready after %v", commandTimeout)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("answering for the guest's devices: %w", err)
+	}
+	return func() (err error) {
+		p.step(Step{Op: StepGive})
+		defer func() { p.step(Step{Op: StepGive, Over: true, Err: err}) }()
+		if err := <-ended; err != nil {
+			return fmt.Errorf("%w: it has not given up those that it had: %w", ErrNoDevices, err)
+		}
+		for _, d := range p.there.PCI {
+			if err := do(ctx, p.dst, fmt.Sprintf("xl pci-attach %s %s", name, d.spec())); err != nil {
+				return fmt.Errorf("%w: %w", ErrNoDevices, err)
+			}
+		}
+		return nil
+	}, nil
+}
+
+// answerTimeout is how long a guest may take to give its old devices up. It is for what hangs.
+const answerTimeout = 15 * time.Minute
+
+// watched is output that is waited for.
+type watched struct {
+	got   strings.Builder
+	ready chan struct{} // closed when there is a line that says so
+}
+
+func (w *watched) Write(b []byte) (int, error) {
+	was := strings.Contains(w.got.String(), pcifront.Ready+"\n")
+	w.got.Write(b)
+	if !was && strings.Contains(w.got.String(), pcifront.Ready+"\n") {
+		close(w.ready)
+	}
+	return len(b), nil
+}
+
 // remove ends the source's copy, by its number, which no other domain can have.
 func (p *Plan) remove(ctx context.Context) (err error) {
 	p.step(Step{Op: StepRemove})
@@ -275,9 +338,16 @@ func (p *Plan) failed(ctx context.Context, err error) error {
 	unpause := func(h Host, name string) string { return fmt.Sprintf("on %v: xl unpause %s", h, quote(name)) }
 	switch {
 	case here.flags != "" && here.runs(), there.flags != "" && there.runs():
-		if errors.Is(err, ErrSourceLeft) {
-			e.Advice = fmt.Sprintf("to remove the copy, on %v: xl destroy %d", p.src, p.id)
+		var advice []string
+		if errors.Is(err, ErrNoDevices) {
+			for _, d := range p.there.PCI {
+				advice = append(advice, fmt.Sprintf("to give it %v, on %v: xl pci-attach %s %s", d, p.dst, quote(p.there.Create.Name), d.spec()))
+			}
 		}
+		if errors.Is(err, ErrSourceLeft) {
+			advice = append(advice, fmt.Sprintf("to remove the copy, on %v: xl destroy %d", p.src, p.id))
+		}
+		e.Advice = strings.Join(advice, "\n")
 	case errors.Is(err, migrate.ErrUnknownOutcome):
 		e.Advice = "if it does not run on the destination, destroy it there, and then " + unpause(p.src, p.opts.Domain)
 	default:

@@ -11,12 +11,14 @@ import (
 	"io"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/umbra-vm/umbra/migrate"
 	"github.com/umbra-vm/umbra/migrate/remote"
+	"github.com/umbra-vm/umbra/migrate/xen/pcifront"
 )
 
 // A played host answers as xl would, and does to its domains what it is told.
@@ -28,15 +30,20 @@ type played struct {
 	sysfs   string            // what is in there of the devices asked for
 	space   string            // what od prints of a configuration space
 	domain  string            // what "xl list -l" prints of its configuration
+	page    string            // what "umbra pcifront" prints
 	config  string            // what "xl create -n" prints
 	fails   map[string]error  // by the beginning of the line; before it is done
 	during  map[string]func() // by the beginning of the line
-	did     []string          // lines that changed something
+
+	mu       sync.Mutex
+	did      []string      // lines that changed something
+	appended string        // to the configuration
+	started  chan struct{} // closed when it has started a domain
 }
 
 func (h *played) String() string { return h.name }
 
-func (h *played) Run(_ context.Context, line string, in io.Reader, out io.Writer) error {
+func (h *played) Run(ctx context.Context, line string, in io.Reader, out io.Writer) error {
 	if at := strings.Index(line, "xl save"); at >= 0 {
 		line = line[at:]
 	}
@@ -44,8 +51,10 @@ func (h *played) Run(_ context.Context, line string, in io.Reader, out io.Writer
 		line = line[at:]
 	}
 	if strings.HasPrefix(line, "xl save") || strings.HasPrefix(line, "xl restore") || strings.HasPrefix(line, "xl destroy") ||
-		strings.HasPrefix(line, "xl unpause") {
+		strings.HasPrefix(line, "xl unpause") || strings.HasPrefix(line, "xl pci-attach") || strings.HasPrefix(line, "umbra pcifront 'guest1'") {
+		h.mu.Lock()
 		h.did = append(h.did, h.name+": "+strings.Join(strings.Fields(line)[:2], " "))
+		h.mu.Unlock()
 	}
 	for begin, f := range h.during {
 		if strings.HasPrefix(line, begin) {
@@ -77,6 +86,22 @@ func (h *played) Run(_ context.Context, line string, in io.Reader, out io.Writer
 		io.WriteString(out, h.sysfs)
 	case line == "od -An -v -tx1 -N256 /sys/bus/pci/devices/0000:00:04.0/config":
 		io.WriteString(out, h.space)
+	case line == "umbra pcifront 'guest0'":
+		io.WriteString(out, h.page+"\n")
+	case line == "umbra pcifront 'guest1' '9:29144'":
+		// Its word comes in two parts.
+		io.WriteString(out, "rea")
+		io.WriteString(out, "dy\n")
+		select {
+		case <-h.started:
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		}
+		io.WriteString(out, "answered 171\n")
+	case strings.HasPrefix(line, "cat >> "):
+		b, err := io.ReadAll(in)
+		h.appended += string(b)
+		return err
 	case strings.HasPrefix(line, "umask"):
 		io.WriteString(out, "/run/umbra.x\n")
 	case strings.HasPrefix(line, "xl save"):
@@ -97,8 +122,11 @@ func (h *played) Run(_ context.Context, line string, in io.Reader, out io.Writer
 			}
 			if f[1] == "destroy" {
 				delete(h.domains, name)
-			} else {
-				set(name, "-b----")
+				continue
+			}
+			set(name, "-b----")
+			if h.started != nil {
+				close(h.started)
 			}
 		}
 	}
@@ -122,9 +150,16 @@ func stage() (src, dst *played) {
 	}
 	dst = &played{
 		name: "b", info: someInfo, domains: map[string]state{"Domain-0": {0, "r-----"}},
-		free: "0000:00:05.0 \n", sysfs: someSysfs, config: someConfig,
+		free: "0000:00:05.0 \n", sysfs: someSysfs, config: someConfig, started: make(chan struct{}),
 	}
 	return src, dst
+}
+
+// paravirtual makes the guest one that may leave the device that it has in use.
+func paravirtual(src, dst *played) {
+	pv := strings.NewReplacer(`"hvm"`, `"pv"`, `"b_info": {`, `"b_info": {"migrate_devices": "True", `)
+	src.domain, dst.config = pv.Replace(src.domain), pv.Replace(dst.config)
+	src.page = "9:29144"
 }
 
 func TestPrepare(t *testing.T) {
@@ -184,6 +219,18 @@ func TestPrepare(t *testing.T) {
 			src.space = someSpace(withoutMSIX)
 			src.domain = strings.Replace(src.domain, `"b_info": {`, `"b_info": {"migrate_devices": "True", `, 1)
 		}, false, nil, ""},
+		{"a paravirtual guest with a device in use, which may not leave it", func(src, dst *played) {
+			paravirtual(src, dst)
+			dst.config = strings.Replace(dst.config, `"migrate_devices": "True", `, "", 1)
+		}, false, ErrRefused, "migrate_devices = 1 in both"},
+		{"a paravirtual guest with a device in use, and no umbra on the destination", func(src, dst *played) {
+			paravirtual(src, dst)
+			dst.fails = map[string]error{"umbra": refused}
+		}, false, ErrRefused, "have umbra on both hosts"},
+		{"a page that is none", func(src, dst *played) {
+			paravirtual(src, dst)
+			src.page = "?"
+		}, false, pcifront.ErrPage, "a: umbra pcifront"},
 		{"a configuration space that is cut off", func(src, _ *played) { src.space = src.space[:60] }, true, ErrOutput, "device 0000:00:04.0"},
 		{"output that is not xl's", func(_, dst *played) { dst.info = "?" }, true, ErrOutput, "xl info"},
 	} {
@@ -291,6 +338,52 @@ func TestMove(t *testing.T) {
 			slices.Sort(want)
 			if diff := cmp.Diff(want, got); diff != "" {
 				t.Errorf("what was done (-want +got):\n%s", diff)
+			}
+		})
+	}
+}
+
+func TestMoveOfParavirtualGuest(t *testing.T) {
+	refused := fmt.Errorf("%w, status 1", remote.ErrCommand)
+	here := []string{"a/guest0"}
+	for _, tt := range []struct {
+		rule  string
+		fails string // of what the destination does
+		want  error
+		runs  []string
+		did   []string // by the destination
+		says  string
+	}{
+		{"it is answered before it runs, and given its devices after", "", nil, []string{"b/guest1"},
+			[]string{"b: xl restore", "b: umbra pcifront", "b: xl unpause", "b: xl pci-attach"}, ""},
+		{"one that nobody answers goes on where it was", "umbra pcifront 'guest1'", remote.ErrCommand, here,
+			[]string{"b: xl restore", "b: umbra pcifront", "b: xl destroy"}, "answering for the guest's devices"},
+		{"one that gets no device runs on", "xl pci-attach", ErrNoDevices, []string{"b/guest1"},
+			[]string{"b: xl restore", "b: umbra pcifront", "b: xl unpause", "b: xl pci-attach"},
+			"to give it 0000:00:05.0, on b: xl pci-attach 'guest1' 0000:00:05.0"},
+	} {
+		t.Run(tt.rule, func(t *testing.T) {
+			src, dst := stage()
+			paravirtual(src, dst)
+			p, err := Prepare(t.Context(), src, dst, Options{Domain: "guest0"})
+			if err != nil {
+				t.Fatal(err)
+			}
+			if !strings.Contains(dst.appended, "\npci = []\n") {
+				t.Errorf("it is restored with %q", dst.appended)
+			}
+			if tt.fails != "" {
+				dst.fails = map[string]error{tt.fails: refused}
+			}
+			_, err = p.Move(t.Context())
+			if !errors.Is(err, tt.want) || err != nil && !strings.Contains(err.Error(), tt.says) {
+				t.Errorf("error %v, want %v with %q", err, tt.want, tt.says)
+			}
+			if diff := cmp.Diff(tt.runs, append(src.running(), dst.running()...)); diff != "" {
+				t.Errorf("who runs it (-want +got):\n%s", diff)
+			}
+			if diff := cmp.Diff(tt.did, dst.did); diff != "" {
+				t.Errorf("what the destination did (-want +got):\n%s", diff)
 			}
 		})
 	}

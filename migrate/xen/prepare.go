@@ -18,6 +18,7 @@ import (
 	"github.com/umbra-vm/umbra/migrate"
 	"github.com/umbra-vm/umbra/migrate/inventory"
 	"github.com/umbra-vm/umbra/migrate/remote"
+	"github.com/umbra-vm/umbra/migrate/xen/pcifront"
 )
 
 // A Host runs lines in the shell of a host's dom0. Errors of the line itself match
@@ -50,6 +51,7 @@ const (
 	StepCheck  = "check"
 	StepCarry  = "carry"  // stopped and saved there, restored here
 	StepStart  = "start"  // on the destination
+	StepGive   = "give"   // the destination's devices to a paravirtual guest
 	StepRemove = "remove" // from the source
 	StepReturn = "return" // the roll-back
 )
@@ -69,6 +71,7 @@ type Plan struct {
 	domain   config // as it is
 	there    config // as it will be
 	id       int    // of the domain on the source
+	page     string // by which a paravirtual guest asks for its devices; see package pcifront
 	file     string // the configuration on the destination
 
 	// Devices are those that the guest will have passed through, with their addresses
@@ -186,6 +189,11 @@ func (p *Plan) prepare(ctx context.Context) error {
 	}
 	hard, soft := p.against(hosts[0], hosts[1], lists[1])
 	hard, soft = append(hard, devices...), append(soft, lines...)
+	page, err := p.frontEnd(ctx)
+	if err != nil {
+		return err
+	}
+	soft = append(soft, page...)
 	if p.opts.Force {
 		p.Ignored, soft = soft, nil
 	}
@@ -204,7 +212,13 @@ func (p *Plan) read(ctx context.Context) error {
 	if p.domain, err = parseDomain([]byte(text)); err != nil {
 		return fmt.Errorf("%v: %w", p.src, err)
 	}
-	if p.domain.Create.Type == "hvm" {
+	switch p.domain.Create.Type {
+	case "pv":
+		p.Leaves = []string{}
+		for n := range p.domain.PCI {
+			p.Leaves = append(p.Leaves, p.domain.guestAddress(n))
+		}
+	case "hvm":
 		text, err := ask(ctx, p.src, "xl pci-list "+quote(p.opts.Domain))
 		if err != nil {
 			return err
@@ -257,12 +271,44 @@ func (p *Plan) against(src, dst info, there map[string]state) (hard, soft []erro
 	if dst.freeMB < p.there.neededMB() {
 		say(&soft, "%v has %d MiB of free memory, the domain needs %d (dom0 may give some)", p.dst, dst.freeMB, p.there.neededMB())
 	}
-	if here.Create.Type == "pv" && len(here.PCI) > 0 {
-		say(&soft, "a paravirtual guest with a device in use does not live on after it, or not soon: "+
-			"xl pci-detach it before, and xl pci-attach the other after the move")
-	}
 	return hard, soft
 }
+
+// frontEnd finds the page by which a paravirtual guest with a device in use asks for it, and
+// returns what speaks against its being answered on the destination.
+func (p *Plan) frontEnd(ctx context.Context) (against []error, err error) {
+	if p.domain.Create.Type != "pv" || len(p.domain.PCI) == 0 {
+		return nil, nil
+	}
+	const instead = "a paravirtual guest with a device in use does not live on after it, or not soon: " +
+		"xl pci-detach it before, and xl pci-attach the other after the move"
+	if p.domain.Build.Leaves != "True" || p.there.Build.Leaves != "True" {
+		return []error{errors.New(instead + ", or have migrate_devices = 1 in both configurations, and the patches on both hosts")}, nil
+	}
+	page, err := ask(ctx, p.src, "umbra pcifront "+quote(p.opts.Domain))
+	if err == nil {
+		_, err = ask(ctx, p.dst, "umbra pcifront --help")
+	}
+	if errors.Is(err, remote.ErrCommand) {
+		return []error{fmt.Errorf("%s, or have umbra on both hosts, where root's PATH finds it: %w", instead, err)}, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	p.page = strings.TrimSpace(page)
+	if _, err := pcifront.Parse(p.page); err != nil {
+		return nil, fmt.Errorf("%v: umbra pcifront: %w", p.src, err)
+	}
+	return nil, p.dst.Run(ctx, "cat >> "+quote(p.file), strings.NewReader(without), io.Discard)
+}
+
+// without makes of a paravirtual guest's configuration one with no device, to which devices
+// may be attached. Of two lines for a name, xl takes the last.
+const without = `
+pci = []
+passthrough = "enabled"
+e820_host = 1
+`
 
 // lines looks for devices that interrupt by a line and leave their slot empty. Xen saves the
 // line as it is (irq_save_pci, xen/arch/x86/hvm/irq.c), and if it is raised only a device
@@ -327,19 +373,9 @@ func (p *Plan) devices(ctx context.Context) (against []error, err error) {
 			against = append(against, fmt.Errorf("%v: device %v is not assignable: xl pci-assignable-add %v", p.dst, d, d))
 		}
 		p.Devices = append(p.Devices, inventory.Device{
-			ID: d.String(), Address: guestAddress(d, i), Class: uint16(is.class >> 8),
+			ID: d.String(), Address: p.there.guestAddress(i), Class: uint16(is.class >> 8),
 			Vendor: is.vendor, Device: is.device, SubVendor: is.subVendor, SubDevice: is.subDevice,
 		})
 	}
 	return against, nil
-}
-
-// guestAddress is where the guest will have the n-th device of a configuration. Where it
-// is left to Xen, only the order is known: they are plugged in as they are listed.
-func guestAddress(d passed, n int) string {
-	if d.Vdevfn != 0 {
-		return address(d.Vdevfn)
-	}
-	const behind = 16 // the slots that anybody chooses
-	return address((behind + n%behind) << 3)
 }

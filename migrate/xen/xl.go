@@ -92,8 +92,18 @@ type config struct {
 		// Leaves is migrate_devices of a patched Xen, as libxl writes a defbool.
 		Leaves string `json:"migrate_devices"`
 	} `json:"b_info"`
-	PCI []passed `json:"pcidevs"`
+	PCI      []passed `json:"pcidevs"`
+	Channels []struct {
+		Name   string `json:"name"`
+		Socket struct {
+			Path string `json:"path"`
+		} `json:"connection.socket"`
+	} `json:"channels"`
 }
+
+// ctlChannel is the name of the channel to the agent of a guest that is no HVM guest, as umbra
+// build writes it into an xl.cfg.
+const ctlChannel = "org.umbra.ctl"
 
 // passed is a device of a host that a domain has.
 type passed struct {
@@ -109,9 +119,32 @@ func (p passed) String() string {
 	return fmt.Sprintf("%04x:%02x:%02x.%x", p.Domain, p.Bus, p.Dev, p.Func)
 }
 
+// spec is the device as "xl pci-attach" takes it.
+func (p passed) spec() string {
+	if p.Seize {
+		return p.String() + ",seize=1"
+	}
+	return p.String()
+}
+
 // address is where an HVM guest has what is at vdevfn.
 func address(vdevfn int) string {
 	return fmt.Sprintf("0000:00:%02x.%x", vdevfn>>3&0x1f, vdevfn&7)
+}
+
+// guestAddress is where the guest has, or will have, the n-th device. Where that is left to
+// Xen, only the order is known: they are plugged in as they are listed. A paravirtual guest
+// has them in its slots from the first on (Linux, drivers/xen/xen-pciback/vpci.c).
+func (c config) guestAddress(n int) string {
+	const behind = 16 // the slots that anybody chooses
+	switch at := c.PCI[n].Vdevfn; {
+	case c.Create.Type == "pv":
+		return address(n << 3)
+	case at != 0:
+		return address(at)
+	default:
+		return address((behind + n%behind) << 3)
+	}
 }
 
 // neededMB is what the domain takes of a host's memory, without what its device model
@@ -119,8 +152,14 @@ func address(vdevfn int) string {
 func (c config) neededMB() int { return int((c.Build.MaxMemKB + c.Build.ShadowMemKB + 1023) / 1024) }
 
 // ctl is the host's end of the port to the guest's agent: the socket of the character
-// device named ctl, as umbra build writes it into an xl.cfg. Empty if there is none.
+// device named ctl, as umbra build writes it into an xl.cfg, or of the channel. Empty if there
+// is none.
 func (c config) ctl() string {
+	for _, ch := range c.Channels {
+		if ch.Name == ctlChannel && ch.Socket.Path != "" {
+			return ch.Socket.Path
+		}
+	}
 	for _, arg := range c.Build.Args {
 		options := strings.Split(arg, ",")
 		if options[0] != "socket" || !slices.Contains(options, "id=ctl") {

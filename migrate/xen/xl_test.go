@@ -137,16 +137,38 @@ func TestParseConfig(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if c.ctl() != "/run/xen/umbra-guest1.ctl" || c.neededMB() != 195 || c.PCI[0].String() != "0000:00:05.0" || guestAddress(c.PCI[0], 0) != "0000:00:06.0" {
+	if c.ctl() != "/run/xen/umbra-guest1.ctl" || c.neededMB() != 195 || c.PCI[0].String() != "0000:00:05.0" || c.guestAddress(0) != "0000:00:06.0" {
 		t.Errorf("%+v", c)
 	}
-	if guestAddress(passed{}, 0) >= guestAddress(passed{}, 1) {
+	c.PCI = []passed{{Dev: 5}, {Dev: 6}}
+	if c.guestAddress(0) >= c.guestAddress(1) {
 		t.Error("devices whose slots are left to Xen do not keep their order")
 	}
 }
 
+// somePVConfig is of a guest that has its port as a channel, behind one that is not used.
+const somePVConfig = `{
+    "c_info": {"type": "pv", "name": "guest1"},
+    "b_info": {"max_memkb": 196608, "migrate_devices": "True"},
+    "pcidevs": [{"dev": 5, "vdevfn": 48}, {"dev": 6}],
+    "channels": [
+        {"devid": 0, "name": "org.umbra.ctl.unused", "connection.pty": {}},
+        {"devid": 1, "name": "org.umbra.ctl", "connection.socket": {"path": "/run/xen/umbra-guest1.ctl"}}
+    ]
+}`
+
+func TestParseConfigOfAParavirtualGuest(t *testing.T) {
+	c, err := parseConfig([]byte(somePVConfig))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if c.ctl() != "/run/xen/umbra-guest1.ctl" || c.guestAddress(0) != "0000:00:00.0" || c.guestAddress(1) != "0000:00:01.0" {
+		t.Errorf("port %q, devices at %s and %s", c.ctl(), c.guestAddress(0), c.guestAddress(1))
+	}
+}
+
 func FuzzOutput(f *testing.F) {
-	for _, s := range []string{someInfo, someList, someConfig, `[{"domid": 1, "config": ` + someConfig + `}]`, someSysfs, someSpace(nil), "Vdev Device\n06.0 0000:00:05.0\n"} {
+	for _, s := range []string{someInfo, someList, someConfig, somePVConfig, `[{"domid": 1, "config": ` + someConfig + `}]`, someSysfs, someSpace(nil), "Vdev Device\n06.0 0000:00:05.0\n"} {
 		f.Add(s)
 	}
 	f.Fuzz(func(t *testing.T, s string) {

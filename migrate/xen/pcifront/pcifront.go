@@ -27,6 +27,7 @@ import (
 	"fmt"
 	"slices"
 	"strconv"
+	"strings"
 	"sync/atomic"
 	"time"
 	"unsafe"
@@ -38,6 +39,8 @@ import (
 var (
 	// ErrNoFrontEnd says that the domain has no PCI front end that is in use.
 	ErrNoFrontEnd = errors.New("no PCI front end in use")
+	// ErrPage says that something is not GRANT:PFN.
+	ErrPage = errors.New("not the page of a front end")
 	// ErrNoDomain says that there is no domain of that name.
 	ErrNoDomain = errors.New("no such domain")
 	// ErrTooEarly says that the domain was given devices while it had its old ones.
@@ -47,7 +50,7 @@ var (
 	ErrTaken = errors.New("the grant is in use")
 )
 
-// Ready is what "umbra pcifront answer" prints when the domain may be started.
+// Ready is what "umbra pcifront" prints when the domain may be started.
 const Ready = "ready"
 
 // A Page is the page by which a front end asks: the number of its grant, and the page's in
@@ -59,18 +62,22 @@ type Page struct {
 
 func (p Page) String() string { return fmt.Sprintf("%d:%d", p.Grant, p.PFN) }
 
-// Parse is the inverse of [Page.String].
-func Parse(s string) (p Page, err error) {
-	var rest string
-	if n, _ := fmt.Sscanf(s, "%d:%d%s", &p.Grant, &p.PFN, &rest); n != 2 {
-		return p, fmt.Errorf("page %q: want GRANT:PFN", s)
+// Parse is the inverse of [Page.String]. Its error matches [ErrPage].
+func Parse(s string) (Page, error) {
+	ref, pfn, _ := strings.Cut(s, ":")
+	grant, err := strconv.ParseUint(ref, 10, 32)
+	if err != nil {
+		return Page{}, fmt.Errorf("%w: %q: GRANT: %w", ErrPage, s, err)
+	}
+	p := Page{Grant: uint32(grant)}
+	if p.PFN, err = strconv.ParseUint(pfn, 10, 64); err != nil {
+		return Page{}, fmt.Errorf("%w: %q: PFN: %w", ErrPage, s, err)
 	}
 	return p, nil
 }
 
 // Memory is the memory of domains; *privcmd.Conn has it.
 type Memory interface {
-	Frame(domain uint16, frame uint64) (privcmd.Pages, error)
 	GrantTable(domain uint16, page uint32) (privcmd.Pages, error)
 	Granted(domain uint16, ref uint32) (privcmd.Pages, error)
 	Pseudophysical(frame uint64) (uint64, error)
