@@ -7,7 +7,6 @@ package drivers
 import (
 	"context"
 	"errors"
-	"fmt"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -93,18 +92,32 @@ func judge(belief pci.Belief, read func() (pci.Config, error)) (v Verdict, reaso
 	}
 }
 
+// rescan leaves alone what Xen's PCI front end has: that finds its devices by itself, and a
+// scan, which it does not expect, gives them addresses that they do not have
+// (pcifront_rescan_root and pcifront_claim_resource in drivers/pci/xen-pcifront.c). A guest
+// that has one has no other PCI bus.
 func (b pciBus) rescan(ctx context.Context, t *Tree) error {
+	if t.hasPCIFrontEnd() {
+		return nil
+	}
 	return t.write(ctx, filepath.Join(t.sysfs, "bus", b.name(), "rescan"), "1")
 }
 
-// remove leaves alone what the kernel has found at the address by itself: it would not get
-// its resources by a scan, if its bus is Xen's (pcifront_claim_resource).
-func (pciBus) remove(ctx context.Context, t *Tree, dev Device) error {
-	belief, err := pci.ReadBelief(dev.Path)
-	if err == nil && dev.IDs != (pci.IDs{}) && dev.IDs != belief.IDs {
-		return &OpError{"remove", dev.String(), fmt.Errorf("%w: another is at its address", ErrNoDevice)}
+// remove takes the device from its driver only, if no scan would find it again.
+func (b pciBus) remove(ctx context.Context, t *Tree, dev Device) error {
+	if t.hasPCIFrontEnd() {
+		if v, _, err := b.verify(dev); err == nil && v != Absent {
+			return t.Unbind(ctx, dev)
+		}
 	}
 	return t.writeDevice(ctx, "remove", dev, "remove", "1")
+}
+
+// hasPCIFrontEnd says whether the devices on PCI are those of a paravirtual guest of Xen.
+// Nobody else gets the driver (pcifront_init).
+func (t *Tree) hasPCIFrontEnd() bool {
+	_, err := os.Stat(filepath.Join(t.sysfs, "bus", "xen", "drivers", "pcifront"))
+	return err == nil
 }
 
 // describeChild fills in the ids of a device of a bus that is not scanned, where

@@ -156,6 +156,7 @@ type Device struct {
 	Bus      string // "pci", "xen", or "virtio" for what a virtio function offers
 	Address  string // on that bus: "0000:00:02.0", "vif-0", "virtio0"
 	Path     string // sysfs directory, resolved
+	Inode    uint64 // of that directory, which no other device has had or will have; 0 if unknown
 	Modalias string
 	Driver   string  // bound driver, "" when none
 	Module   string  // of that driver, with underscores; "" when built in

@@ -7,6 +7,7 @@ package drivers_test
 import (
 	"errors"
 	"log/slog"
+	"math"
 	"os"
 	"path/filepath"
 	"slices"
@@ -472,6 +473,40 @@ func TestVerifyErrors(t *testing.T) {
 	}
 }
 
+func TestWhatXensPCIFrontEndHasIsItsOwn(t *testing.T) {
+	m, tree := machine(t, []drivertest.Module{modE1000}, e1000)
+	ctx := t.Context()
+	dev, err := tree.Load(ctx, device(t, tree, e1000.Address))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.MkdirAll(filepath.Join(m.Sysfs(), "bus", "xen", "drivers", "pcifront"), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	other := e1000
+	other.Address = "0000:00:03.0"
+	m.Plug(other)
+	if err := tree.Rescan(ctx); err != nil {
+		t.Fatal(err)
+	}
+	if d, err := tree.Device(ctx, other.Address); err == nil {
+		t.Errorf("a scan has found %v", d)
+	}
+	if err := tree.Remove(ctx, dev); err != nil {
+		t.Fatal(err)
+	}
+	if d := device(t, tree, e1000.Address); d.Driver != "" {
+		t.Errorf("a device that is alive, when it was removed, has the driver %q", d.Driver)
+	}
+	m.Pull(e1000.Address)
+	if err := tree.Remove(ctx, dev); err != nil {
+		t.Fatal(err)
+	}
+	if d, err := tree.Device(ctx, e1000.Address); err == nil {
+		t.Errorf("one that was absent, when it was removed, is still %v", d)
+	}
+}
+
 func TestExchangeOfADevice(t *testing.T) {
 	m, tree := machine(t, []drivertest.Module{modE1000, modMII, mod8139too, mod8139cp}, e1000)
 	ctx := t.Context()
@@ -499,6 +534,7 @@ func TestExchangeOfADevice(t *testing.T) {
 	if v, err := tree.Verify(ctx, dev); err != nil || v != drivers.Replaced {
 		t.Errorf("the old snapshot: verdict %v, error %v; want replaced", v, err)
 	}
+	dev.Inode = math.MaxUint64 // a file system of tests may have used it again
 	if err := tree.Remove(ctx, dev); !errors.Is(err, drivers.ErrNoDevice) {
 		t.Errorf("removing the old device again: %v, want ErrNoDevice, and the new one left alone", err)
 	}

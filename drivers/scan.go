@@ -108,8 +108,21 @@ func isGone(err error) bool {
 	return errors.Is(err, fs.ErrNotExist) || errors.Is(err, unix.ENODEV)
 }
 
+// inode tells the directory of a device from that of the next one at its address: sysfs
+// counts them up (kernfs_new_node in fs/kernfs/dir.c).
+func inode(path string) (uint64, error) {
+	var st unix.Stat_t
+	if err := unix.Stat(path, &st); err != nil {
+		return 0, err
+	}
+	return st.Ino, nil
+}
+
 func (t *Tree) fill(dev *Device) error {
 	var err error
+	if dev.Inode, err = inode(dev.Path); err != nil {
+		return err
+	}
 	if dev.Modalias, err = sysfs.Read(dev.Path, "modalias"); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return err
 	}

@@ -100,8 +100,8 @@ ramdisk = "%[7]s"
 // xenKindText says what a kind is for.
 var xenKindText = map[XenKind]string{
 	XenHVM: `# An HVM guest: devices can be passed through, and it is moved with them in use.`,
-	XenPV: `# A PV guest: devices can be passed through, and unplugged before it is moved. It is
-# moved with a paravirtual network card; its kernel takes part in that.`,
+	XenPV: `# A PV guest: devices can be passed through. It is moved with them in use if Xen is patched
+# and umbra helps, else unplugged before; its kernel takes part in that.`,
 	XenPVH: `# A PVH guest: Xen 4.17 passes no devices through to one. It is moved with a paravirtual
 # network card; its kernel takes part in that.`,
 }

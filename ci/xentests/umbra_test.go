@@ -47,25 +47,35 @@ func TestUmbraMigrate(t *testing.T) {
 	l.unharmed()
 }
 
-// TestUmbraMigratePV moves a PV guest by "umbra migrate --xen" with its device in use, which
-// nobody tells it of before: on patched Xen, with umbra in dom0.
-func TestUmbraMigratePV(t *testing.T) {
+// TestUnpreparedPV moves a PV guest with its device in use, which nobody tells it of before:
+// on patched Xen by hand, and by "umbra migrate --xen". Umbra is in dom0 for that.
+func TestUnpreparedPV(t *testing.T) {
 	t.Parallel()
 	l := open(t, patchedXen)
-	h := l.host("xen-A", "e1000e", "rtl8139")
+	h := l.host("xen-A", "e1000e", "rtl8139", "e1000")
 	l.start(h, prepared)
 	l.serves("e1000e", "")
-	u := l.umbra(h)
 
-	for _, to := range []struct {
-		nic    int
-		driver string
-	}{{1, "8139cp"}, {0, "e1000e"}} {
-		opts := l.next(passed(to.nic, 0))
-		u.ends(0, opts, "")
-		l.isNow(&xenlab.Domain{DomainOptions: opts, Host: h})
-		l.serves(to.driver, "")
+	page, err := h.Run(l.ctx, "umbra pcifront "+l.guest.Name)
+	if err != nil {
+		t.Fatal(err)
 	}
+	opts := l.next(nil)
+	answered := make(chan error, 1)
+	go func() {
+		answered <- h.Stream(l.ctx, fmt.Sprintf("umbra pcifront %s %s", opts.Name, page), nil, l.show("pcifront"))
+	}()
+	l.migrateAs(h, opts, "")
+	if err := <-answered; err != nil {
+		t.Fatal(err)
+	}
+	l.give(1, 0)
+	l.serves("8139cp", "")
+
+	opts = l.next(passed(2, 0))
+	l.umbra(h).ends(0, opts, "")
+	l.isNow(&xenlab.Domain{DomainOptions: opts, Host: h})
+	l.serves("e1000", "")
 	l.unharmed()
 }
 
