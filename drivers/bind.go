@@ -57,16 +57,13 @@ func (t *Tree) SetOverride(ctx context.Context, dev Device, driver string) error
 
 // Remove makes the kernel forget dev, as if it had been pulled: its driver lets
 // go first. The device is found again by Rescan if it is there. Devices of a bus that
-// is not scanned cannot be removed: errors.ErrUnsupported. If the kernel has forgotten dev by
+// is not scanned cannot be removed: errors.ErrUnsupported. On Xen's buses, a device that is alive
+// only loses its driver, as no scan would find it again; and if the kernel has forgotten dev by
 // itself, the error is ErrNoDevice, and what it has found at the address since is left alone.
-// Of a device that is alive, and that no scan would find again, only its driver is taken.
 func (t *Tree) Remove(ctx context.Context, dev Device) error {
 	b, ok := t.bus(dev.Bus)
 	if !ok {
 		return &OpError{"remove", dev.String(), fmt.Errorf("a device on bus %q: %w", dev.Bus, errors.ErrUnsupported)}
-	}
-	if is, err := inode(dev.Path); err == nil && dev.Inode != 0 && dev.Inode != is {
-		return &OpError{"remove", dev.String(), fmt.Errorf("%w: another is at its address", ErrNoDevice)}
 	}
 	return b.remove(ctx, t, dev)
 }
@@ -81,6 +78,14 @@ func (t *Tree) Rescan(ctx context.Context) error {
 		}
 	}
 	return nil
+}
+
+// forgotten returns an error if dev's address has the next device, or none.
+func (t *Tree) forgotten(op string, dev Device) error {
+	if is, err := inode(dev.Path); err == nil && (dev.Inode == 0 || dev.Inode == is) {
+		return nil
+	}
+	return &OpError{op, dev.String(), ErrNoDevice}
 }
 
 // writeDevice writes an attribute of dev.
