@@ -80,6 +80,19 @@ func (g *guest) add(f drivertest.Function) {
 		g.Fatal(err)
 	}
 	g.signals <- Signal{Cause: ctl.CauseHotplug, Removed: f.Address}
+	// The old one's driver, which it is bound to, may be unloaded now. The kernel tells of that.
+	ctx := g.Context()
+	go func() {
+		for ctx.Err() == nil {
+			if dev, err := g.hw.Tree().Device(ctx, f.Address); err == nil && dev.Driver == "" {
+				select {
+				case g.signals <- Signal{Cause: ctl.CauseHotplug}:
+				case <-ctx.Done():
+				}
+			}
+			time.Sleep(10 * time.Millisecond)
+		}
+	}()
 }
 
 // beside waits until the role is on driver with a standby in slot5.
