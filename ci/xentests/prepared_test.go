@@ -80,9 +80,10 @@ func TestFrontEnd(t *testing.T) {
 	l.suspended()
 }
 
-// suspended is unharmed for a guest that has been suspended with a paravirtual NIC in use.
-// Its kernel drops what that has, and dom0's bridge drops what comes before the next vif is
-// one of its ports: datagrams are promised to nobody then.
+// suspended is unharmed for a guest that has been suspended with a NIC in use that is
+// paravirtual, or a PV guest's: its kernel drops what that has, before it is stopped or as soon
+// as it runs again. And dom0's bridge drops what comes before the next vif is one of its
+// ports. Datagrams are promised to nobody then.
 func (l *lab) suspended() {
 	l.t.Helper()
 	l.judge(func(v witness.Verdict) error {

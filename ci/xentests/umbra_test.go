@@ -76,7 +76,7 @@ func TestUnpreparedPV(t *testing.T) {
 	l.umbra(h).ends(0, opts, "")
 	l.isNow(&xenlab.Domain{DomainOptions: opts, Host: h})
 	l.serves("e1000", "")
-	l.unharmed()
+	l.suspended()
 }
 
 // umbra is the program, and how it gets to a host.

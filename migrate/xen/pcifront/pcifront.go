@@ -200,9 +200,15 @@ const (
 	// lookEvery is how often the page is looked at. The kernel waits in a loop.
 	lookEvery = 100 * time.Microsecond
 
-	// askEvery is how often the kernel is asked to give the devices up: it does not hear it
-	// before it has come to after the move.
-	askEvery = time.Second
+	// settled is for how long nothing was asked when the kernel is asked to give the devices up,
+	// and askLimit after how long it is at the latest. An agent in the guest, which looks at
+	// its devices each second until it knows that they have gone, saves what their drivers
+	// have to send before that.
+	settled  = 3 * time.Second
+	askLimit = time.Minute
+
+	// hereEvery is how often it is looked whether the domain is still there.
+	hereEvery = time.Second
 
 	// quiet is for how long nothing was asked when it is looked whether the kernel has given
 	// the page up, and lookTime how long it is given for that, which it tries each second.
@@ -236,6 +242,9 @@ func (d Dom0) Answer(ctx context.Context, name string, p Page, ready func()) (an
 const arrivalPoll = 50 * time.Millisecond
 
 func (d Dom0) answer(ctx context.Context, domain uint16, p Page, ready func()) (answered int, err error) {
+	if err := d.here(domain); err != nil {
+		return 0, err
+	}
 	frame, err := d.Memory.Machine(domain, p.PFN)
 	if err != nil {
 		return 0, err
@@ -257,7 +266,7 @@ func (d Dom0) answer(ctx context.Context, domain uint16, p Page, ready func()) (
 	}
 	ready()
 	for {
-		n, err := d.serve(ctx, domain, page)
+		n, err := d.serve(ctx, domain, page, answered > 0)
 		page.Close()
 		answered += n
 		if err != nil {
@@ -278,10 +287,12 @@ func (d Dom0) answer(ctx context.Context, domain uint16, p Page, ready func()) (
 	}
 }
 
-// serve answers until something was asked, and then nothing any more.
-func (d Dom0) serve(ctx context.Context, domain uint16, page privcmd.Pages) (answered int, err error) {
-	var last, asked time.Time
-	for answered == 0 || time.Since(last) < quiet {
+// serve answers until the kernel was asked to give its devices up, and asks for nothing more.
+// One that is not awake has asked for nothing yet.
+func (d Dom0) serve(ctx context.Context, domain uint16, page privcmd.Pages, awake bool) (answered int, err error) {
+	began := time.Now()
+	last, looked, told := began, began, false
+	for !told || time.Since(last) < quiet {
 		if answer(page) {
 			answered++
 			last = time.Now()
@@ -290,12 +301,19 @@ func (d Dom0) serve(ctx context.Context, domain uint16, page privcmd.Pages) (ans
 		if err := pause(ctx, lookEvery); err != nil {
 			return answered, err
 		}
-		if time.Since(asked) > askEvery {
-			asked = time.Now()
-			if err := d.giveUp(domain); err != nil {
+		if time.Since(looked) > hereEvery {
+			if err := d.here(domain); err != nil {
 				return answered, err
 			}
+			looked = time.Now()
 		}
+		if told || time.Since(began) < askLimit && (answered == 0 && !awake || time.Since(last) < settled) {
+			continue
+		}
+		if err := d.giveUp(domain); err != nil {
+			return answered, err
+		}
+		last, told = time.Now(), true
 	}
 	return answered, nil
 }
@@ -312,18 +330,26 @@ func pause(ctx context.Context, d time.Duration) error {
 // giveUp has the domain's kernel look for its front end, which is not there
 // (xenbus_dev_changed in drivers/xen/xenbus/xenbus_probe.c): what it has is removed.
 func (d Dom0) giveUp(domain uint16) error {
-	// A domain that has gone is to leave no nodes.
-	if _, err := d.Store.Read(fmt.Sprintf("/local/domain/%d/name", domain)); err != nil {
-		return fmt.Errorf("it has gone: %w", err)
+	if err := d.here(domain); err != nil {
+		return err
 	}
 	node := frontEnd(domain)
-	if _, err := d.Store.Read(node + "/backend"); err == nil {
-		return ErrTooEarly
-	}
 	if err := d.Store.Write(node, ""); err != nil {
 		return err
 	}
 	return d.Store.Remove(node)
+}
+
+// here returns an error if the domain has gone, which is to leave no nodes, or was given
+// devices.
+func (d Dom0) here(domain uint16) error {
+	if _, err := d.Store.Read(fmt.Sprintf("/local/domain/%d/name", domain)); err != nil {
+		return fmt.Errorf("it has gone: %w", err)
+	}
+	if _, err := d.Store.Read(frontEnd(domain) + "/backend"); err == nil {
+		return ErrTooEarly
+	}
+	return nil
 }
 
 // Where the page has what (xen/include/public/io/pciif.h, struct xen_pci_sharedinfo).
