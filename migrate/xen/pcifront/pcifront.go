@@ -25,6 +25,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"math"
 	"slices"
 	"strconv"
 	"strings"
@@ -45,8 +46,8 @@ var (
 	ErrNoDomain = errors.New("no such domain")
 	// ErrTooEarly says that the domain was given devices while it had its old ones.
 	ErrTooEarly = errors.New("the domain was given devices before it has given up those that it had")
-	// ErrTaken says that the domain has a grant of that number already, as it has once it
-	// runs: it is too late to answer.
+	// ErrTaken says that the domain has another grant of that number: the page is not this
+	// domain's.
 	ErrTaken = errors.New("the grant is in use")
 )
 
@@ -248,6 +249,9 @@ func (d Dom0) answer(ctx context.Context, domain uint16, p Page, ready func()) (
 	frame, err := d.Memory.Machine(domain, p.PFN)
 	if err != nil {
 		return 0, err
+	}
+	if frame > math.MaxUint32 {
+		return 0, fmt.Errorf("frame %#x is above the 16 TiB that a grant reaches", frame)
 	}
 	table, err := d.Memory.GrantTable(domain, p.Grant/entriesOfPage)
 	if err != nil {

@@ -35,10 +35,10 @@ var (
 // The requests (include/uapi/xen/privcmd.h, include/uapi/xen/gntdev.h), which have no
 // direction and the size of what they take.
 const (
-	reqHypercall   = 48<<16 | 'P'<<8 | 0
+	reqHypercall   = 48<<16 | 'P'<<8     // number 0
 	reqMapBatch    = 32<<16 | 'P'<<8 | 4 // IOCTL_PRIVCMD_MMAPBATCH_V2
 	reqMapResource = 32<<16 | 'P'<<8 | 7
-	reqMapGrant    = 24<<16 | 'G'<<8 | 0
+	reqMapGrant    = 24<<16 | 'G'<<8 // number 0
 )
 
 type mapBatch struct {
