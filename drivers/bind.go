@@ -81,11 +81,11 @@ func (t *Tree) Rescan(ctx context.Context) error {
 }
 
 // forgotten returns an error if dev's address has the next device, or none.
-func (t *Tree) forgotten(op string, dev Device) error {
+func (t *Tree) forgotten(dev Device) error {
 	if is, err := inode(dev.Path); err == nil && (dev.Inode == 0 || dev.Inode == is) {
 		return nil
 	}
-	return &OpError{op, dev.String(), ErrNoDevice}
+	return &OpError{"remove", dev.String(), ErrNoDevice}
 }
 
 // writeDevice writes an attribute of dev.

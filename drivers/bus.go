@@ -106,7 +106,7 @@ func (b pciBus) rescan(ctx context.Context, t *Tree) error {
 // remove takes the device from its driver only, if no scan would find it again.
 func (b pciBus) remove(ctx context.Context, t *Tree, dev Device) error {
 	if t.hasPCIFrontEnd() {
-		if err := t.forgotten("remove", dev); err != nil {
+		if err := t.forgotten(dev); err != nil {
 			return err
 		}
 		if v, _, err := b.verify(dev); err == nil && v != Absent {

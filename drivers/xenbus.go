@@ -183,7 +183,7 @@ func touch(c *xenstore.Conn, node string) error {
 
 // remove takes the device from its driver. The bus has no removal: see describe.
 func (xenBus) remove(ctx context.Context, t *Tree, dev Device) error {
-	if err := t.forgotten("remove", dev); err != nil {
+	if err := t.forgotten(dev); err != nil {
 		return err
 	}
 	return t.Unbind(ctx, dev)

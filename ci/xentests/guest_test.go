@@ -210,10 +210,7 @@ func open(t *testing.T, x xen) *lab {
 
 // heartbeat tells, as long as the test lasts, what the peer has had of the guest.
 func (l *lab) heartbeat() {
-	ctx, cancel := context.WithCancel(l.ctx)
-	done := make(chan struct{})
-	go func() {
-		defer close(done)
+	l.beside(func(ctx context.Context) {
 		for {
 			select {
 			case <-ctx.Done():
@@ -223,8 +220,16 @@ func (l *lab) heartbeat() {
 				l.say("the peer has %d records and %d datagrams", v.FromGuest.Records, v.UDPOut.Received)
 			}
 		}
-	}()
-	l.t.Cleanup(func() { cancel(); <-done })
+	})
+}
+
+// beside runs f beside the test, until that is over or ended; then f's context ends, and f
+// is waited for.
+func (l *lab) beside(f func(context.Context)) {
+	ctx, cancel := context.WithCancel(l.ctx)
+	var running sync.WaitGroup
+	running.Go(func() { f(ctx) })
+	l.t.Cleanup(func() { cancel(); running.Wait() })
 }
 
 // say shows a line at once, so that somebody who waits sees that it goes on.
@@ -384,23 +389,19 @@ func (l *lab) notified() {
 // dies ends it: what it was to do is waited for in vain.
 func (l *lab) watch() {
 	d := l.guest
-	ctx, cancel := context.WithCancel(l.ctx)
-	done := make(chan struct{})
-	go func() {
-		defer close(done)
-		out := l.show(d.Name)
-		show := out.show
-		out.show = func(s string) {
-			show(s)
-			if !l.mortal && strings.Contains(s, "Kernel panic - not syncing") {
-				l.t.Errorf("the kernel of %s has died", d.Name)
-				l.end()
-			}
+	out := l.show(d.Name)
+	show := out.show
+	out.show = func(s string) {
+		show(s)
+		if !l.mortal && strings.Contains(s, "Kernel panic - not syncing") {
+			l.t.Errorf("the kernel of %s has died", d.Name)
+			l.end()
 		}
+	}
+	l.beside(func(ctx context.Context) {
 		// It ends with an error, because it is ended.
 		_ = d.Follow(ctx, out)
-	}()
-	l.t.Cleanup(func() { cancel(); <-done })
+	})
 }
 
 // show shows the lines that somebody writes.

@@ -60,7 +60,7 @@ func (l *lab) hosts(sites ...site) []*xenlab.Host {
 			continue
 		}
 		l.t.Cleanup(func() { h.Close() })
-		l.t.Cleanup(l.mourn(h))
+		l.mourn(h)
 		// A host does not outlive the test's patience.
 		late := time.AfterFunc(time.Until(l.began.Add(*patience-2*dumpTime)), func() { l.dump(h) })
 		l.t.Cleanup(func() {
@@ -75,21 +75,16 @@ func (l *lab) hosts(sites ...site) []*xenlab.Host {
 	return hosts
 }
 
-// mourn ends the test with a host that ends: whatever is waited for is waited for in vain. It
-// returns what stops it.
-func (l *lab) mourn(h *xenlab.Host) (stop func()) {
-	ctx, cancel := context.WithCancel(l.ctx)
-	done := make(chan struct{})
-	go func() {
-		defer close(done)
+// mourn ends the test with a host that ends: whatever is waited for is waited for in vain.
+func (l *lab) mourn(h *xenlab.Host) {
+	l.beside(func(ctx context.Context) {
 		select {
 		case <-ctx.Done():
 		case <-h.VM.Done():
 			l.t.Errorf("%s has ended: %v", h.Name, h.VM.Wait(ctx))
 			l.end()
 		}
-	}()
-	return func() { cancel(); <-done }
+	})
 }
 
 // link is the end of a cable between two hosts, whose sockets are in dir.

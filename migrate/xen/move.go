@@ -207,11 +207,11 @@ func (p *Plan) start(ctx context.Context) (err error) {
 // lines ends. It returns when the guest may be started, with what gives it the destination's
 // devices after that.
 func (p *Plan) answer(ctx, lines context.Context) (give func() error, err error) {
-	name := quote(p.there.Create.Name)
-	var out watched
-	out.ready = make(chan struct{})
+	out := watched{ready: make(chan struct{})}
 	ended := make(chan error, 1)
-	go func() { ended <- p.dst.Run(lines, "umbra pcifront "+name+" "+quote(p.page), nil, &out) }()
+	go func() {
+		ended <- p.dst.Run(lines, "umbra pcifront "+quote(p.there.Create.Name)+" "+quote(p.page), nil, &out)
+	}()
 	select {
 	case <-out.ready:
 	case err = <-ended:
@@ -231,12 +231,17 @@ func (p *Plan) answer(ctx, lines context.Context) (give func() error, err error)
 			return fmt.Errorf("%w: it has not given up those that it had: %w", ErrNoDevices, err)
 		}
 		for _, d := range p.there.PCI {
-			if err := do(ctx, p.dst, fmt.Sprintf("xl pci-attach %s %s", name, d.spec())); err != nil {
+			if err := do(ctx, p.dst, p.attachLine(d)); err != nil {
 				return fmt.Errorf("%w: %w", ErrNoDevices, err)
 			}
 		}
 		return nil
 	}, nil
+}
+
+// attachLine gives the guest a device of the destination.
+func (p *Plan) attachLine(d passed) string {
+	return fmt.Sprintf("xl pci-attach %s %s", quote(p.there.Create.Name), d.spec())
 }
 
 // answerTimeout is how long a guest may take to give its old devices up. It is for what hangs.
@@ -245,13 +250,14 @@ const answerTimeout = 15 * time.Minute
 // watched is output that is waited for.
 type watched struct {
 	got   strings.Builder
+	seen  bool
 	ready chan struct{} // closed when there is a line that says so
 }
 
 func (w *watched) Write(b []byte) (int, error) {
-	was := strings.Contains(w.got.String(), pcifront.Ready+"\n")
 	w.got.Write(b)
-	if !was && strings.Contains(w.got.String(), pcifront.Ready+"\n") {
+	if !w.seen && strings.Contains(w.got.String(), pcifront.Ready+"\n") {
+		w.seen = true
 		close(w.ready)
 	}
 	return len(b), nil
@@ -341,7 +347,7 @@ func (p *Plan) failed(ctx context.Context, err error) error {
 		var advice []string
 		if errors.Is(err, ErrNoDevices) {
 			for _, d := range p.there.PCI {
-				advice = append(advice, fmt.Sprintf("to give it %v, on %v: xl pci-attach %s %s", d, p.dst, quote(p.there.Create.Name), d.spec()))
+				advice = append(advice, fmt.Sprintf("to give it %v, on %v: %s", d, p.dst, p.attachLine(d)))
 			}
 		}
 		if errors.Is(err, ErrSourceLeft) {

@@ -14,7 +14,6 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
-	"io/fs"
 	"os"
 	"runtime"
 	"unsafe"
@@ -112,8 +111,8 @@ func Open() (*Conn, error) {
 func (c *Conn) Close() error {
 	var errs []error
 	for _, f := range []*os.File{c.cmd, c.call, c.grants} {
-		if err := f.Close(); f != nil && !errors.Is(err, fs.ErrInvalid) {
-			errs = append(errs, err)
+		if f != nil { // which Open did not get to
+			errs = append(errs, f.Close())
 		}
 	}
 	return errors.Join(errs...)

@@ -29,10 +29,13 @@ func TestRequestsHaveTheSizeOfTheirArguments(t *testing.T) {
 }
 
 func TestOpenElsewhere(t *testing.T) {
-	if c, err := Open(); err == nil {
-		c.Close()
-		t.Skip("this is a dom0")
-	} else if !errors.Is(err, ErrNoDom0) {
+	c, err := Open()
+	if err == nil { // in a dom0
+		err = c.Close()
+	} else if errors.Is(err, ErrNoDom0) {
+		return
+	}
+	if err != nil {
 		t.Errorf("error %v, want ErrNoDom0", err)
 	}
 }
