@@ -72,7 +72,8 @@ func (s *netShadow) Complete(ctx context.Context, dev drivers.Device, rec *shado
 	if s.limits.Hasten {
 		go s.hasten(s.class.ctx)
 	}
-	s.record(ctx, iface)
+	// A round that gives a standby a few seconds is no reason to record nothing from here on.
+	s.record(context.WithoutCancel(ctx), iface)
 	// A virtio device that has gone meanwhile must not be asked for anything.
 	if !onVirtio(dev) {
 		go s.reach(s.class.ctx, iface)
