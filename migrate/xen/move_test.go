@@ -208,6 +208,12 @@ func TestPrepare(t *testing.T) {
 			dst.free, dst.sysfs = "", strings.Replace(someSysfs, " pciback", "", 1)
 			dst.config = strings.Replace(someConfig, `"dev": 5`, `"dev": 5, "seize": true`, 1)
 		}, false, nil, ""},
+		{"a device that cannot be reset", func(_, dst *played) {
+			dst.sysfs = strings.Replace(someSysfs, " 0 pciback", " 1 pciback", 1)
+		}, false, ErrRefused, "device 0000:00:05.0 cannot be reset"},
+		{"a device that cannot be reset, and --force", func(_, dst *played) {
+			dst.sysfs = strings.Replace(someSysfs, " 0 pciback", " 1 pciback", 1)
+		}, true, nil, ""},
 		{"a device that interrupts by a line, and none in its slot", func(src, _ *played) {
 			src.space = someSpace(withoutMSIX)
 		}, false, ErrRefused, "the guest's device at 0000:00:05.0 interrupts by a line"},

@@ -179,7 +179,7 @@ func (p *Plan) prepare(ctx context.Context) error {
 		return err
 	}
 	p.SourceCtl, p.DestinationCtl = p.domain.ctl(), p.there.ctl()
-	devices, err := p.devices(ctx)
+	devices, unset, err := p.devices(ctx)
 	if err != nil {
 		return err
 	}
@@ -188,7 +188,7 @@ func (p *Plan) prepare(ctx context.Context) error {
 		return err
 	}
 	hard, soft := p.against(hosts[0], hosts[1], lists[1])
-	hard, soft = append(hard, devices...), append(soft, lines...)
+	hard, soft = append(hard, devices...), slices.Concat(soft, unset, lines)
 	page, err := p.frontEnd(ctx)
 	if err != nil {
 		return err
@@ -339,14 +339,17 @@ func (p *Plan) lines(ctx context.Context) (against []error, err error) {
 }
 
 // devices finds out what the destination's devices are, and returns what speaks against
-// giving them to the domain.
-func (p *Plan) devices(ctx context.Context) (against []error, err error) {
+// giving them to the domain. The soft reasons are those that cannot be reset: a device that
+// was left in use, by a domain that was moved, goes on to write where its driver has told it
+// to as soon as the next driver lets it be a bus master, and drivers do so before they
+// reset it.
+func (p *Plan) devices(ctx context.Context) (hard, soft []error, err error) {
 	if len(p.there.PCI) == 0 {
-		return nil, nil
+		return nil, nil, nil
 	}
 	text, err := ask(ctx, p.dst, "xl pci-assignable-list")
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	free := parseAssignable(text)
 	var names []string
@@ -354,28 +357,31 @@ func (p *Plan) devices(ctx context.Context) (against []error, err error) {
 		names = append(names, d.String())
 	}
 	if text, err = ask(ctx, p.dst, fmt.Sprintf(idsLine, strings.Join(names, " "))); err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	found, err := parseIDs(text)
 	if err != nil {
-		return nil, fmt.Errorf("%v: %w", p.dst, err)
+		return nil, nil, fmt.Errorf("%v: %w", p.dst, err)
 	}
 	for i, d := range p.there.PCI {
 		is, there := found[d.String()]
 		switch {
 		case !there:
-			against = append(against, fmt.Errorf("%v has no device %v", p.dst, d))
+			hard = append(hard, fmt.Errorf("%v has no device %v", p.dst, d))
 			continue
 		case slices.Contains(free, d.String()):
 		case is.driver == "pciback":
-			against = append(against, fmt.Errorf("%v: device %v is in use by another domain", p.dst, d))
+			hard = append(hard, fmt.Errorf("%v: device %v is in use by another domain", p.dst, d))
 		case !d.Seize:
-			against = append(against, fmt.Errorf("%v: device %v is not assignable: xl pci-assignable-add %v", p.dst, d, d))
+			hard = append(hard, fmt.Errorf("%v: device %v is not assignable: xl pci-assignable-add %v", p.dst, d, d))
+		}
+		if !is.reset {
+			soft = append(soft, fmt.Errorf("%v: device %v cannot be reset: if it was left in use, it writes into the guest's memory", p.dst, d))
 		}
 		p.Devices = append(p.Devices, inventory.Device{
 			ID: d.String(), Address: p.there.guestAddress(i), Class: uint16(is.class >> 8),
 			Vendor: is.vendor, Device: is.device, SubVendor: is.subVendor, SubDevice: is.subDevice,
 		})
 	}
-	return against, nil
+	return hard, soft, nil
 }

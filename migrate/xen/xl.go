@@ -267,18 +267,20 @@ func parseLine(text string) (bool, error) {
 type ids struct {
 	vendor, device, subVendor, subDevice uint16
 	class                                uint32
+	reset                                bool   // Linux has a way to reset it
 	driver                               string // "" if it has none
 }
 
 // idsLine prints what parseIDs reads, a device a line. What is not there has no line.
 const idsLine = `cd /sys/bus/pci/devices && for d in %s; do [ -e $d/vendor ] || continue
-r=$(readlink $d/driver); echo $d $(cat $d/vendor $d/device $d/subsystem_vendor $d/subsystem_device $d/class) ${r##*/}; done`
+r=$(readlink $d/driver); reset=$([ -e $d/reset ]; echo $?)
+echo $d $(cat $d/vendor $d/device $d/subsystem_vendor $d/subsystem_device $d/class) $reset ${r##*/}; done`
 
 func parseIDs(text string) (map[string]ids, error) {
 	found := make(map[string]ids)
 	for line := range strings.Lines(text) {
 		f := strings.Fields(line)
-		if len(f) < 6 || len(f) > 7 {
+		if len(f) < 7 || len(f) > 8 || f[6] != "0" && f[6] != "1" {
 			return nil, fmt.Errorf("%w: sysfs: %q", ErrOutput, line)
 		}
 		var n [5]uint64
@@ -292,9 +294,9 @@ func parseIDs(text string) (map[string]ids, error) {
 				return nil, fmt.Errorf("%w: sysfs: %q: %w", ErrOutput, line, err)
 			}
 		}
-		d := ids{uint16(n[0]), uint16(n[1]), uint16(n[2]), uint16(n[3]), uint32(n[4]), ""}
-		if len(f) == 7 {
-			d.driver = f[6]
+		d := ids{uint16(n[0]), uint16(n[1]), uint16(n[2]), uint16(n[3]), uint32(n[4]), f[6] == "0", ""}
+		if len(f) == 8 {
+			d.driver = f[7]
 		}
 		found[f[0]] = d
 	}

@@ -42,7 +42,7 @@ a guest                                      7   192     1     --p---       9.2
     },
     "pcidevs": [{"dev": 5, "vdevfn": 48}]
 }`
-	someSysfs = "0000:00:05.0 0x10ec 0x8139 0x1af4 0x1100 0x020000 pciback\n"
+	someSysfs = "0000:00:05.0 0x10ec 0x8139 0x1af4 0x1100 0x020000 0 pciback\n"
 )
 
 // someSpace is what od prints of the configuration space of a device with a line, whose
