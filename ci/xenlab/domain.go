@@ -28,7 +28,7 @@ import (
 
 // Passed is a device of the host that is passed through to a domain.
 type Passed struct {
-	Device string // its address in the host: "0000:00:04.0"
+	Device string // its address in the host, see [Device]
 	Slot   int    // its slot in the guest; 0 for one that the guest's kind does not choose
 }
 
@@ -129,15 +129,12 @@ type Domain struct {
 	Host *Host
 }
 
-// Assign takes devices of the host from their drivers, so that domains can have
-// them.
-func (h *Host) Assign(ctx context.Context, devices ...string) error {
-	for _, d := range devices {
-		if _, err := h.Run(ctx, "xl pci-assignable-add "+d); err != nil {
-			return err
-		}
-	}
-	return nil
+// Assign takes a device of the host from its driver, so that domains can have it. It is
+// reset by its port whenever a domain is given it, or has left it: what Linux would take
+// before, a visit to D3, does not reset QEMU's e1000e.
+func (h *Host) Assign(ctx context.Context, device string) error {
+	_, err := h.Run(ctx, fmt.Sprintf("xl pci-assignable-add %[1]s && echo bus > /sys/bus/pci/devices/%[1]s/reset_method", device))
+	return err
 }
 
 // Create makes a domain and starts it.

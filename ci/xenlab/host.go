@@ -17,7 +17,6 @@ import (
 	"io"
 	"net"
 	"net/netip"
-	"slices"
 	"strings"
 
 	"golang.org/x/crypto/ssh"
@@ -49,10 +48,20 @@ const (
 type HostOptions struct {
 	Name string
 	Dom0 *dom0.Dom0
-	NICs []machine.NIC // for domains; the address names the slot of the host
-	Link Link          // to other hosts, optional
+	// NICs are the host's, for domains, in the order of [Device]. Each is in a root port of
+	// its own, by which it can be reset: one that was left in use goes on to write where
+	// its driver has told it to, into memory of the next domain that lets it.
+	NICs []machine.NIC
+	Link Link // to other hosts, optional
 	vm.Options
 }
+
+// firstPort is the slot of the first root port.
+const firstPort = 4
+
+// Device is the address of the n-th of a host's [HostOptions.NICs] in dom0: firmware numbers the
+// buses behind root ports in their order.
+func Device(n int) string { return fmt.Sprintf("0000:%02x:00.0", 1+n) }
 
 // A Link is a card, with an address, by which hosts reach each other.
 type Link struct {
@@ -75,9 +84,15 @@ var ErrCommand = errors.New("command failed")
 
 // Start boots a host and returns once its dom0 does what it is told.
 func Start(ctx context.Context, opts HostOptions) (*Host, error) {
-	nics := opts.NICs
+	var nics []machine.NIC
+	var ports []machine.RootPort
+	for i, n := range opts.NICs {
+		ports = append(ports, machine.RootPort{ID: fmt.Sprint("port", i), Address: fmt.Sprint(firstPort + i)})
+		n.Bus, n.Address = ports[i].ID, "0"
+		nics = append(nics, n)
+	}
 	if opts.Link.Address.IsValid() {
-		nics = append(slices.Clip(nics), opts.Link.NIC)
+		nics = append(nics, opts.Link.NIC)
 	}
 	v, err := vm.Start(ctx, machine.Machine{
 		Name:     opts.Name,
@@ -88,6 +103,7 @@ func Start(ctx context.Context, opts HostOptions) (*Host, error) {
 		Type:     machine.Q35,
 		CPU:      cpu,
 		Accel:    []string{"tcg,thread=single"},
+		Ports:    ports,
 		NICs:     nics,
 		// Devices can be passed through only where an IOMMU is.
 		Extra: []string{"-device", "intel-iommu,intremap=on"},

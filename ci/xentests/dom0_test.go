@@ -8,6 +8,8 @@ import (
 	"regexp"
 	"strings"
 	"testing"
+
+	"github.com/umbra-vm/umbra/ci/xenlab"
 )
 
 // TestDom0 is what the other tests stand on: a host that can pass devices through to
@@ -37,8 +39,8 @@ func testDom0(t *testing.T, x xen) {
 		t.Fatal(err)
 	}
 	for n := range 2 {
-		if !strings.Contains(free, device(n)) {
-			t.Errorf("%s cannot be given to a domain, these can:\n%s", device(n), free)
+		if !strings.Contains(free, xenlab.Device(n)) {
+			t.Errorf("%s cannot be given to a domain, these can:\n%s", xenlab.Device(n), free)
 		}
 	}
 }
