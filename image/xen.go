@@ -136,7 +136,7 @@ func (b *Bundle) xlDevices(kind XenKind) string {
 	if kind == XenHVM {
 		s.WriteString(", for a guest without xen_nopv")
 	}
-	s.WriteString(".\n" + b.lacks("xen_netfront", "xen-net") + "#vif = [ \"bridge=xenbr0\" ]\n")
+	s.WriteString(".\n" + b.lacks("xen_netfront", "xen-net") + "#vif = [ \"type=vif,bridge=xenbr0\" ]\n")
 	return s.String()
 }
 

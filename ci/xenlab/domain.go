@@ -49,6 +49,8 @@ type DomainOptions struct {
 	// Leaves says that the domain may be migrated with its devices in use. Only a
 	// patched Xen knows what that is.
 	Leaves bool
+	// Aware is an HVM guest that knows that it is one of Xen's, and may have front ends.
+	Aware bool
 	// Plug says that the domain may be given devices while it runs, also if it has none
 	// to begin with.
 	Plug bool
@@ -59,6 +61,10 @@ type DomainOptions struct {
 // ramdisk is the line of an xl.cfg that a staged image must not have; those that need it
 // get their own.
 var ramdisk = regexp.MustCompile(`(?m)^ramdisk\b.*\n`)
+
+// sysrq is for guests that hear "xl sysrq": when a test hangs they are asked what their
+// processes wait for.
+const sysrq = " sysrq_always_enabled"
 
 // config is the file that umbra build has written for xl, and after it what is
 // different here; of two settings of a name xl takes the last. The image is the staged
@@ -86,15 +92,18 @@ func (o DomainOptions) config(khz int) (string, error) {
 		own["kernel"] = strconv.Quote(setupFile)
 		own["serial"] = strconv.Quote("file:" + o.consoles()[0])
 		own["device_model_args_hvm"] = image.XLList(append(machine.Machine{Ctl: image.XenCtl(o.Name)}.CtlArgs(), o.loader...))
-		own["cmdline"] = strconv.Quote(fmt.Sprintf("%s tsc=reliable tsc_early_khz=%d", kind.Cmdline(o.Bundle.Cmdline), khz))
+		cmdline := kind.Cmdline(o.Bundle.Cmdline)
+		if o.Aware {
+			cmdline = o.Bundle.Cmdline + sysrq
+		}
+		own["cmdline"] = strconv.Quote(fmt.Sprintf("%s tsc=reliable tsc_early_khz=%d", cmdline, khz))
 	} else {
 		own["kernel"], own["ramdisk"] = strconv.Quote(wholeKernelFile), strconv.Quote(initramfsFile)
 		own["channel"] = image.XLList(image.XenChannels(o.Name))
-		// What its processes wait for is asked of it ("xl sysrq") when a test hangs.
-		own["cmdline"] = strconv.Quote(kind.Cmdline(o.Bundle.Cmdline) + " sysrq_always_enabled")
+		own["cmdline"] = strconv.Quote(kind.Cmdline(o.Bundle.Cmdline) + sysrq)
 	}
 	if o.MAC != "" {
-		own["vif"] = image.XLList([]string{"mac=" + o.MAC + ",bridge=" + Bridge})
+		own["vif"] = image.XLList([]string{"type=vif,mac=" + o.MAC + ",bridge=" + Bridge})
 	}
 	if o.Leaves {
 		own["migrate_devices"] = "1"

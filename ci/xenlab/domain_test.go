@@ -38,11 +38,13 @@ func TestConfigIsTheBundlesWithWhatIsDifferentHere(t *testing.T) {
 		name     string
 		opts     DomainOptions
 		pci, may string
+		cmdline  string
 	}{
-		{"a guest without devices", DomainOptions{}, "[  ]", ""},
+		{"a guest without devices", DomainOptions{}, "[  ]", "", "xen_nopv"},
 		{"devices have a slot in the guest", DomainOptions{PCI: []Passed{{"0000:00:04.0", 6}, {"0000:00:05.0", 7}}},
-			`[ "0000:00:04.0@6", "0000:00:05.0@7" ]`, ""},
-		{"a guest may be migrated with its devices", DomainOptions{Leaves: true}, "[  ]", "1"},
+			`[ "0000:00:04.0@6", "0000:00:05.0@7" ]`, "", "xen_nopv"},
+		{"a guest may be migrated with its devices", DomainOptions{Leaves: true}, "[  ]", "1", "xen_nopv"},
+		{"a guest may have front ends", DomainOptions{Aware: true}, "[  ]", "", "sysrq_always_enabled"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			tt.opts.Name, tt.opts.Bundle = "guest1", b
@@ -57,7 +59,7 @@ func TestConfigIsTheBundlesWithWhatIsDifferentHere(t *testing.T) {
 			delete(got, "device_model_args_hvm")
 			want := map[string]string{
 				"name": `"guest1"`, "type": `"hvm"`, "kernel": `"/image/setup"`,
-				"cmdline": `"console=ttyS0 xen_nopv tsc=reliable tsc_early_khz=2500011"`, "tsc_mode": `"native"`,
+				"cmdline": `"console=ttyS0 ` + tt.cmdline + ` tsc=reliable tsc_early_khz=2500011"`, "tsc_mode": `"native"`,
 				"pci": tt.pci, "serial": `"file:/run/guest1.console"`,
 			}
 			if tt.may != "" {
@@ -87,7 +89,7 @@ func TestConfigOfAGuestThatIsNoHVMGuest(t *testing.T) {
 		"name": `"guest1"`, "type": `"pv"`, "kernel": `"/image/vmlinuz"`, "ramdisk": `"/image/initramfs"`,
 		"cmdline": `"console=hvc0 sysrq_always_enabled"`, "tsc_mode": `"native"`,
 		"pci": `[ "0000:00:04.0" ]`, "passthrough": `"enabled"`, "e820_host": "1",
-		"vif":     `[ "mac=52:54:00:00:00:01,bridge=xenbr0" ]`,
+		"vif":     `[ "type=vif,mac=52:54:00:00:00:01,bridge=xenbr0" ]`,
 		"channel": `[ "connection=pty,name=org.umbra.ctl.unused", "connection=socket,name=org.umbra.ctl,path=/run/xen/umbra-guest1.ctl" ]`,
 	}
 	if diff := cmp.Diff(want, settings(text)); diff != "" {

@@ -57,27 +57,44 @@ func TestPreparedOnStock(t *testing.T) {
 	}
 }
 
-// TestFrontEnd moves a PV guest from a device to a host where it has a paravirtual NIC only,
+// TestFrontEnd moves a guest from a device to a host where it has a paravirtual NIC only,
 // and from there to one where it has a device only. The paravirtual NIC has the device's MAC
 // and is there from the beginning: it carries what is sent while there is no device.
 func TestFrontEnd(t *testing.T) {
-	l := open(t, patchedXen)
-	h := l.host("xen-A", "e1000e", "rtl8139", paravirtual)
-	opts := prepared
-	opts.MAC = h.VM.Machine.NICs[0].MAC
-	l.start(h, opts)
-	l.serves("e1000e", "vif-0")
+	for _, tt := range []struct {
+		name   string
+		opts   xenlab.DomainOptions
+		from   string // the model of the device that it leaves; one with a line to interrupt by is the harder one
+		driver string
+		to     string // and of the other one
+		then   string
+		slot   int
+	}{
+		{"pv", prepared, "e1000e", "e1000e", "rtl8139", "8139cp", 0},
+		{"hvm", xenlab.DomainOptions{Aware: true, Leaves: true, Plug: true}, "rtl8139", "8139cp", "e1000e", "e1000e", 5},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			t.Parallel()
+			l := open(t, patchedXen)
+			h := l.host("xen-A", tt.from, tt.to, paravirtual)
+			opts := tt.opts
+			opts.PCI = passed(0, tt.slot)
+			opts.MAC = h.VM.Machine.NICs[0].MAC
+			l.start(h, opts)
+			l.serves(tt.driver, "vif-0")
 
-	l.giveBack(0)
-	l.onStandby()
-	l.migrateAs(h, l.next(nil), "")
-	l.onStandby()
+			l.giveBack(0)
+			l.onStandby()
+			l.migrateAs(h, l.next(nil), "")
+			l.onStandby()
 
-	opts = l.next(passed(1, 0))
-	opts.MAC = ""
-	l.moveAs(h, opts)
-	l.serves("8139cp", "")
-	l.suspended()
+			opts = l.next(passed(1, tt.slot))
+			opts.MAC = ""
+			l.moveAs(h, opts)
+			l.serves(tt.then, "")
+			l.suspended()
+		})
+	}
 }
 
 // suspended is unharmed for a guest that has been suspended with a NIC in use that is
@@ -96,7 +113,7 @@ func (l *lab) suspended() {
 // it unplugged.
 func (l *lab) giveBack(n int) {
 	l.t.Helper()
-	l.say("telling the guest that %s goes", device(n))
+	l.say("telling the guest that %s goes", xenlab.Device(n))
 	if err := l.tell(l.role().Device); err != nil {
 		l.t.Fatal(err)
 	}
@@ -112,7 +129,7 @@ func (l *lab) give(n, slot int) {
 	if err := l.guest.Attach(l.ctx, passed(n, slot)[0]); err != nil {
 		l.t.Fatal(err)
 	}
-	l.say("attached %s", device(n))
+	l.say("attached %s", xenlab.Device(n))
 }
 
 // within is how long the guest leaves a device alone that it has been told of.
