@@ -48,7 +48,7 @@ func TestUmbraMigrate(t *testing.T) {
 }
 
 // TestUnpreparedPV moves a PV guest with its device in use, which nobody tells it of before:
-// on patched Xen by hand, and by "umbra migrate --xen". Umbra is in dom0 for that.
+// on patched Xen by hand, live, and by "umbra migrate --xen". Umbra is in dom0 for that.
 func TestUnpreparedPV(t *testing.T) {
 	t.Parallel()
 	l := open(t, patchedXen)
@@ -65,7 +65,7 @@ func TestUnpreparedPV(t *testing.T) {
 	go func() {
 		answered <- h.Stream(l.ctx, fmt.Sprintf("umbra pcifront %s %s", opts.Name, page), nil, l.show("pcifront"))
 	}()
-	l.migrateAs(h, opts, "")
+	l.migrateAs(h, opts, "--live")
 	if err := <-answered; err != nil {
 		t.Fatal(err)
 	}
