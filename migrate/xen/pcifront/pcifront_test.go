@@ -45,7 +45,7 @@ type played struct {
 	granted int  // times that dom0 has mapped the page
 }
 
-func machine(t *testing.T) (*played, Dom0) {
+func machine(t testing.TB) (*played, Dom0) {
 	t.Helper()
 	fd, err := unix.MemfdCreate("frames", unix.MFD_CLOEXEC)
 	if err != nil {
@@ -146,7 +146,7 @@ func (p *played) Remove(path string) error {
 }
 
 // grants sets an entry of the domain's table.
-func (p *played) grants(t *testing.T, ref uint32, g uint64) {
+func (p *played) grants(t testing.TB, ref uint32, g uint64) {
 	t.Helper()
 	table, err := p.frame(tableFrame)
 	if err != nil {
@@ -195,12 +195,12 @@ func TestFind(t *testing.T) {
 
 // A guest is what the domain's kernel does with its page.
 type guest struct {
-	t    *testing.T
+	t    testing.TB
 	p    *played
 	page privcmd.Pages
 }
 
-func (p *played) guest(t *testing.T) guest {
+func (p *played) guest(t testing.TB) guest {
 	t.Helper()
 	page, err := p.frame(pageFrame)
 	if err != nil {
@@ -215,11 +215,16 @@ func (g guest) flags() *uint32 { return (*uint32)(unsafe.Pointer(&g.page[atFlags
 // ask asks for an access of some bytes, as do_pci_op in drivers/pci/xen-pcifront.c does, and
 // returns the answer.
 func (g guest) ask(cmd, size uint32) (status int32, value uint32) {
+	return g.askFor(cmd, size, func() { time.Sleep(time.Millisecond) })
+}
+
+// askFor is ask with what is done while there is no answer.
+func (g guest) askFor(cmd, size uint32, wait func()) (status int32, value uint32) {
 	binary.NativeEndian.PutUint32(g.page[atCmd:], cmd)
 	binary.NativeEndian.PutUint32(g.page[atSize:], size)
 	atomic.OrUint32(g.flags(), activeOp)
 	for atomic.LoadUint32(g.flags())&activeOp != 0 {
-		time.Sleep(time.Millisecond)
+		wait()
 	}
 	return int32(binary.NativeEndian.Uint32(g.page[atErr:])), binary.NativeEndian.Uint32(g.page[atValue:])
 }
@@ -348,6 +353,24 @@ func TestAnswerLeavesNothingOfADomainThatHasGone(t *testing.T) {
 	if !errors.Is(err, xenstore.ErrNoEntry) || len(p.did) > 0 {
 		t.Errorf("error %v, and it did %q", err, p.did)
 	}
+}
+
+// BenchmarkAccess is what a front end waits for an access, one of many, on a processor of its
+// own, and without what Xen needs to tell dom0 of it.
+func BenchmarkAccess(b *testing.B) {
+	p, d := machine(b)
+	g := p.guest(b)
+	ctx, cancel := context.WithCancel(b.Context())
+	ended := make(chan struct{})
+	go func() {
+		defer close(ended)
+		_, _ = d.serve(ctx, domain, g.page, true) // it ends with ctx
+	}()
+	for b.Loop() {
+		g.askFor(confRead, 4, func() {})
+	}
+	cancel()
+	<-ended
 }
 
 func FuzzParse(f *testing.F) {
