@@ -84,8 +84,14 @@ func (t *Tree) bindByModalias(ctx context.Context, dev Device) (Device, error) {
 		}
 		loaded := t.Loaded(module)
 		if !loaded {
-			if err := t.loader.Load(ctx, module, ""); err != nil {
+			err := t.loader.Load(ctx, module, "")
+			switch {
+			case errors.Is(err, unix.ENODEV): // xen-pcifront's word, for one, in a guest that is not PV
+				t.log.Info("driver refused the device", "device", dev.String(), "module", module, "err", err)
+			case err != nil:
 				t.log.Warn("candidate not loaded", "device", dev.String(), "module", module, "err", err)
+			}
+			if err != nil {
 				failed = append(failed, err)
 				continue
 			}
