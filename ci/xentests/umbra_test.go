@@ -48,19 +48,26 @@ func TestUmbraMigrate(t *testing.T) {
 }
 
 // TestUnpreparedPV moves a PV guest with its device in use, which nobody tells it of before:
-// on patched Xen by hand, live, and by "umbra migrate --xen". Umbra is in dom0 for that.
+// on patched Xen by hand, live, and by "umbra migrate --xen". Umbra is in dom0 for that. Before, it
+// comes back from a move that is interrupted, and is given its device anew.
 func TestUnpreparedPV(t *testing.T) {
 	t.Parallel()
 	l := open(t, patchedXen)
 	h := l.host("xen-A", "e1000e", "rtl8139", "e1000")
 	l.start(h, prepared)
 	l.serves("e1000e", "")
+	u := l.umbra(h)
+
+	opts := l.guest.DomainOptions
+	opts.Name, opts.PCI = "nowhere", passed(1, 0)
+	u.ends(4, opts, "carry: ")
+	l.serves("e1000e", "")
 
 	page, err := h.Run(l.ctx, "umbra pcifront "+l.guest.Name)
 	if err != nil {
 		t.Fatal(err)
 	}
-	opts := l.next(nil)
+	opts = l.next(nil)
 	answered := make(chan error, 1)
 	go func() {
 		answered <- h.Stream(l.ctx, fmt.Sprintf("umbra pcifront %s %s", opts.Name, page), nil, l.show("pcifront"))
@@ -73,7 +80,7 @@ func TestUnpreparedPV(t *testing.T) {
 	l.serves("8139cp", "")
 
 	opts = l.next(passed(2, 0))
-	l.umbra(h).ends(0, opts, "")
+	u.ends(0, opts, "")
 	l.isNow(&xenlab.Domain{DomainOptions: opts, Host: h})
 	l.serves("e1000", "")
 	l.suspended()

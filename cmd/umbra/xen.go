@@ -12,6 +12,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -53,8 +54,17 @@ func (m *migration) runXen(ctx context.Context, stdout, stderr io.Writer) error 
 	}
 	defer os.RemoveAll(dir)
 	src, dst := remote.Host{Name: m.from, SSH: m.xen.ssh}, remote.Host{Name: m.to, SSH: m.xen.ssh}
-	plan, err := xen.Prepare(ctx, src, dst, xen.Options{
+	var plan *xen.Plan
+	plan, err = xen.Prepare(ctx, src, dst, xen.Options{
 		Domain: m.xen.domain, Config: config, Force: m.force, OnStep: func(s xen.Step) { xenProgress(stderr, s) },
+		Unplug: func(ctx context.Context, address string, within time.Duration) error {
+			path, stop, err := src.Forward(ctx, plan.SourceCtl, filepath.Join(dir, "return-"+strings.ReplaceAll(address, ":", "-")))
+			if err != nil {
+				return err
+			}
+			defer stop()
+			return source(path).Unplug(ctx, address, within)
+		},
 	})
 	if err != nil {
 		return refused(err)

@@ -36,5 +36,10 @@
 // none; package pcifront answers it there, as part of an umbra that the destination has;
 // and when the guest has given its old devices up, "xl pci-attach" gives it the new ones.
 //
+// One that goes on at the source after all is given its own devices anew. Its kernel has stopped
+// their drivers and started them again; in the course of that Linux 6.1 leaves MSI-X on at the back
+// end (xen_pv_teardown_msi_irqs in arch/x86/pci/xen.c asks for msix_enabled, which pci_msix_shutdown
+// has cleared), is refused to switch it on again, and hears of no interrupt any more.
+//
 // The package must never know what runs in the guest, nor how its lines get to a host.
 package xen

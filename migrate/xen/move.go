@@ -278,6 +278,9 @@ func (p *Plan) remove(ctx context.Context) (err error) {
 func (p *Plan) rollBack(ctx context.Context, cause error) error {
 	p.step(Step{Op: StepReturn})
 	err := p.giveBack(ctx)
+	if err == nil && p.domain.Create.Type == "pv" {
+		err = p.renew(ctx)
+	}
 	p.step(Step{Op: StepReturn, Over: true, Err: err})
 	if err != nil {
 		cause = errors.Join(cause, err)
@@ -332,6 +335,26 @@ func (p *Plan) resume(ctx context.Context) error {
 			time.Sleep(resumePoll)
 		}
 	}
+}
+
+// renew gives a paravirtual guest that goes on where it was its devices anew, as the package
+// comment explains. One that cannot be told before is not, and may lose what their drivers had
+// to send.
+func (p *Plan) renew(ctx context.Context) error {
+	ctx = context.WithoutCancel(ctx)
+	for n, d := range p.domain.PCI {
+		if p.opts.Unplug != nil {
+			telling, cancel := context.WithTimeout(ctx, commandTimeout)
+			_ = p.opts.Unplug(telling, p.domain.guestAddress(n), 2*commandTimeout)
+			cancel()
+		}
+		for _, line := range []string{"pci-detach " + quote(p.opts.Domain) + " " + d.String(), "pci-attach " + quote(p.opts.Domain) + " " + d.spec()} {
+			if err := do(ctx, p.src, "xl "+line); err != nil {
+				return fmt.Errorf("the guest was not given its device %v anew, without which that may be dead: %w", d, err)
+			}
+		}
+	}
+	return nil
 }
 
 // failed adds to an error what both sides are now.

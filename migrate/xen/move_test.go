@@ -13,6 +13,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 
@@ -51,7 +52,7 @@ func (h *played) Run(ctx context.Context, line string, in io.Reader, out io.Writ
 		line = line[at:]
 	}
 	if strings.HasPrefix(line, "xl save") || strings.HasPrefix(line, "xl restore") || strings.HasPrefix(line, "xl destroy") ||
-		strings.HasPrefix(line, "xl unpause") || strings.HasPrefix(line, "xl pci-attach") || strings.HasPrefix(line, "umbra pcifront 'guest1'") {
+		strings.HasPrefix(line, "xl unpause") || strings.HasPrefix(line, "xl pci-attach") || strings.HasPrefix(line, "xl pci-detach") || strings.HasPrefix(line, "umbra pcifront 'guest1'") {
 		h.mu.Lock()
 		h.did = append(h.did, h.name+": "+strings.Join(strings.Fields(line)[:2], " "))
 		h.mu.Unlock()
@@ -352,26 +353,36 @@ func TestMove(t *testing.T) {
 func TestMoveOfParavirtualGuest(t *testing.T) {
 	refused := fmt.Errorf("%w, status 1", remote.ErrCommand)
 	here := []string{"a/guest0"}
+	renewed := []string{"a: xl save", "a: xl unpause", "a: told of 0000:00:00.0", "a: xl pci-detach", "a: xl pci-attach"}
 	for _, tt := range []struct {
 		rule  string
 		fails string // of what the destination does
 		want  error
 		runs  []string
 		did   []string // by the destination
+		back  []string // by the source
 		says  string
 	}{
 		{"it is answered before it runs, and given its devices after", "", nil, []string{"b/guest1"},
-			[]string{"b: xl restore", "b: umbra pcifront", "b: xl unpause", "b: xl pci-attach"}, ""},
-		{"one that nobody answers goes on where it was", "umbra pcifront 'guest1'", remote.ErrCommand, here,
-			[]string{"b: xl restore", "b: umbra pcifront", "b: xl destroy"}, "answering for the guest's devices"},
+			[]string{"b: xl restore", "b: umbra pcifront", "b: xl unpause", "b: xl pci-attach"}, []string{"a: xl save", "a: xl destroy"}, ""},
+		{"one that nobody answers goes on where it was, with its devices given to it anew", "umbra pcifront 'guest1'", remote.ErrCommand, here,
+			[]string{"b: xl restore", "b: umbra pcifront", "b: xl destroy"}, renewed, "answering for the guest's devices"},
+		{"one that is not restored", "xl restore", remote.ErrCommand, here,
+			[]string{"b: xl restore"}, []string{"a: xl save", "a: told of 0000:00:00.0", "a: xl pci-detach", "a: xl pci-attach"}, ""},
 		{"one that gets no device runs on", "xl pci-attach", ErrNoDevices, []string{"b/guest1"},
-			[]string{"b: xl restore", "b: umbra pcifront", "b: xl unpause", "b: xl pci-attach"},
+			[]string{"b: xl restore", "b: umbra pcifront", "b: xl unpause", "b: xl pci-attach"}, []string{"a: xl save", "a: xl destroy"},
 			"to give it 0000:00:05.0, on b: xl pci-attach 'guest1' 0000:00:05.0"},
 	} {
 		t.Run(tt.rule, func(t *testing.T) {
 			src, dst := stage()
 			paravirtual(src, dst)
-			p, err := Prepare(t.Context(), src, dst, Options{Domain: "guest0"})
+			p, err := Prepare(t.Context(), src, dst, Options{
+				Domain: "guest0",
+				Unplug: func(_ context.Context, address string, _ time.Duration) error {
+					src.did = append(src.did, "a: told of "+address)
+					return errors.New("nobody hears it") // which is no reason to leave it without
+				},
+			})
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -390,6 +401,9 @@ func TestMoveOfParavirtualGuest(t *testing.T) {
 			}
 			if diff := cmp.Diff(tt.did, dst.did); diff != "" {
 				t.Errorf("what the destination did (-want +got):\n%s", diff)
+			}
+			if diff := cmp.Diff(tt.back, src.did); diff != "" {
+				t.Errorf("what the source did (-want +got):\n%s", diff)
 			}
 		})
 	}

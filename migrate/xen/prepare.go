@@ -41,6 +41,10 @@ type Options struct {
 	// user's to judge.
 	Force bool
 
+	// Unplug, if not nil, tells a paravirtual guest that goes on at the source that its device
+	// at an address is about to be taken from it, within a time: see package comment.
+	Unplug func(ctx context.Context, address string, within time.Duration) error
+
 	// OnStep, if not nil, is called when a step begins, as it goes on, and when it is
 	// over. It must not block.
 	OnStep func(Step)
