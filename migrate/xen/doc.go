@@ -39,7 +39,8 @@
 // One that goes on at the source after all is given its own devices anew. Its kernel has stopped
 // their drivers and started them again; in the course of that Linux 6.1 leaves MSI-X on at the back
 // end (xen_pv_teardown_msi_irqs in arch/x86/pci/xen.c asks for msix_enabled, which pci_msix_shutdown
-// has cleared), is refused to switch it on again, and hears of no interrupt any more.
+// has cleared) and is refused to switch it on again. e1000e takes to MSI then, without a reset, and
+// a guest was seen to stand still over it.
 //
 // The package must never know what runs in the guest, nor how its lines get to a host.
 package xen

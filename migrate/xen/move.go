@@ -278,9 +278,6 @@ func (p *Plan) remove(ctx context.Context) (err error) {
 func (p *Plan) rollBack(ctx context.Context, cause error) error {
 	p.step(Step{Op: StepReturn})
 	err := p.giveBack(ctx)
-	if err == nil && p.domain.Create.Type == "pv" {
-		err = p.renew(ctx)
-	}
 	p.step(Step{Op: StepReturn, Over: true, Err: err})
 	if err != nil {
 		cause = errors.Join(cause, err)
@@ -308,6 +305,9 @@ func (p *Plan) giveBack(ctx context.Context) error {
 	}
 	if err := p.resume(ctx); err != nil {
 		return errors.Join(fmt.Errorf("%w: %w", migrate.ErrSourceNotResumed, err), left)
+	}
+	if p.domain.Create.Type == "pv" {
+		return errors.Join(left, p.renew(ctx))
 	}
 	return left
 }
@@ -341,9 +341,8 @@ func (p *Plan) resume(ctx context.Context) error {
 // comment explains. One that cannot be told before is not, and may lose what their drivers had
 // to send.
 func (p *Plan) renew(ctx context.Context) error {
-	ctx = context.WithoutCancel(ctx)
 	for n, d := range p.domain.PCI {
-		if p.opts.Unplug != nil {
+		if p.opts.Unplug != nil && p.SourceCtl != "" {
 			telling, cancel := context.WithTimeout(ctx, commandTimeout)
 			_ = p.opts.Unplug(telling, p.domain.guestAddress(n), 2*commandTimeout)
 			cancel()

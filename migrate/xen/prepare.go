@@ -183,7 +183,7 @@ func (p *Plan) prepare(ctx context.Context) error {
 		return err
 	}
 	p.SourceCtl, p.DestinationCtl = p.domain.ctl(), p.there.ctl()
-	devices, unset, err := p.devices(ctx)
+	hard, soft, err := p.devices(ctx)
 	if err != nil {
 		return err
 	}
@@ -191,13 +191,12 @@ func (p *Plan) prepare(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	hard, soft := p.against(hosts[0], hosts[1], lists[1])
-	hard, soft = append(hard, devices...), slices.Concat(soft, unset, lines)
+	moreHard, moreSoft := p.against(hosts[0], hosts[1], lists[1])
 	page, err := p.frontEnd(ctx)
 	if err != nil {
 		return err
 	}
-	soft = append(soft, page...)
+	hard, soft = append(moreHard, hard...), slices.Concat(moreSoft, soft, lines, page)
 	if p.opts.Force {
 		p.Ignored, soft = soft, nil
 	}
