@@ -105,8 +105,12 @@ func Start(ctx context.Context, opts HostOptions) (*Host, error) {
 		Accel:    []string{"tcg,thread=single"},
 		Ports:    ports,
 		NICs:     nics,
-		// Devices can be passed through only where an IOMMU is.
-		Extra: []string{"-device", "intel-iommu,intremap=on"},
+		Extra: []string{
+			"-device", "intel-iommu,intremap=on", // without which nothing can be passed through
+			// Of a faster one, Linux waits a second after a reset for a link that QEMU has none of,
+			// and takes the reset for failed (pci_bridge_wait_for_secondary_bus).
+			"-global", "pcie-root-port.x-speed=5",
+		},
 	}, opts.Options)
 	if err != nil {
 		return nil, err

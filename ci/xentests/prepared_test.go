@@ -20,6 +20,7 @@ import (
 // device back, is moved, and is given another one, by "xl migrate" and "xl pci-attach" and
 // by "xl restore" with the device in the configuration.
 func TestPrepared(t *testing.T) {
+	t.Parallel()
 	l := open(t, patchedXen)
 	h := l.host("xen-A", "e1000e", "rtl8139", "e1000")
 	l.start(h, prepared)
@@ -44,6 +45,7 @@ var prepared = xenlab.DomainOptions{Kind: image.XenPV, PCI: passed(0, 0), Leaves
 // TestPreparedOnStock is what the patch for the pirqs of such a guest is measured by: its
 // kernel does not survive.
 func TestPreparedOnStock(t *testing.T) {
+	t.Parallel()
 	l := open(t, stockXen)
 	h := l.host("xen-A", "e1000e")
 	opts := prepared
@@ -61,6 +63,7 @@ func TestPreparedOnStock(t *testing.T) {
 // and from there to one where it has a device only. The paravirtual NIC has the device's MAC
 // and is there from the beginning: it carries what is sent while there is no device.
 func TestFrontEnd(t *testing.T) {
+	t.Parallel()
 	for _, tt := range []struct {
 		name   string
 		opts   xenlab.DomainOptions
