@@ -231,7 +231,7 @@ func (p *Plan) answer(ctx, lines context.Context) (give func() error, err error)
 			return fmt.Errorf("%w: it has not given up those that it had: %w", ErrNoDevices, err)
 		}
 		for _, d := range p.there.PCI {
-			if err := do(ctx, p.dst, p.attachLine(d)); err != nil {
+			if err := do(ctx, p.dst, attachLine(p.there.Create.Name, d)); err != nil {
 				return fmt.Errorf("%w: %w", ErrNoDevices, err)
 			}
 		}
@@ -239,9 +239,9 @@ func (p *Plan) answer(ctx, lines context.Context) (give func() error, err error)
 	}, nil
 }
 
-// attachLine gives the guest a device of the destination.
-func (p *Plan) attachLine(d passed) string {
-	return fmt.Sprintf("xl pci-attach %s %s", quote(p.there.Create.Name), d.spec())
+// attachLine gives a domain a device of its host.
+func attachLine(domain string, d passed) string {
+	return fmt.Sprintf("xl pci-attach %s %s", quote(domain), d.spec())
 }
 
 // answerTimeout is how long a guest may take to give its old devices up. It is for what hangs.
@@ -347,8 +347,9 @@ func (p *Plan) renew(ctx context.Context) error {
 			_ = p.opts.Unplug(telling, p.domain.guestAddress(n), 2*commandTimeout)
 			cancel()
 		}
-		for _, line := range []string{"pci-detach " + quote(p.opts.Domain) + " " + d.String(), "pci-attach " + quote(p.opts.Domain) + " " + d.spec()} {
-			if err := do(ctx, p.src, "xl "+line); err != nil {
+		detachLine := fmt.Sprintf("xl pci-detach %s %v", quote(p.opts.Domain), d)
+		for _, line := range []string{detachLine, attachLine(p.opts.Domain, d)} {
+			if err := do(ctx, p.src, line); err != nil {
 				return fmt.Errorf("the guest was not given its device %v anew, without which that may be dead: %w", d, err)
 			}
 		}
@@ -369,7 +370,7 @@ func (p *Plan) failed(ctx context.Context, err error) error {
 		var advice []string
 		if errors.Is(err, ErrNoDevices) {
 			for _, d := range p.there.PCI {
-				advice = append(advice, fmt.Sprintf("to give it %v, on %v: %s", d, p.dst, p.attachLine(d)))
+				advice = append(advice, fmt.Sprintf("to give it %v, on %v: %s", d, p.dst, attachLine(p.there.Create.Name, d)))
 			}
 		}
 		if errors.Is(err, ErrSourceLeft) {

@@ -183,7 +183,8 @@ func (p *Plan) prepare(ctx context.Context) error {
 		return err
 	}
 	p.SourceCtl, p.DestinationCtl = p.domain.ctl(), p.there.ctl()
-	hard, soft, err := p.devices(ctx)
+	hard, soft := p.against(hosts[0], hosts[1], lists[1])
+	taken, unset, err := p.devices(ctx)
 	if err != nil {
 		return err
 	}
@@ -191,12 +192,11 @@ func (p *Plan) prepare(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	moreHard, moreSoft := p.against(hosts[0], hosts[1], lists[1])
 	page, err := p.frontEnd(ctx)
 	if err != nil {
 		return err
 	}
-	hard, soft = append(moreHard, hard...), slices.Concat(moreSoft, soft, lines, page)
+	hard, soft = append(hard, taken...), slices.Concat(soft, unset, lines, page)
 	if p.opts.Force {
 		p.Ignored, soft = soft, nil
 	}
