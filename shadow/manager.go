@@ -67,6 +67,7 @@ type Manager struct {
 
 	tidying  sync.WaitGroup // what goes on after a recovery
 	settling sync.Mutex     // held by the one that settles the power of slots
+	freed    chan struct{}  // an address that was passed over can be looked at
 
 	// examining is held while devices are verified and the roles that lost theirs
 	// are claimed: all that one migration took belong to one round.
@@ -123,6 +124,7 @@ func NewManager(opt Options) (*Manager, error) {
 		opt: opt, hw: opt.Hardware, log: opt.Logger,
 		refused: make(map[string]error),
 		leaving: make(map[string]bool), unplugged: make(map[string]int64),
+		freed: make(chan struct{}, 1),
 	}
 	for _, r := range opt.Roles {
 		i := slices.IndexFunc(opt.Classes, func(c Class) bool { return c.Name() == r.Class })
@@ -251,6 +253,14 @@ func (m *Manager) Run(ctx context.Context, signals <-chan Signal) error {
 			retry = nil
 			if stop == nil {
 				start(Signal{Cause: "retry", Quiet: true})
+			}
+		case <-m.freed:
+			sig := Signal{Cause: ctl.CauseHotplug}
+			switch {
+			case stop == nil:
+				start(sig)
+			case pending == nil || pending.Quiet:
+				pending = merge(pending, sig)
 			}
 		case sig, ok := <-signals:
 			if !ok {
@@ -506,7 +516,9 @@ func (m *Manager) resumed(sig Signal) {
 	follows := func(tl ctl.Timeline) (at int64, ok bool) {
 		at = began(tl)
 		_, told := tl.Stamp(ctl.StampResumed)
-		return min(at, sig.Resumed), !told && at != 0 && at+clockSlack >= sig.Resumed && tl.Cause != CauseBoot && tl.Cause != ctl.CauseReload
+		_, lost := tl.Stamp(ctl.StampDetected) // else a device was plugged, and that may have been before the move
+		return min(at, sig.Resumed), !told && at != 0 && at+clockSlack >= sig.Resumed &&
+			(tl.Cause == ctl.CauseMigration || lost && tl.Cause != ctl.CauseReload)
 	}
 	for _, r := range m.roles {
 		if r.rec != nil {

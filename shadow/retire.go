@@ -19,9 +19,11 @@ import (
 // loaded afresh for the next move.
 func (m *Manager) retire(ctx context.Context, r *role, tl ctl.Timeline, retired []Old) {
 	name := r.Name
+	freed := false
 	for _, old := range retired {
 		err := old.Remove(ctx)
 		m.mu.Lock()
+		freed = freed || m.leaving[old.Address]
 		delete(m.leaving, old.Address)
 		m.mu.Unlock()
 		if err != nil {
@@ -31,6 +33,12 @@ func (m *Manager) retire(ctx context.Context, r *role, tl ctl.Timeline, retired 
 		m.stampDone(name, tl.Recovery, ctl.StampUnloaded)
 		if err := m.unload(ctx, old.Module); err != nil && !errors.Is(err, drivers.ErrInUse) {
 			m.log.Warn("old driver not unloaded", "role", name, "module", old.Module, "err", err)
+		}
+	}
+	if freed { // what has come there meanwhile was passed over, or is not known to the kernel
+		select {
+		case m.freed <- struct{}{}:
+		default:
 		}
 	}
 	m.mu.Lock()

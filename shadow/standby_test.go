@@ -8,6 +8,7 @@ import (
 	"context"
 	"slices"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -135,6 +136,79 @@ func TestStandbyServesTheRoleWhileThereIsNoDevice(t *testing.T) {
 	const device, standby = "e1000 at " + slot2, "8139cp at " + slot5 + " (standby)"
 	if over, back := tls[1], tls[2]; over.From != device || over.To != standby || back.From != standby || back.To != device {
 		t.Errorf("timelines from %q to %q, and from %q to %q", over.From, over.To, back.From, back.To)
+	}
+}
+
+// gated is hardware whose kernel takes devices away only when it is let, and which tells
+// of scans.
+type gated struct {
+	Hardware
+	remove  chan struct{}
+	scanned chan struct{}
+}
+
+func (h gated) Remove(ctx context.Context, dev drivers.Device) error {
+	<-h.remove
+	return h.Hardware.Remove(ctx, dev)
+}
+
+func (h gated) Scan(ctx context.Context) ([]drivers.Device, error) {
+	devs, err := h.Hardware.Scan(ctx)
+	select {
+	case h.scanned <- struct{}{}:
+	default:
+	}
+	return devs, err
+}
+
+func TestDeviceThatComesBeforeTheKernelHasGivenUpTheOldOneIsFound(t *testing.T) {
+	hw := newMachine(t)
+	hw.Plug(e1000(slot2))
+	hw.Plug(rtl8139(slot5))
+	if err := hw.Tree().Rescan(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	slow := gated{hw.Tree(), make(chan struct{}), make(chan struct{}, 1)}
+	let := sync.OnceFunc(func() { close(slow.remove) })
+	defer let()
+	class := &standbyClass{fakeClass: &fakeClass{}}
+	g := startOn(t, slow, hw, class, t.TempDir(), Role{Name: "net0", Class: "net"})
+	g.beside("e1000")
+	hw.Pull(slot2)
+	g.signals <- migrated
+	g.onStandby()
+	hw.Plug(e1000(slot2))
+	select {
+	case <-slow.scanned: // before
+	default:
+	}
+	g.signals <- Signal{Cause: ctl.CauseHotplug} // the only word of it
+	<-slow.scanned
+	let()
+	g.beside("e1000")
+}
+
+func TestDeviceThatWasPluggedBeforeAMigrationDoesNotTakeTheWordOfItsEnd(t *testing.T) {
+	g, _ := bootBeside(t, rtl8139(slot5), e1000(slot2))
+	g.beside("e1000")
+	g.hw.Pull(slot2)
+	g.signals <- migrated
+	g.onStandby()
+	g.hw.Plug(e1000(slot2))
+	g.signals <- Signal{Cause: ctl.CauseHotplug}
+	g.beside("e1000")
+	g.hw.Pull(slot2)
+	g.signals <- Signal{Cause: ctl.CauseMigration, Resumed: Now()}
+	g.onStandby()
+	tls, err := g.m.Timelines("net0")
+	if err != nil || len(tls) != 4 {
+		t.Fatalf("%d timelines, %v", len(tls), err)
+	}
+	if _, ok := tls[2].Stamp(ctl.StampResumed); ok {
+		t.Errorf("a device that was plugged follows a resumption: %v", tls[2].Stamps)
+	}
+	if _, ok := tls[3].Stamp(ctl.StampResumed); !ok {
+		t.Errorf("the move does not start where the host says: %v", tls[3].Stamps)
 	}
 }
 
