@@ -216,59 +216,38 @@ type Moved struct {
 // fifo is what a domain on its way goes through, in dom0.
 const fifo = "/run/move"
 
-func mkfifo(ctx context.Context, hosts ...*Host) error {
-	for _, h := range hosts {
-		if _, err := h.Run(ctx, fmt.Sprintf("rm -f %[1]s && mkfifo %[1]s", fifo)); err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
-// Move stops the domain, carries it to another host, or to the same one with other
-// devices, and resumes it there as opts say: "xl save" and "xl restore". Nothing in the
-// guest is asked or told. If it fails, the domain may be on either side, or on none.
-func (d *Domain) Move(ctx context.Context, to *Host, opts DomainOptions) (*Domain, Moved, error) {
+// Restore stops the domain, carries it over to other devices on its host, and resumes it
+// as opts say: "xl save" and "xl restore" at once. Nothing in the guest is asked or told.
+// If it fails, the domain may be there or not.
+func (d *Domain) Restore(ctx context.Context, opts DomainOptions) (*Domain, Moved, error) {
 	var m Moved
-	cfg, err := to.putConfig(ctx, opts)
+	cfg, err := d.Host.putConfig(ctx, opts)
 	if err != nil {
 		return nil, m, err
 	}
-	if err := mkfifo(ctx, d.Host, to); err != nil {
+	if _, err := d.Host.Run(ctx, fmt.Sprintf("rm -f %[1]s && mkfifo %[1]s", fifo)); err != nil {
 		return nil, m, err
-	}
-	save := fmt.Sprintf("xl save %s %s", d.Name, fifo)
-	restore := fmt.Sprintf("xl restore %s %s", cfg, fifo)
-	// On one host the FIFO is all that it takes; between two the stream goes through
-	// this process.
-	pr, pw := io.Pipe()
-	out, in := io.Writer(io.Discard), io.Reader(nil)
-	if d.Host != to {
-		out, in = pw, pr
-		save = fmt.Sprintf("cat %s & %s >&2 && wait", fifo, save)
-		restore = fmt.Sprintf("exec 3<&0; cat <&3 > %s & %s >&2", fifo, restore)
 	}
 	g, ctx := errgroup.WithContext(ctx)
 	m.Began = time.Now()
 	g.Go(func() error {
-		err := d.Host.Stream(ctx, save, nil, out)
+		_, err := d.Host.Run(ctx, fmt.Sprintf("xl save %s %s", d.Name, fifo))
 		m.Saved = time.Now()
-		pw.CloseWithError(err)
 		return err
 	})
 	g.Go(func() error {
-		err := to.Stream(ctx, restore, in, io.Discard)
+		_, err := d.Host.Run(ctx, fmt.Sprintf("xl restore %s %s", cfg, fifo))
 		m.Restored = time.Now()
-		pr.CloseWithError(err)
 		return err
 	})
 	if err := g.Wait(); err != nil {
 		return nil, m, fmt.Errorf("move of domain %s: %w", d.Name, err)
 	}
-	return &Domain{opts, to}, m, nil
+	return &Domain{opts, d.Host}, m, nil
 }
 
-// Migrate is Move by "xl migrate", with its further options, over the hosts' link; its two
+// Migrate moves the domain to another host, or to other devices on its own, by "xl migrate"
+// with its further options, over the hosts' link; the two
 // sides agree on who has the domain: if the error matches [ErrCommand], it was refused or has failed,
 // and the domain is where it was. What xl says goes to progress.
 func (d *Domain) Migrate(ctx context.Context, to *Host, opts DomainOptions, options string, progress io.Writer) (*Domain, error) {

@@ -292,19 +292,19 @@ func (l *lab) boot(h *xenlab.Host, opts xenlab.DomainOptions) error {
 	return nil
 }
 
-// move moves the guest by "xl save" and "xl restore" to a host, which may be the one
-// that it is on, and waits until its role has recovered and its witness has gone on.
-func (l *lab) move(to *xenlab.Host, pci []xenlab.Passed) {
+// restore moves the guest to other devices of its host by "xl save" and "xl restore", and
+// waits until its role has recovered and its witness has gone on.
+func (l *lab) restore(pci []xenlab.Passed) {
 	l.t.Helper()
-	l.moveAs(to, l.next(pci))
+	l.restoreAs(l.next(pci))
 	l.arrived()
 }
 
-// moveAs is move without the wait.
-func (l *lab) moveAs(to *xenlab.Host, opts xenlab.DomainOptions) {
+// restoreAs is restore without the wait.
+func (l *lab) restoreAs(opts xenlab.DomainOptions) {
 	l.t.Helper()
-	l.say("moving the guest to %s with %v", to.Name, opts.PCI)
-	d, at, err := l.guest.Move(l.ctx, to, opts)
+	l.say("moving the guest to %v", opts.PCI)
+	d, at, err := l.guest.Restore(l.ctx, opts)
 	if err != nil {
 		l.t.Fatal(err)
 	}
@@ -312,7 +312,8 @@ func (l *lab) moveAs(to *xenlab.Host, opts xenlab.DomainOptions) {
 	l.isNow(d)
 }
 
-// migrate is move by "xl migrate", with its further options.
+// migrate moves the guest to a host, which may be the one that it is on, by "xl migrate"
+// with its further options, and waits like restore.
 func (l *lab) migrate(to *xenlab.Host, pci []xenlab.Passed, options string) {
 	l.t.Helper()
 	l.migrateAs(to, l.next(pci), options)

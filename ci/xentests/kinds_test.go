@@ -33,7 +33,7 @@ func testKind(t *testing.T, kind image.XenKind) {
 
 	l.migrateAs(h, l.next(nil), "")
 	l.goesOn()
-	l.moveAs(h, l.next(nil))
+	l.restoreAs(l.next(nil))
 	l.goesOn()
 	l.suspended()
 

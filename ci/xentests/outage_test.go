@@ -26,15 +26,15 @@ func TestOutage(t *testing.T) {
 	l := open(t, stockXen)
 	h := l.host("xen-A", "e1000e", "rtl8139")
 	l.create(h, passed(0, 5))
-	l.move(h, passed(1, 6))
+	l.restore(passed(1, 6))
 	outage := l.bed.Witness.Snapshot().FromGuest.LongestGap
 	l.unharmed()
 
-	l.silence(h) // it leaves its device
+	l.silence() // it leaves its device
 	for l.status().Roles[0].Device != "" {
 		l.pause("the guest to notice that its device has gone")
 	}
-	without := l.silence(h)
+	without := l.silence()
 	l.give(1, 6)
 	l.until("has the device again", func(r ctl.RoleStatus) bool { return r.Mode == ctl.ModePassive && r.Device != "" })
 	driver := untilLink(t, l.reload())
@@ -65,14 +65,14 @@ func untilLink(t *testing.T, tl ctl.Timeline) time.Duration {
 	return time.Duration(up - found)
 }
 
-// silence moves the guest to a host, without a device there, which it can be given later,
-// and returns for how long its agent did not answer.
-func (l *lab) silence(to *xenlab.Host) time.Duration {
+// silence moves the guest, without a device, which it can be given later, and returns for
+// how long its agent did not answer.
+func (l *lab) silence() time.Duration {
 	l.t.Helper()
 	opts := l.next(nil)
 	opts.Plug = true
-	here, there := l.guest, &xenlab.Domain{DomainOptions: opts, Host: to}
-	l.say("moving the guest to %s without a device", to.Name)
+	here, there := l.guest, &xenlab.Domain{DomainOptions: opts, Host: l.guest.Host}
+	l.say("moving the guest without a device")
 	ctx, arrived := context.WithCancel(l.ctx) // of the questions
 	defer arrived()
 	var last, first time.Time
@@ -93,7 +93,7 @@ func (l *lab) silence(to *xenlab.Host) time.Duration {
 		}
 		return errors.New("the guest does not answer where it went")
 	})
-	d, _, err := here.Move(l.ctx, to, there.DomainOptions)
+	d, _, err := here.Restore(l.ctx, there.DomainOptions)
 	if err != nil {
 		l.t.Fatal(err)
 	}

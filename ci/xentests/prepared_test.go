@@ -33,7 +33,7 @@ func TestPrepared(t *testing.T) {
 	l.serves("8139cp", "")
 
 	l.giveBack(1)
-	l.moveAs(h, l.next(passed(2, 0))) // one with DMA of 32 bits
+	l.restoreAs(l.next(passed(2, 0))) // one with DMA of 32 bits
 	l.serves("e1000", "")
 	l.told("generation=3 cause=restored devices=new")
 	l.unharmed()
@@ -53,7 +53,7 @@ func TestPreparedOnStock(t *testing.T) {
 	l.mortal = true
 	l.start(h, opts)
 	l.giveBack(0)
-	l.moveAs(h, l.next(nil))
+	l.restoreAs(l.next(nil))
 	for !l.printed.contains(l.guest.Name, "xen_irq_resume") {
 		l.pause("the guest's kernel to die")
 	}
@@ -93,7 +93,7 @@ func TestFrontEnd(t *testing.T) {
 
 			opts = l.next(passed(1, tt.slot))
 			opts.MAC = ""
-			l.moveAs(h, opts)
+			l.restoreAs(opts)
 			l.serves(tt.then, "")
 			l.suspended()
 		})

@@ -20,7 +20,7 @@ func TestOneMove(t *testing.T) {
 			l := open(t, x)
 			h := l.host("xen-A", "e1000e", "rtl8139")
 			l.create(h, passed(0, 5))
-			l.move(h, passed(1, 6))
+			l.restore(passed(1, 6))
 			if x.patched {
 				l.told("generation=2 cause=restored devices=new")
 				l.notified()
@@ -44,10 +44,10 @@ func TestUnprepared(t *testing.T) {
 	h := l.host("xen-A", "e1000e", "rtl8139", "e1000")
 	l.create(h, passed(0, 5))
 	l.fails(h, passed(1, 6)) // at once: the source may not leave its device
-	l.move(h, passed(1, 6))  // e1000e, by MSI-X, to rtl8139 in another slot
-	l.move(h, passed(2, 6))  // to e1000 in the same slot
-	l.move(h, passed(1, 6))  // and back
-	l.move(h, passed(0, 6))  // to e1000e
+	l.restore(passed(1, 6))  // e1000e, by MSI-X, to rtl8139 in another slot
+	l.restore(passed(2, 6))  // to e1000 in the same slot
+	l.restore(passed(1, 6))  // and back
+	l.restore(passed(0, 6))  // to e1000e
 	l.unharmed()
 }
 
@@ -62,11 +62,11 @@ func TestMigrate(t *testing.T) {
 	l.migrate(h, passed(1, 6), "")
 	l.told("generation=2 cause=migrated devices=new")
 	l.notified()
-	l.move(h, passed(2, 6))
+	l.restore(passed(2, 6))
 	l.told("generation=3 cause=restored devices=new")
 	l.notified()
 	l.migrate(h, passed(1, 5), "") // its interrupt is a line, which is left in another slot
-	l.move(h, passed(0, 5))        // and back, to e1000e in the same
+	l.restore(passed(0, 5))        // and back, to e1000e in the same
 	l.unharmed()
 }
 
