@@ -80,7 +80,7 @@ ramdisk = "%[7]s"
 `, b.Name, b.Kernel.Release, file, xenKindText[kind], kind, KernelFile, b.Initramfs)
 	if kind == XenHVM {
 		s.WriteString("# With xen_nopv the guest does not know that it is one of Xen's: \"xl save\" stops it\n" +
-			"# without its help, its devices in use.\n")
+			"# without its help, its devices in use. Without it they have to be given back before.\n")
 	}
 	fmt.Fprintf(&s, "cmdline = %q\nmemory  = %d\nvcpus   = %d\n", kind.Cmdline(b.Cmdline), b.Machine.MemoryMB, b.Machine.CPUs)
 	if kind == XenHVM {

@@ -6,6 +6,7 @@ package xentests
 
 import (
 	"context"
+	"strings"
 	"testing"
 	"time"
 
@@ -61,7 +62,8 @@ func TestPreparedOnStock(t *testing.T) {
 
 // TestFrontEnd moves a guest from a device to a host where it has a paravirtual NIC only,
 // and from there to one where it has a device only. The paravirtual NIC has the device's MAC
-// and is there from the beginning: it carries what is sent while there is no device.
+// and is there from the beginning: it carries what is sent while there is no device. An HVM
+// guest that may have one is not moved with a device in use.
 func TestFrontEnd(t *testing.T) {
 	t.Parallel()
 	for _, tt := range []struct {
@@ -85,6 +87,13 @@ func TestFrontEnd(t *testing.T) {
 			opts.MAC = h.VM.Machine.NICs[0].MAC
 			l.start(h, opts)
 			l.serves(tt.driver, "vif-0")
+			if opts.Aware {
+				there := l.guest.DomainOptions
+				there.Name, there.PCI = "nowhere", passed(1, tt.slot)
+				if said := l.umbra(h).ends(3, there, ""); !strings.Contains(said, "xen_nopv") {
+					t.Errorf("umbra migrate --xen with the device in use: %s", said)
+				}
+			}
 
 			l.giveBack(0)
 			l.onStandby()

@@ -114,9 +114,9 @@ func (l *lab) umbra(h *xenlab.Host) *umbra {
 	return u
 }
 
-// ends asserts the exit code of a move within the host. If until is not empty it is
-// interrupted, as by Ctrl-C, when it prints a line that begins so.
-func (u *umbra) ends(code int, opts xenlab.DomainOptions, until string) {
+// ends asserts the exit code of a move within the host, and returns what it printed. If
+// until is not empty it is interrupted, as by Ctrl-C, when it prints a line that begins so.
+func (u *umbra) ends(code int, opts xenlab.DomainOptions, until string) string {
 	u.t.Helper()
 	config, err := u.h.Config(u.ctx, opts)
 	if err != nil {
@@ -128,8 +128,10 @@ func (u *umbra) ends(code int, opts xenlab.DomainOptions, until string) {
 	}
 	cmd := exec.CommandContext(u.ctx, u.program, "migrate", "--xen", u.guest.Name, "--from", u.h.Name, "--to", u.h.Name,
 		"--ssh", u.ssh, "--config", file, "--connect-timeout", "30s", "--recovery-timeout", "10m", "-v")
+	var said strings.Builder
 	out := &lines{show: func(line string) {
 		u.say("umbra: %s", line)
+		said.WriteString(line)
 		if until != "" && strings.HasPrefix(line, until) {
 			until = ""
 			if err := cmd.Process.Signal(os.Interrupt); err != nil {
@@ -146,4 +148,5 @@ func (u *umbra) ends(code int, opts xenlab.DomainOptions, until string) {
 	if got := cmd.ProcessState.ExitCode(); got != code {
 		u.t.Fatalf("umbra migrate: exit code %d, want %d", got, code)
 	}
+	return said.String()
 }

@@ -24,17 +24,19 @@ import (
 
 // A played host answers as xl would, and does to its domains what it is told.
 type played struct {
-	name    string
-	domains map[string]state
-	free    string            // what "xl pci-assignable-list" prints
-	info    string            // what "xl info" prints
-	sysfs   string            // what is in there of the devices asked for
-	space   string            // what od prints of a configuration space
-	domain  string            // what "xl list -l" prints of its configuration
-	page    string            // what "umbra pcifront" prints
-	config  string            // what "xl create -n" prints
-	fails   map[string]error  // by the beginning of the line; before it is done
-	during  map[string]func() // by the beginning of the line
+	name     string
+	domains  map[string]state
+	free     string            // what "xl pci-assignable-list" prints
+	attached string            // what "xl pci-list" prints of devices
+	suspend  string            // what xenstore has of the guest's suspension
+	info     string            // what "xl info" prints
+	sysfs    string            // what is in there of the devices asked for
+	space    string            // what od prints of a configuration space
+	domain   string            // what "xl list -l" prints of its configuration
+	page     string            // what "umbra pcifront" prints
+	config   string            // what "xl create -n" prints
+	fails    map[string]error  // by the beginning of the line; before it is done
+	during   map[string]func() // by the beginning of the line
 
 	mu       sync.Mutex
 	did      []string      // lines that changed something
@@ -78,7 +80,7 @@ func (h *played) Run(ctx context.Context, line string, in io.Reader, out io.Writ
 	case strings.HasPrefix(line, "xl list -l"):
 		io.WriteString(out, `[{"domid":1,"config":`+h.domain+`}]`)
 	case strings.HasPrefix(line, "xl pci-list"):
-		io.WriteString(out, "Vdev Device\n05.0 0000:00:04.0\n")
+		io.WriteString(out, "Vdev Device\n"+h.attached)
 	case strings.HasPrefix(line, "xl create"):
 		io.WriteString(out, h.config)
 	case strings.HasPrefix(line, "xl pci-assignable-list"):
@@ -87,6 +89,8 @@ func (h *played) Run(ctx context.Context, line string, in io.Reader, out io.Writ
 		io.WriteString(out, h.sysfs)
 	case line == "od -An -v -tx1 -N256 /sys/bus/pci/devices/0000:00:04.0/config":
 		io.WriteString(out, h.space)
+	case strings.HasPrefix(line, "xenstore-read /local/domain/1/control/feature-suspend"):
+		io.WriteString(out, h.suspend)
 	case line == "umbra pcifront 'guest0'":
 		io.WriteString(out, h.page+"\n")
 	case line == "umbra pcifront 'guest1' '9:29144'":
@@ -147,7 +151,7 @@ func (h *played) running() (names []string) {
 func stage() (src, dst *played) {
 	src = &played{
 		name: "a", info: someInfo, domains: map[string]state{"Domain-0": {0, "r-----"}, "guest0": {1, "-b----"}},
-		space: someSpace(nil), domain: strings.ReplaceAll(someConfig, "guest1", "guest0"),
+		attached: "05.0 0000:00:04.0\n", space: someSpace(nil), domain: strings.ReplaceAll(someConfig, "guest1", "guest0"),
 	}
 	dst = &played{
 		name: "b", info: someInfo, domains: map[string]state{"Domain-0": {0, "r-----"}},
@@ -215,6 +219,11 @@ func TestPrepare(t *testing.T) {
 		{"a device that cannot be reset, and --force", func(_, dst *played) {
 			dst.sysfs = strings.Replace(someSysfs, " 0 pciback", " 1 pciback", 1)
 		}, true, nil, ""},
+		{"a guest that takes part in its suspension, with a device in use", func(src, _ *played) { src.suspend = "1\n" }, false, ErrRefused, "xen_nopv"},
+		{"a guest that takes part in its suspension, and --force", func(src, _ *played) { src.suspend = "1\n" }, true, nil, ""},
+		{"a guest that takes part in its suspension, without a device", func(src, _ *played) {
+			src.suspend, src.attached = "1\n", ""
+		}, false, nil, ""},
 		{"a device that interrupts by a line, and none in its slot", func(src, _ *played) {
 			src.space = someSpace(withoutMSIX)
 		}, false, ErrRefused, "the guest's device at 0000:00:05.0 interrupts by a line"},
@@ -261,7 +270,11 @@ func TestPrepare(t *testing.T) {
 			if d.Address != at || d.Vendor != 0x10ec || d.Device != 0x8139 || d.SubVendor != 0x1af4 || d.Class != 0x200 {
 				t.Errorf("device %+v", d)
 			}
-			if !slices.Equal(p.Leaves, []string{"0000:00:05.0"}) || p.SourceCtl != "/run/xen/umbra-guest0.ctl" {
+			leaves := []string{"0000:00:05.0"}
+			if src.attached == "" {
+				leaves = nil
+			}
+			if !slices.Equal(p.Leaves, leaves) || p.SourceCtl != "/run/xen/umbra-guest0.ctl" {
 				t.Errorf("%q stay behind, the source's port is %q", p.Leaves, p.SourceCtl)
 			}
 		})

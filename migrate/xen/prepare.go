@@ -192,11 +192,15 @@ func (p *Plan) prepare(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	own, err := p.ownWay(ctx)
+	if err != nil {
+		return err
+	}
 	page, err := p.frontEnd(ctx)
 	if err != nil {
 		return err
 	}
-	hard, soft = append(hard, taken...), slices.Concat(soft, unset, lines, page)
+	hard, soft = append(hard, taken...), slices.Concat(soft, unset, lines, own, page)
 	if p.opts.Force {
 		p.Ignored, soft = soft, nil
 	}
@@ -339,6 +343,26 @@ func (p *Plan) lines(ctx context.Context) (against []error, err error) {
 		}
 	}
 	return against, nil
+}
+
+// suspendLine prints 1 if the guest's kernel takes part in its suspension
+// (setup_shutdown_event, drivers/xen/manage.c), and nothing else.
+const suspendLine = "xenstore-read /local/domain/%d/control/feature-suspend 2>/dev/null || :"
+
+// ownWay looks for an HVM guest with a device in use whose kernel takes part in its
+// suspension. Such a kernel has its interrupts from Xen by number, and takes up those of the
+// device that it has left again, which are the next one's by then ("save/restore of PT devices
+// doesn't work", restore_pirqs, drivers/xen/events/events_base.c).
+func (p *Plan) ownWay(ctx context.Context) (against []error, err error) {
+	if len(p.leaves) == 0 {
+		return nil, nil
+	}
+	text, err := ask(ctx, p.src, fmt.Sprintf(suspendLine, p.id))
+	if err != nil || strings.TrimSpace(text) != "1" {
+		return nil, err
+	}
+	return []error{errors.New("the guest takes part in its suspension, as without xen_nopv on its command line, and the interrupts of " +
+		"its next device may not come: have it give its device back before, xl pci-detach that, and xl pci-attach the other after the move")}, nil
 }
 
 // devices finds out what the destination's devices are, and returns what speaks against
