@@ -89,8 +89,8 @@ func (h *played) Run(ctx context.Context, line string, in io.Reader, out io.Writ
 		io.WriteString(out, h.sysfs)
 	case line == "od -An -v -tx1 -N256 /sys/bus/pci/devices/0000:00:04.0/config":
 		io.WriteString(out, h.space)
-	case strings.HasPrefix(line, "xenstore-read /local/domain/1/control/feature-suspend"):
-		io.WriteString(out, h.suspend)
+	case strings.HasPrefix(line, "xenstore-ls -f /local/domain/1/control "):
+		fmt.Fprintf(out, "/local/domain/1/control/shutdown = \"\"\n/local/domain/1/control/feature-suspend = %q\n", h.suspend)
 	case line == "umbra pcifront 'guest0'":
 		io.WriteString(out, h.page+"\n")
 	case line == "umbra pcifront 'guest1' '9:29144'":
@@ -219,10 +219,10 @@ func TestPrepare(t *testing.T) {
 		{"a device that cannot be reset, and --force", func(_, dst *played) {
 			dst.sysfs = strings.Replace(someSysfs, " 0 pciback", " 1 pciback", 1)
 		}, true, nil, ""},
-		{"a guest that takes part in its suspension, with a device in use", func(src, _ *played) { src.suspend = "1\n" }, false, ErrRefused, "xen_nopv"},
-		{"a guest that takes part in its suspension, and --force", func(src, _ *played) { src.suspend = "1\n" }, true, nil, ""},
+		{"a guest that takes part in its suspension, with a device in use", func(src, _ *played) { src.suspend = "1" }, false, ErrRefused, "xen_nopv"},
+		{"a guest that takes part in its suspension, and --force", func(src, _ *played) { src.suspend = "1" }, true, nil, ""},
 		{"a guest that takes part in its suspension, without a device", func(src, _ *played) {
-			src.suspend, src.attached = "1\n", ""
+			src.suspend, src.attached = "1", ""
 		}, false, nil, ""},
 		{"a device that interrupts by a line, and none in its slot", func(src, _ *played) {
 			src.space = someSpace(withoutMSIX)

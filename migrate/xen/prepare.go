@@ -345,9 +345,12 @@ func (p *Plan) lines(ctx context.Context) (against []error, err error) {
 	return against, nil
 }
 
-// suspendLine prints 1 if the guest's kernel takes part in its suspension
-// (setup_shutdown_event, drivers/xen/manage.c), and nothing else.
-const suspendLine = "xenstore-read /local/domain/%d/control/feature-suspend 2>/dev/null || :"
+// controlLine prints what xenstore has of the guest's control, of which suspends is a part
+// if its kernel takes part in its suspension (setup_shutdown_watcher, drivers/xen/manage.c).
+const (
+	controlLine = "xenstore-ls -f /local/domain/%d/control 2>/dev/null || :"
+	suspends    = `/control/feature-suspend = "1"`
+)
 
 // ownWay looks for an HVM guest with a device in use whose kernel takes part in its
 // suspension. Such a kernel has its interrupts from Xen by number, and takes up those of the
@@ -357,8 +360,8 @@ func (p *Plan) ownWay(ctx context.Context) (against []error, err error) {
 	if len(p.leaves) == 0 {
 		return nil, nil
 	}
-	text, err := ask(ctx, p.src, fmt.Sprintf(suspendLine, p.id))
-	if err != nil || strings.TrimSpace(text) != "1" {
+	text, err := ask(ctx, p.src, fmt.Sprintf(controlLine, p.id))
+	if err != nil || !strings.Contains(text, suspends) {
 		return nil, err
 	}
 	return []error{errors.New("the guest takes part in its suspension, as without xen_nopv on its command line, and the interrupts of " +
