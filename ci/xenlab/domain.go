@@ -247,9 +247,9 @@ func (d *Domain) Restore(ctx context.Context, opts DomainOptions) (*Domain, Move
 }
 
 // Migrate moves the domain to another host, or to other devices on its own, by "xl migrate"
-// with its further options, over the hosts' link; the two
-// sides agree on who has the domain: if the error matches [ErrCommand], it was refused or has failed,
-// and the domain is where it was. What xl says goes to progress.
+// with its further options, over the hosts' link. The two sides agree on who has the domain:
+// if the error matches [ErrCommand], it was refused or has failed, and the domain is where
+// it was. What xl says goes to progress.
 func (d *Domain) Migrate(ctx context.Context, to *Host, opts DomainOptions, options string, progress io.Writer) (*Domain, error) {
 	// The source sends the configuration.
 	cfg, err := d.Host.putConfig(ctx, opts)
