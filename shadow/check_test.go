@@ -55,11 +55,7 @@ func (s *loggingShadow) Keeps(drivers.Device) error { return s.keeps }
 
 // bootLogging boots a guest with an e1000 whose class has a log.
 func bootLogging(t *testing.T) *guest {
-	hw := newMachine(t)
-	hw.Plug(e1000(slot2))
-	if err := hw.Tree().Rescan(t.Context()); err != nil {
-		t.Fatal(err)
-	}
+	hw := newMachineWith(t, e1000(slot2))
 	g := startOn(t, hw.Tree(), hw, &loggingClass{&fakeClass{}}, t.TempDir(), Role{Name: "net0", Class: "net"})
 	g.passive("e1000")
 	return g

@@ -240,11 +240,7 @@ func TestFindingOfTheSameMigrationOvertakesNothing(t *testing.T) {
 }
 
 func TestLossOfARoleDoesNotWaitForTheLinkOfAnother(t *testing.T) {
-	hw := newMachine(t)
-	hw.Plug(e1000(slot2))
-	if err := hw.Tree().Rescan(t.Context()); err != nil {
-		t.Fatal(err)
-	}
+	hw := newMachineWith(t, e1000(slot2))
 	class := new(fakeClass)
 	g := startRoles(t, hw, class, t.TempDir(), Role{Name: "net0", Class: "net"}, Role{Name: "net1", Class: "net"})
 	g.passive("e1000")
@@ -289,11 +285,7 @@ func (u unsure) Verify(ctx context.Context, dev drivers.Device) (drivers.Verdict
 }
 
 func TestRoleInActiveModeIsNotCompletedOnADeviceThatCannotBeJudged(t *testing.T) {
-	hw := newMachine(t)
-	hw.Plug(e1000(slot2))
-	if err := hw.Tree().Rescan(t.Context()); err != nil {
-		t.Fatal(err)
-	}
+	hw := newMachineWith(t, e1000(slot2))
 	var seen, doubts atomic.Int32
 	class := new(fakeClass)
 	g := startOn(t, unsure{hw.Tree(), slot2, func(real func() (drivers.Verdict, error)) (drivers.Verdict, error) {
@@ -467,12 +459,7 @@ func (c *macClass) Identify(d drivers.Device) Identity {
 func TestSuccessorKnowsTheMACOfADeviceWhoseInterfaceHasGone(t *testing.T) {
 	const macA, macB = "52:54:00:00:00:0a", "52:54:00:00:00:0b"
 	roles := []Role{{Name: "net0", Class: "net"}, {Name: "net1", Class: "net"}}
-	hw := newMachine(t)
-	hw.Plug(e1000(slot2))
-	hw.Plug(rtl8139(slot5))
-	if err := hw.Tree().Rescan(t.Context()); err != nil {
-		t.Fatal(err)
-	}
+	hw := newMachineWith(t, e1000(slot2), rtl8139(slot5))
 	before := &macClass{&fakeClass{}, map[string]string{"e1000 at " + slot2: macA, "8139cp at " + slot5: macB}}
 	g := startOn(t, hw.Tree(), hw, before, t.TempDir(), roles...)
 	both := func(first, second string) {

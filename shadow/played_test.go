@@ -220,7 +220,8 @@ func (g *guest) calls(want ...string) {
 	}
 }
 
-func boot(t *testing.T, fs ...drivertest.Function) *guest {
+// newMachineWith is a new machine whose kernel knows of these devices.
+func newMachineWith(t *testing.T, fs ...drivertest.Function) *drivertest.Machine {
 	hw := newMachine(t)
 	for _, f := range fs {
 		hw.Plug(f)
@@ -228,7 +229,11 @@ func boot(t *testing.T, fs ...drivertest.Function) *guest {
 	if err := hw.Tree().Rescan(t.Context()); err != nil {
 		t.Fatal(err)
 	}
-	return start(t, hw, &fakeClass{}, t.TempDir())
+	return hw
+}
+
+func boot(t *testing.T, fs ...drivertest.Function) *guest {
+	return start(t, newMachineWith(t, fs...), &fakeClass{}, t.TempDir())
 }
 
 var migrated = Signal{Cause: ctl.CauseMigration}

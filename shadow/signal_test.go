@@ -17,11 +17,7 @@ func (c alertClass) Alert() { c.note("alert") }
 
 // TestAlertComesFirst has classes told before anything is done about a migration.
 func TestAlertComesFirst(t *testing.T) {
-	hw := newMachine(t)
-	hw.Plug(e1000(slot2))
-	if err := hw.Tree().Rescan(t.Context()); err != nil {
-		t.Fatal(err)
-	}
+	hw := newMachineWith(t, e1000(slot2))
 	class := &fakeClass{}
 	g := startOn(t, hw.Tree(), hw, alertClass{class}, t.TempDir(), Role{Name: "net0", Class: "net"})
 	g.passive("e1000")

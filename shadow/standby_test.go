@@ -53,15 +53,8 @@ func (s *standbyShadow) Dismiss(_ context.Context, old Old) error {
 
 // bootBeside boots a guest with these devices whose class has standbys.
 func bootBeside(t *testing.T, fs ...drivertest.Function) (*guest, *standbyClass) {
-	hw := newMachine(t)
-	for _, f := range fs {
-		hw.Plug(f)
-	}
-	if err := hw.Tree().Rescan(t.Context()); err != nil {
-		t.Fatal(err)
-	}
 	class := &standbyClass{fakeClass: &fakeClass{}}
-	return startBeside(t, hw, class, t.TempDir()), class
+	return startBeside(t, newMachineWith(t, fs...), class, t.TempDir()), class
 }
 
 func startBeside(t *testing.T, hw *drivertest.Machine, class *standbyClass, dir string) *guest {
@@ -112,6 +105,22 @@ func (g *guest) onStandby() {
 	})
 }
 
+// toStandby moves the guest to where its device is not.
+func (g *guest) toStandby() {
+	g.Helper()
+	g.hw.Pull(slot2)
+	g.signals <- migrated
+	g.onStandby()
+}
+
+// toDevice plugs an e1000 into a guest whose role is on its standby.
+func (g *guest) toDevice() {
+	g.Helper()
+	g.hw.Plug(e1000(slot2))
+	g.signals <- Signal{Cause: ctl.CauseHotplug}
+	g.beside("e1000")
+}
+
 func (g *guest) alone() {
 	g.Helper()
 	g.role("without a standby", func(st ctl.RoleStatus) bool { return st.Standby == "" && !st.OnStandby })
@@ -121,13 +130,9 @@ func TestStandbyServesTheRoleWhileThereIsNoDevice(t *testing.T) {
 	g, _ := bootBeside(t, rtl8139(slot5), e1000(slot2))
 	g.beside("e1000")
 	g.calls("open e1000 "+slot2, "complete e1000", "stand by 8139cp")
-	g.hw.Pull(slot2)
-	g.signals <- migrated
-	g.onStandby()
+	g.toStandby()
 	g.calls("activate e1000 absent", "open 8139cp "+slot5, "detach e1000", "complete 8139cp")
-	g.hw.Plug(e1000(slot2))
-	g.signals <- Signal{Cause: ctl.CauseHotplug}
-	g.beside("e1000")
+	g.toDevice()
 	g.calls("open e1000 "+slot2, "complete e1000")
 	tls, err := g.m.Timelines("net0")
 	if err != nil || len(tls) != 3 {
@@ -162,21 +167,14 @@ func (h gated) Scan(ctx context.Context) ([]drivers.Device, error) {
 }
 
 func TestDeviceThatComesBeforeTheKernelHasGivenUpTheOldOneIsFound(t *testing.T) {
-	hw := newMachine(t)
-	hw.Plug(e1000(slot2))
-	hw.Plug(rtl8139(slot5))
-	if err := hw.Tree().Rescan(t.Context()); err != nil {
-		t.Fatal(err)
-	}
+	hw := newMachineWith(t, e1000(slot2), rtl8139(slot5))
 	slow := gated{hw.Tree(), make(chan struct{}), make(chan struct{}, 1)}
 	let := sync.OnceFunc(func() { close(slow.remove) })
 	defer let()
 	class := &standbyClass{fakeClass: &fakeClass{}}
 	g := startOn(t, slow, hw, class, t.TempDir(), Role{Name: "net0", Class: "net"})
 	g.beside("e1000")
-	hw.Pull(slot2)
-	g.signals <- migrated
-	g.onStandby()
+	g.toStandby()
 	hw.Plug(e1000(slot2))
 	select {
 	case <-slow.scanned: // before
@@ -191,12 +189,8 @@ func TestDeviceThatComesBeforeTheKernelHasGivenUpTheOldOneIsFound(t *testing.T) 
 func TestDeviceThatWasPluggedBeforeAMigrationDoesNotTakeTheWordOfItsEnd(t *testing.T) {
 	g, _ := bootBeside(t, rtl8139(slot5), e1000(slot2))
 	g.beside("e1000")
-	g.hw.Pull(slot2)
-	g.signals <- migrated
-	g.onStandby()
-	g.hw.Plug(e1000(slot2))
-	g.signals <- Signal{Cause: ctl.CauseHotplug}
-	g.beside("e1000")
+	g.toStandby()
+	g.toDevice()
 	g.hw.Pull(slot2)
 	g.signals <- Signal{Cause: ctl.CauseMigration, Resumed: Now()}
 	g.onStandby()
@@ -299,9 +293,7 @@ func TestStandbyWithoutALinkIsNotUsedBeforeItHasOne(t *testing.T) {
 func TestStandbyThatCarriesIsLostWhileTheDeviceHasNoLink(t *testing.T) {
 	g, class := bootBeside(t, e1000(slot2), rtl8139(slot5))
 	g.beside("e1000")
-	g.hw.Pull(slot2)
-	g.signals <- migrated
-	g.onStandby()
+	g.toStandby()
 	class.mu.Lock()
 	class.link = make(chan struct{})
 	class.mu.Unlock()
@@ -339,9 +331,7 @@ func TestDeviceToBeUnpluggedIsGivenUpForTheStandby(t *testing.T) {
 func TestSuccessorFindsARoleOnItsStandbyAsItIs(t *testing.T) {
 	g, class := bootBeside(t, e1000(slot2), rtl8139(slot5))
 	g.beside("e1000")
-	g.hw.Pull(slot2)
-	g.signals <- migrated
-	g.onStandby()
+	g.toStandby()
 	g.stop()
 	class.take()
 	class.intact = true
